@@ -1,0 +1,1 @@
+//! The Kubernetes REST API: one generic registry over the store.

@@ -1,0 +1,1 @@
+//! deployment, replicaset, endpointslice, namespace, garbage collector, scheduling: plan.rs and execute.rs.

@@ -1,0 +1,3 @@
+//! controlplane: server, node and dev.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! openraft wiring and the redb disk under the store.

@@ -1,0 +1,1 @@
+//! Kubernetes kinds as data: registry, defaulting, validation, merge keys, printers, patches.

@@ -1,0 +1,3 @@
+//! cairnctl: the operator's tool.
+
+fn main() {}

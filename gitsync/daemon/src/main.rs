@@ -1,0 +1,3 @@
+//! gitsync: fetch, verify, accept, plan, apply.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Git transport with gix: untrusted bytes, in an unprivileged child.

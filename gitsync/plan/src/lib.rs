@@ -1,0 +1,1 @@
+//! Render manifests to desired state; diff it with what lives.

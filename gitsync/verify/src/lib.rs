@@ -1,0 +1,1 @@
+//! Signatures, policy and ancestry: the only maker of Verified<Commit>.

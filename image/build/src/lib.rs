@@ -1,0 +1,1 @@
+//! Deterministic stages: packages, root, verity, UKI, disk.

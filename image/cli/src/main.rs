@@ -1,0 +1,3 @@
+//! cairn-image: build, run.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! KDL documents to validated cluster and machine configuration.

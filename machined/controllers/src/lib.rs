@@ -1,0 +1,1 @@
+//! The machine's controllers: network, block, time, services, identity.

@@ -1,0 +1,3 @@
+//! machined: composition root and machine API server.
+
+fn main() {}

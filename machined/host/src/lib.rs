@@ -1,0 +1,1 @@
+//! The controllers' traits on Linux, and their fakes.

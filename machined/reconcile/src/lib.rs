@@ -1,0 +1,1 @@
+//! The engine that both models share: keyed queue, back-off, supervisor.

@@ -1,0 +1,1 @@
+//! Typed resource store of the machine: single writer per type, watch.

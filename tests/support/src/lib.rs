@@ -1,0 +1,1 @@
+//! Waiting on values, a git server, an OCI registry on loopback.

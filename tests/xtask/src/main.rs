@@ -1,0 +1,3 @@
+//! cargo xtask: tidy, ci, image, vm, bench.
+
+fn main() {}
