@@ -1,1 +1,28 @@
-//! What PID 1, machined and the image builder must agree on: command line, GPT, slots, verity superblock, META records, PID 1's protocol.
+//! What PID 1, machined and the image builder must agree on, as values and bytes.
+//!
+//! The image builder encodes, PID 1 and machined parse. Nothing here opens a file, asks the clock or draws a random number, and bytes
+//! from a disk or a socket never panic: they are parsed into typed values or refused with the reason.
+
+mod command_line;
+mod crc32;
+mod gpt;
+mod guid;
+mod meta;
+mod protocol;
+mod root_hash;
+mod slot;
+mod verity;
+
+pub use command_line::{COMMAND_LINE_BYTES_MAX, CommandLine, CommandLineError, Parameter};
+pub use gpt::{
+    ALIGN_SECTORS, BACKUP_SECTORS, ENTRIES_MAX, Encoded, GptError, LABEL_UNITS_MAX, PRIMARY_SECTORS, Partition,
+    SECTOR_BYTES, Table, TableError, label, type_guid,
+};
+pub use guid::{Guid, GuidError};
+pub use meta::{META_BYTES, META_RECORD_BYTES_MAX, MetaError, MetaKind, MetaRecord};
+pub use protocol::{ExitStatus, INIT_FD, INIT_FD_VARIABLE, MESSAGE_BYTES_MAX, ParseMessageError, ToInit, ToMachined};
+pub use root_hash::{RootHash, RootHashError};
+pub use slot::{
+    EFI_VARIABLE_ATTRIBUTES, EMPTY_SLOT_GUID, LOADER_ENTRY_ONE_SHOT, RootSlot, Slot, UKI_FOLDER, root_slots,
+};
+pub use verity::{SUPERBLOCK_BYTES, Superblock, VERITY_BLOCK_BYTES, VerityError, VerityTable};
