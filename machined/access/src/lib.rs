@@ -1,1 +1,21 @@
-//! Who somebody is: access table, login statements, machine leaves.
+//! Who somebody is, for the machine API and the Kubernetes API alike.
+//!
+//! A **machine** proves itself with a short-lived leaf that its identity key signed; the leaf counts while the identity's
+//! fingerprint stands in the [`AccessTable`]. A **person** proves a fresh client key in the TLS handshake and sends a
+//! [`SignedLogin`]: a statement over that key, signed with an SSH key that the table names. Nothing else is believed: no
+//! certificate authority, token or network position makes anybody somebody.
+//!
+//! Pure: the caller brings the table, the peer's certificates and the time.
+
+mod authenticate;
+mod identity;
+mod login;
+mod ssh;
+mod table;
+pub mod tls;
+
+pub use authenticate::{Denied, Peer, Principal, authenticate};
+pub use identity::{IdentityError, IdentityKey, LEAF_LIFETIME, Leaf, LeafKey};
+pub use login::{LOGIN_LIFETIME_MAX, LOGIN_NAMESPACE, LoginError, LoginStatement, SignedLogin};
+pub use ssh::{SignatureError, Signed, ssh_fingerprint, verify_signature};
+pub use table::{Access, AccessTable, MachineEntry, MachineRole, Person, RoleEntry};

@@ -1,0 +1,4 @@
+//! The access crate as its users see it: logins and TLS handshakes with real keys.
+
+mod login;
+mod tls;
