@@ -1,5 +1,6 @@
 //! What a user of the store asks and gets. Shapes follow etcd's v3 API, so that its tests can judge us.
 
+use crate::DiskError;
 use bytes::Bytes;
 use machined_ids::Revision;
 use serde::{Deserialize, Serialize};
@@ -125,10 +126,10 @@ pub enum Event {
     },
 }
 
-/// All changes of one revision inside a watched range; never split, never empty but for progress.
+/// All changes of one revision inside a watched range; never split, never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventBatch {
-    /// The revision of the changes; with no events, a promise that everything up to here was delivered.
+    /// The revision of the changes.
     pub revision: Revision,
     /// The changes in key order.
     pub events: Vec<Event>,
@@ -156,12 +157,18 @@ pub enum StoreError {
     /// A key, a value or a transaction is over its limit.
     #[error("{what} is {size} bytes; the limit is {limit}")]
     TooLarge {
-        /// What is too large: "value", "key", "transaction".
+        /// What is too large: "a value", "a key", "the transaction".
         what: &'static str,
         /// Its size.
         size: usize,
         /// The limit.
         limit: usize,
+    },
+    /// The transaction makes no sense, whatever the store holds.
+    #[error("the transaction is not valid: {reason}")]
+    Invalid {
+        /// What is wrong with it, for people.
+        reason: &'static str,
     },
     /// There is no leader, or it could not be reached; the write may or may not have happened when `sent` is true.
     #[error("the store is unavailable: {reason}")]
@@ -179,20 +186,72 @@ pub enum StoreError {
 /// A running watch. Dropping it ends it.
 pub trait Watcher: Send {
     /// The next batch: ordered, without gaps or repeats. After an error the watch is over.
+    ///
+    /// Cancel-safe: dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] when history went before it was read, [`StoreError::Lagged`] when the reader was too slow,
+    /// [`StoreError::Unavailable`] when the store went away.
     fn next(&mut self) -> BoxFuture<'_, Result<EventBatch, StoreError>>;
+
+    /// Everything up to this revision was returned by [`Watcher::next`]: what a bookmark may say. Never goes back.
+    fn progress(&self) -> Revision;
 }
 
-/// The store as its users see it.
+/// The store as its users see it. An empty store is at revision 1, so that zero keeps its meaning.
 pub trait Store: Send + Sync + 'static {
     /// Reads a range.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`], [`StoreError::Future`] or [`StoreError::Unavailable`].
     fn range(&self, request: RangeRequest, consistency: Consistency) -> BoxFuture<'_, Result<RangeAnswer, StoreError>>;
 
     /// Runs a transaction. Never retried inside: a retry after a lost answer would write twice.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::Invalid`] or [`StoreError::Unavailable`].
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<Answer, StoreError>>;
 
     /// Watches `start <= key < end` for changes after revision `after` (exclusive).
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`], [`StoreError::Future`] or [`StoreError::Unavailable`].
     fn watch(&self, start: Bytes, end: Bytes, after: Revision) -> BoxFuture<'_, Result<Box<dyn Watcher>, StoreError>>;
 
     /// The revision that this replica has applied.
     fn revision(&self) -> Revision;
+}
+
+impl Event {
+    /// The key that changed.
+    #[must_use]
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Event::Put { entry, .. } => &entry.key,
+            Event::Delete { previous } => &previous.key,
+        }
+    }
+}
+
+impl RangeRequest {
+    /// All of `start <= key < end`, now.
+    #[must_use]
+    pub fn new(start: impl Into<Bytes>, end: impl Into<Bytes>) -> Self {
+        RangeRequest { start: start.into(), end: end.into(), limit: None, at: None }
+    }
+
+    /// One key, now.
+    #[must_use]
+    pub fn key(key: impl Into<Bytes>) -> Self {
+        let start: Bytes = key.into();
+        let mut end = start.to_vec();
+        end.push(0);
+        RangeRequest::new(start, end)
+    }
+}
+
+impl From<DiskError> for StoreError {
+    fn from(error: DiskError) -> Self {
+        StoreError::Unavailable { reason: format!("{error}: {}", error.source), sent: false }
+    }
 }
