@@ -84,10 +84,10 @@ fn client() -> LeafKey {
 fn a_login_makes_its_signer_the_principal_with_the_strongest_right() {
     let client = client();
     let principal = try_login(good_login(&client), &client).expect("because the login is good");
-    let Principal::Person { name, roles, access, .. } = principal else {
+    let Principal::Person { name: who, roles, access, .. } = principal else {
         panic!("a person became {principal:?}");
     };
-    assert_eq!((name.as_str(), access), ("alice", Access::Admin));
+    assert_eq!((who.as_str(), access), ("alice", Access::Admin));
     assert_eq!(roles, BTreeSet::from([name("admins")]));
 }
 
