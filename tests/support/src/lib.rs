@@ -1,1 +1,12 @@
-//! Waiting on values, a git server, an OCI registry on loopback.
+//! What tests and the demo lean on: servers on loopback and waiting on values. Never part of the product.
+//!
+//! [`git::serve`] serves a folder of bare repositories over smart HTTP by git's own `http-backend`; [`registry::Registry`] is a
+//! small OCI registry that serves archives; [`wait_for`] waits for a value instead of sleeping.
+
+pub mod git;
+mod http;
+pub mod registry;
+mod wait;
+
+pub use http::Server;
+pub use wait::{NotInTime, wait_for};
