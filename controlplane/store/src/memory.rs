@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-type Pages = BTreeMap<(Table, Vec<u8>), Bytes>;
+type Place = (Table, Vec<u8>);
+type Pages = BTreeMap<Place, Bytes>;
 
 /// The tables in one ordered map behind a lock.
 #[derive(Debug, Default)]
@@ -54,7 +55,7 @@ impl View for MemView<'_> {
 struct MemBatch<'a> {
     pages: &'a mut Pages,
     /// What stood there before each write, oldest first.
-    undo: Vec<((Table, Vec<u8>), Option<Bytes>)>,
+    undo: Vec<(Place, Option<Bytes>)>,
 }
 
 impl MemBatch<'_> {

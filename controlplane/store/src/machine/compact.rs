@@ -60,15 +60,18 @@ pub fn sweep(batch: &mut dyn Batch, limit: usize) -> Result<Swept, DiskError> {
     Ok(if through == oldest { Swept::All } else { Swept::More })
 }
 
+/// Where the changes are that a sweep looks at.
+type Window = Vec<(Revision, Vec<u8>)>;
+
 /// The changes after `swept` up to `oldest`, about `limit` of them, whole revisions only, and how far they reach.
 fn window(
     view: &dyn View,
     swept: Revision,
     oldest: Revision,
     limit: usize,
-) -> Result<(Vec<(Revision, Vec<u8>)>, Revision), DiskError> {
+) -> Result<(Window, Revision), DiskError> {
     let (from, to) = (change_key(swept.next(), b""), change_key(oldest.next(), b""));
-    let mut found: Vec<(Revision, Vec<u8>)> = Vec::new();
+    let mut found = Window::new();
     let mut through = oldest;
     let mut outcome = Ok(());
     view.scan(Table::Change, &from[..]..&to[..], &mut |place, _| {
