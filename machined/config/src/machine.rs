@@ -145,6 +145,13 @@ fn machine(name: Option<MachineName>, block: &Block<'_>) -> Option<MachineConfig
     })
 }
 
+impl MachineNetwork {
+    /// Reads the block of a `network` node; a seed has one too.
+    pub fn read(block: &Block<'_>) -> Option<Self> {
+        network(block)
+    }
+}
+
 fn network(block: &Block<'_>) -> Option<MachineNetwork> {
     let nodes = block.many("link");
     let links: Vec<_> = nodes.iter().map(link).collect();
