@@ -8,6 +8,7 @@ mod crc32;
 mod gpt;
 mod guid;
 mod meta;
+mod modules;
 mod protocol;
 mod root_hash;
 mod slot;
@@ -20,6 +21,7 @@ pub use gpt::{
 };
 pub use guid::{Guid, GuidError};
 pub use meta::{META_BYTES, META_RECORD_BYTES_MAX, MetaError, MetaKind, MetaRecord};
+pub use modules::{ModuleList, ModuleListError, ROOT_MODULES, STAGE_ONE_MODULES};
 pub use protocol::{ExitStatus, INIT_FD, INIT_FD_VARIABLE, MESSAGE_BYTES_MAX, ParseMessageError, ToInit, ToMachined};
 pub use root_hash::{RootHash, RootHashError};
 pub use slot::{

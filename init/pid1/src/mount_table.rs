@@ -1,0 +1,86 @@
+//! The pseudo file systems of both stages, as tables.
+
+use std::path::{Path, PathBuf};
+
+use init_linux::MountFlag::{self, NoDevices, NoExecute, NoSetUserId};
+use init_linux::{Kernel, Mount};
+
+use crate::log;
+
+/// Whether a machine can do without a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// Without it nothing works.
+    Must,
+    /// Some kernels or machines do not have it.
+    May,
+}
+
+/// A row: type, place, flags, options, need.
+type Row = (&'static str, &'static str, &'static [MountFlag], &'static str, Need);
+
+/// What both stages need; stage two takes these over from stage one.
+const FIRST: [Row; 3] = [
+    ("devtmpfs", "/dev", &[NoSetUserId, NoExecute], "mode=0755", Need::Must),
+    ("proc", "/proc", &[NoSetUserId, NoDevices, NoExecute], "", Need::Must),
+    ("sysfs", "/sys", &[NoSetUserId, NoDevices, NoExecute], "", Need::Must),
+];
+
+/// What the running machine needs. Sizes bound what a runaway writer can take from the memory of all.
+const SECOND: [Row; 11] = [
+    ("devpts", "/dev/pts", &[NoSetUserId, NoExecute], "gid=5,mode=620,ptmxmode=666", Need::Must),
+    ("tmpfs", "/dev/shm", &[NoSetUserId, NoDevices, NoExecute], "mode=1777,size=25%", Need::Must),
+    ("mqueue", "/dev/mqueue", &[NoSetUserId, NoDevices, NoExecute], "", Need::May),
+    ("tmpfs", "/run", &[NoSetUserId, NoDevices, NoExecute], "mode=0755,size=25%", Need::Must),
+    ("tmpfs", "/tmp", &[NoSetUserId, NoDevices, NoExecute], "mode=1777,size=25%", Need::Must),
+    ("cgroup2", "/sys/fs/cgroup", &[NoSetUserId, NoDevices, NoExecute], "nsdelegate,memory_recursiveprot", Need::Must),
+    ("bpf", "/sys/fs/bpf", &[NoSetUserId, NoDevices, NoExecute], "mode=0700", Need::May),
+    ("securityfs", "/sys/kernel/security", &[NoSetUserId, NoDevices, NoExecute], "", Need::May),
+    ("tracefs", "/sys/kernel/tracing", &[NoSetUserId, NoDevices, NoExecute], "mode=0700", Need::May),
+    ("pstore", "/sys/fs/pstore", &[NoSetUserId, NoDevices, NoExecute], "", Need::May),
+    ("efivarfs", "/sys/firmware/efi/efivars", &[NoSetUserId, NoDevices, NoExecute], "", Need::May),
+];
+
+/// Places that the root cannot hold and that nobody else makes.
+const DIRECTORIES: [(&str, u32); 4] =
+    [("/run/cairn", 0o755), ("/run/cairn/etc", 0o755), ("/run/lock", 0o755), ("/run/containerd", 0o711)];
+
+/// Mounts what stage one needs; gives the first failure.
+pub(crate) fn mount_first(kernel: &dyn Kernel) -> Result<(), String> {
+    mount_rows(kernel, &FIRST)
+}
+
+/// Mounts what the running machine needs and makes its first directories; gives the first failure.
+pub(crate) fn mount_second(kernel: &dyn Kernel) -> Result<(), String> {
+    mount_rows(kernel, &SECOND)?;
+    for (path, mode) in DIRECTORIES {
+        kernel.make_directory(Path::new(path), mode).map_err(|error| error.story())?;
+    }
+    Ok(())
+}
+
+fn mount_rows(kernel: &dyn Kernel, rows: &[Row]) -> Result<(), String> {
+    for (kind, target, flags, options, need) in rows {
+        let mount = Mount {
+            source: PathBuf::from(kind),
+            target: PathBuf::from(target),
+            kind,
+            flags: flags.to_vec(),
+            options: (*options).to_owned(),
+        };
+        if !kernel.exists(&mount.target) {
+            match (need, kernel.make_directory(&mount.target, 0o755)) {
+                (_, Ok(())) => {}
+                (Need::Must, Err(error)) => return Err(error.story()),
+                // The kernel makes these places itself, where it has the file system.
+                (Need::May, Err(_)) => continue,
+            }
+        }
+        match (need, kernel.mount(&mount)) {
+            (_, Ok(())) => {}
+            (Need::Must, Err(error)) => return Err(error.story()),
+            (Need::May, Err(error)) => log::line(kernel, &error.story()),
+        }
+    }
+    Ok(())
+}

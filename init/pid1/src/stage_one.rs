@@ -1,0 +1,120 @@
+//! Stage one, the initramfs's /init: modules, find the slot, dm-verity, mount, switch root, become stage two.
+//!
+//! Nothing on the disk is trusted before the kernel has compared it with the root hash of the command line.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use init_boot::{CommandLine, RootHash, STAGE_ONE_MODULES, SUPERBLOCK_BYTES, Superblock, VERITY_BLOCK_BYTES};
+use init_linux::{Kernel, Mount, MountFlag};
+
+use crate::boot_times::BootTimes;
+use crate::find_slot::{FoundSlot, find_slot};
+use crate::{PID1_PROGRAM, STAGE_TWO, last_resort, load_modules, log, mount_table};
+
+/// How long stage one waits for the disk to appear: a slow RAID controller takes this long, a missing disk never comes.
+const DISK_WAIT: Duration = Duration::from_secs(60);
+/// The command line's own limit and its line feed, in bytes.
+const COMMAND_LINE_READ_MAX: usize = init_boot::COMMAND_LINE_BYTES_MAX + 1;
+/// Where the root is mounted before it becomes the root.
+const NEW_ROOT: &str = "/sysroot";
+/// The mapped device's name.
+const VERITY_NAME: &str = "cairn-root";
+/// What the image builder makes, and what it could make instead.
+const ROOT_KINDS: [&str; 2] = ["squashfs", "erofs"];
+
+/// Runs stage one; ends only in stage two or in a restart.
+pub(crate) fn run(kernel: &dyn Kernel) -> ExitCode {
+    match boot(kernel) {
+        Ok(never) => match never {},
+        Err(reason) => last_resort::restart(kernel, &format!("the root could not be started: {reason}")),
+    }
+}
+
+/// The steps in order. The error is for people: nothing can be decided from it.
+pub(crate) fn boot(kernel: &dyn Kernel) -> Result<std::convert::Infallible, String> {
+    let mut times = BootTimes::default();
+    times.mark("kernel", kernel.uptime());
+    mount_table::mount_first(kernel)?;
+    log::line(kernel, "stage one begins");
+    let (root, blocks) = read_command_line(kernel)?;
+
+    let loaded = load_modules::load_list(kernel, Path::new(STAGE_ONE_MODULES));
+    times.mark("stage-one-modules", kernel.uptime());
+    log::line(kernel, &format!("{loaded} modules are loaded"));
+
+    let found = wait_for_slot(kernel, &root)?;
+    times.mark("disk", kernel.uptime());
+    log::line(kernel, &format!("slot {:?} is {}", found.slot.slot, found.device.display()));
+
+    let mapped = set_up_verity(kernel, &found.device, &root, blocks)?;
+    mount_root(kernel, &mapped)?;
+    times.mark("root", kernel.uptime());
+    log::line(kernel, "the verified root is mounted");
+
+    kernel.switch_root(Path::new(NEW_ROOT)).map_err(|error| error.story())?;
+    let error = kernel.execute(Path::new(PID1_PROGRAM), &[STAGE_TWO, &times.to_argument()]);
+    Err(error.story())
+}
+
+/// Reads root hash and block count.
+pub(crate) fn read_command_line(kernel: &dyn Kernel) -> Result<(RootHash, u64), String> {
+    let bytes = kernel.read_file(Path::new("/proc/cmdline"), COMMAND_LINE_READ_MAX).map_err(|error| error.story())?;
+    let line = CommandLine::parse(&String::from_utf8_lossy(&bytes)).map_err(|error| error.to_string())?;
+    match (line.root, line.root_blocks) {
+        (Some(root), Some(blocks)) => Ok((root, blocks)),
+        (None, _) | (_, None) => Err("the kernel command line lacks cairn.root or cairn.root.blocks; boot a UKI that \
+                                      cairn-image built"
+            .to_owned()),
+    }
+}
+
+/// Looks again at each announcement of the kernel until the slot is there or the time is over.
+fn wait_for_slot(kernel: &dyn Kernel, root: &RootHash) -> Result<FoundSlot, String> {
+    let deadline = kernel.uptime() + DISK_WAIT;
+    // Listening begins before the first look, so that nothing is missed between the two.
+    kernel.wait_for_device(Duration::ZERO).map_err(|error| error.story())?;
+    loop {
+        let mut notes = Vec::new();
+        if let Some(found) = find_slot(kernel, root, &mut notes) {
+            return Ok(found);
+        }
+        let rest = deadline.saturating_sub(kernel.uptime());
+        if rest.is_zero() {
+            let notes = if notes.is_empty() { "there is no disk".to_owned() } else { notes.join("; ") };
+            let guid = root.partition_guid();
+            let seconds = DISK_WAIT.as_secs();
+            return Err(format!("after {seconds} s no partition with GUID {guid} has appeared ({notes})"));
+        }
+        kernel.wait_for_device(rest).map_err(|error| error.story())?;
+    }
+}
+
+fn set_up_verity(kernel: &dyn Kernel, device: &Path, root: &RootHash, blocks: u64) -> Result<PathBuf, String> {
+    let offset = blocks.checked_mul(VERITY_BLOCK_BYTES.into()).ok_or("cairn.root.blocks is too large")?;
+    let superblock = kernel.read_at(device, offset, SUPERBLOCK_BYTES).map_err(|error| error.story())?;
+    let table = Superblock::parse(&superblock)
+        .and_then(|superblock| superblock.table(&device.display().to_string(), root, blocks))
+        .map_err(|error| format!("{}: {error}", device.display()))?;
+    kernel.map_verity(VERITY_NAME, &table).map_err(|error| error.story())
+}
+
+fn mount_root(kernel: &dyn Kernel, device: &Path) -> Result<(), String> {
+    kernel.make_directory(Path::new(NEW_ROOT), 0o755).map_err(|error| error.story())?;
+    let mut reasons = Vec::new();
+    for kind in ROOT_KINDS {
+        let mount = Mount {
+            source: device.to_owned(),
+            target: PathBuf::from(NEW_ROOT),
+            kind,
+            flags: vec![MountFlag::ReadOnly, MountFlag::NoDevices],
+            options: String::new(),
+        };
+        match kernel.mount(&mount) {
+            Ok(()) => return Ok(()),
+            Err(error) => reasons.push(format!("as {kind}: {}", error.story())),
+        }
+    }
+    Err(format!("the root cannot be mounted: {}", reasons.join("; ")))
+}

@@ -1,0 +1,180 @@
+//! Stage two, PID 1 of the running machine: prepare, run machined, reap, until somebody ends the machine.
+//!
+//! One thread does all of it; two others carry machined's output to the kernel's log and load the root's modules.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use init_boot::{LOADER_ENTRY_ONE_SHOT, ROOT_MODULES, ToInit};
+use init_linux::{Channel, Kernel, Launch, Linux, Power, Wake};
+
+use crate::boot_times::{BOOT_TIMES, BootTimes};
+use crate::find_slot::find_slot;
+use crate::supervision::{Ended, Next, QUICK_FAILURES_MAX, Supervision};
+use crate::{cgroups, last_resort, load_modules, log, mount_table, shutdown, stage_one};
+
+const MACHINED: &str = "/usr/bin/machined";
+/// What all processes inherit unless they choose otherwise: containerd holds several descriptors for each container.
+const OPEN_FILES_SOFT: u64 = 65_536;
+/// What they may raise it to: the kernel's fs.nr_open.
+const OPEN_FILES_HARD: u64 = 1_048_576;
+/// Settings that must be right before anything else runs: name, value, reason.
+const SETTINGS: [(&str, &str); 3] = [
+    // A kernel that panics starts again: nobody stands beside the machine.
+    ("/proc/sys/kernel/panic", "10"),
+    // Our lines must not be dropped when there are many; only root can write them.
+    ("/proc/sys/kernel/printk_devkmsg", "on"),
+    // Addresses of the kernel are for root only.
+    ("/proc/sys/kernel/kptr_restrict", "1"),
+];
+
+/// Runs stage two on the real kernel; never comes back.
+pub(crate) fn run(kernel: &'static Linux, times: &str) -> ExitCode {
+    let mut times = BootTimes::from_argument(times);
+    times.mark("stage-two", kernel.uptime());
+    if let Err(reason) = prepare(kernel, &mut times) {
+        last_resort::restart(kernel, &format!("the machine could not be prepared: {reason}"));
+    }
+    let loading = std::thread::Builder::new().name("modules".to_owned()).spawn(move || load_root_modules(kernel));
+    if let Err(error) = loading {
+        log::line(kernel, &format!("the thread that loads modules could not be started: {error}"));
+        load_root_modules(kernel);
+    }
+    supervise(kernel);
+    last_resort::restart(kernel, "the machine could not be ended in order")
+}
+
+/// Everything that machined may rely on.
+pub(crate) fn prepare(kernel: &dyn Kernel, times: &mut BootTimes) -> Result<(), String> {
+    kernel.take_signals().map_err(|error| error.story())?;
+    mount_table::mount_second(kernel)?;
+    for (name, value) in SETTINGS {
+        // printk_devkmsg insists on the line feed.
+        if let Err(error) = kernel.write_file(Path::new(name), format!("{value}\n").as_bytes()) {
+            log::line(kernel, &error.story());
+        }
+    }
+    kernel.limit_open_files(OPEN_FILES_SOFT, OPEN_FILES_HARD).map_err(|error| error.story())?;
+    cgroups::make(kernel).map_err(|error| error.story())?;
+    times.mark("prepared", kernel.uptime());
+    kernel.write_file(Path::new(BOOT_TIMES), times.to_file().as_bytes()).map_err(|error| error.story())?;
+    log::line(kernel, "stage two is prepared");
+    Ok(())
+}
+
+fn load_root_modules(kernel: &dyn Kernel) {
+    let loaded = load_modules::load_list(kernel, Path::new(ROOT_MODULES));
+    log::line(kernel, &format!("{loaded} modules of the root are loaded"));
+}
+
+/// Keeps machined running until the machine is to end, and then ends it; comes back only when that fails.
+pub(crate) fn supervise(kernel: &dyn Kernel) {
+    let mut supervision = Supervision::new();
+    let mut channel: Option<Channel> = None;
+    loop {
+        let now = kernel.uptime();
+        let timeout = match supervision.next(now) {
+            Next::Start => {
+                channel = start(kernel, &mut supervision);
+                continue;
+            }
+            Next::WaitUntil(until) => Some(until.saturating_sub(now)),
+            Next::Wait => None,
+            Next::GiveUp => return give_up(kernel),
+        };
+        let blocked = channel.as_ref().is_some_and(|channel| !send_all(kernel, &mut supervision, channel));
+        match kernel.wait(channel.as_ref(), blocked, timeout) {
+            Ok(Wake::Child) => reap_all(kernel, &mut supervision, &mut channel),
+            Ok(Wake::Message(packet)) => match ToInit::parse(&packet) {
+                Ok(ToInit::Healthy) => {
+                    log::line(kernel, "machined is healthy");
+                    supervision.said_healthy();
+                }
+                Ok(ToInit::Reboot) => return shutdown::end(kernel, Power::Reboot),
+                Ok(ToInit::Poweroff) => return shutdown::end(kernel, Power::Off),
+                Err(error) => log::line(kernel, &error.to_string()),
+            },
+            // Its end, which follows, is what counts.
+            Ok(Wake::Closed) => channel = None,
+            Ok(Wake::Writable | Wake::Timeout) => {}
+            Ok(Wake::Restart) => return shutdown::end(kernel, Power::Reboot),
+            Ok(Wake::PowerOff) => return shutdown::end(kernel, Power::Off),
+            Err(error) => {
+                log::line(kernel, &error.story());
+                return shutdown::end(kernel, Power::Reboot);
+            }
+        }
+    }
+}
+
+fn start(kernel: &dyn Kernel, supervision: &mut Supervision) -> Option<Channel> {
+    let launch = Launch {
+        program: PathBuf::from(MACHINED),
+        arguments: Vec::new(),
+        environment: vec![("PATH".to_owned(), "/usr/bin:/usr/sbin".to_owned())],
+        cgroup: PathBuf::from(cgroups::MACHINED_GROUP),
+    };
+    match kernel.start(&launch) {
+        Ok(started) => {
+            log::line(kernel, &format!("machined runs as process {}", started.pid));
+            supervision.started(started.pid, kernel.uptime());
+            Some(started.channel)
+        }
+        Err(error) => {
+            log::line(kernel, &error.story());
+            supervision.start_failed(kernel.uptime());
+            None
+        }
+    }
+}
+
+/// Sends what is waiting; `false` when there was no room for all of it.
+fn send_all(kernel: &dyn Kernel, supervision: &mut Supervision, channel: &Channel) -> bool {
+    while let Some(message) = supervision.to_send() {
+        match kernel.send(channel, message.to_string().as_bytes()) {
+            Ok(true) => supervision.sent(),
+            Ok(false) => return false,
+            // machined is ending; the next one gets them.
+            Err(_) => return true,
+        }
+    }
+    true
+}
+
+fn reap_all(kernel: &dyn Kernel, supervision: &mut Supervision, channel: &mut Option<Channel>) {
+    while let Ok(Some(reaped)) = kernel.reap() {
+        match supervision.reaped(reaped.pid, reaped.status, kernel.uptime()) {
+            Ended::Machined => {
+                *channel = None;
+                let failures = supervision.quick_failures();
+                log::line(
+                    kernel,
+                    &format!("machined ended with {}, quick failure {failures} of {QUICK_FAILURES_MAX}", reaped.status),
+                );
+            }
+            Ended::Other => {}
+        }
+    }
+}
+
+/// machined does not work in this root: the other slot is tried when it holds something, else the same one again.
+fn give_up(kernel: &dyn Kernel) {
+    let mut reason = format!("machined failed {QUICK_FAILURES_MAX} times in a row and never became healthy.");
+    reason.push_str(&match choose_other_slot(kernel) {
+        Ok(name) => format!(" The next start is from {name}."),
+        Err(why) => format!(" There is no other root to start: {why}."),
+    });
+    kernel.shout(&format!("\r\n\r\n*** Cairn cannot go on ***\r\n{reason}\r\nThe kernel's log above says more.\r\n"));
+    log::line(kernel, &reason);
+    shutdown::end(kernel, Power::Reboot);
+}
+
+/// Asks the boot loader for the other slot, once.
+fn choose_other_slot(kernel: &dyn Kernel) -> Result<&'static str, String> {
+    let (root, _) = stage_one::read_command_line(kernel)?;
+    let mut notes = Vec::new();
+    let found = find_slot(kernel, &root, &mut notes).ok_or_else(|| notes.join("; "))?;
+    let other = found.other.filter(|other| !other.is_empty()).ok_or("the other slot is empty")?;
+    kernel.write_efi_variable(LOADER_ENTRY_ONE_SHOT, &other.slot.one_shot_variable()).map_err(|error| error.story())?;
+    Ok(other.slot.entry_name())
+}
