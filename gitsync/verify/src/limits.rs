@@ -1,0 +1,28 @@
+//! What the verifier reads at most. Beyond any of these the commit is refused with `Limit`, and nothing that runs changes.
+
+/// Bytes of one object: far above any manifest, and small enough that a hostile one cannot fill a small machine.
+pub const MAX_OBJECT_BYTES: u64 = 8 << 20;
+
+/// Bytes of all objects of one judgement together; bounds the verifier's memory.
+pub const MAX_TOTAL_BYTES: u64 = 128 << 20;
+
+/// Objects of one judgement; bounds the index over them.
+pub const MAX_OBJECTS: usize = 200_000;
+
+/// First-parent commits from accepted to the tip in one judgement: years of busy history, seconds of work.
+pub const MAX_CHAIN_COMMITS: usize = 10_000;
+
+/// Directories inside each other; bounds recursion.
+pub const MAX_TREE_DEPTH: usize = 32;
+
+/// Files of one tree; a machine has to render them all.
+pub const MAX_FILES: usize = 50_000;
+
+/// Bytes of one policy file: thousands of people fit.
+pub const MAX_POLICY_FILE_BYTES: usize = 1 << 20;
+
+/// Children blocks inside each other in a policy file: the deepest that means anything is 3. Bounds the parser's recursion.
+pub const MAX_POLICY_DEPTH: usize = 16;
+
+/// Positions at or below accepted that stay recognisable, so that a twin of a recent step is known again.
+pub const MAX_HISTORY: usize = 64;

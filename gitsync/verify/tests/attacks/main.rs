@@ -1,0 +1,7 @@
+//! The verifier against real repositories, made by real git and ssh-keygen. Tests named `t<number>` are the attacks of that
+//! number in the specification's list.
+
+mod history;
+mod lab;
+mod policies;
+mod signatures;
