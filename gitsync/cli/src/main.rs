@@ -1,3 +1,29 @@
-//! cairnctl: the operator's tool.
+//! `cairnctl`: the operator's tool. Talks to the machine API and makes what people sign; it holds no power of its own.
+//!
+//! Called by people and by kubectl (as an exec credential). It must never print a private key or a login token except to
+//! kubectl, and never change a repository without saying so.
 
-fn main() {}
+mod arguments;
+mod commands;
+mod contexts;
+mod machine;
+mod output;
+mod repository;
+mod session;
+mod signing;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = arguments::Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(commands::run(arguments)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cairnctl: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The command line: every command with a help text that teaches it.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use machined_config::Role;
+use machined_ids::{Fingerprint, MachineName, PrincipalName};
+use std::path::PathBuf;
+
+/// Looks after Cairn machines and the signed repository that they follow.
+///
+/// A new cluster, from an empty folder to kubectl:
+///   cairnctl init demo --name ada --ssh-key ~/.ssh/id_ed25519
+///   cairnctl enroll cp1 --address 192.0.2.10 --fingerprint SHA256:... --repository https://git.example.org/demo.git
+///   cairnctl login
+///   cairnctl kubeconfig
+#[derive(Debug, Parser)]
+#[command(name = "cairnctl", version, verbatim_doc_comment)]
+pub(crate) struct Arguments {
+    /// Folder of contexts and logins
+    #[arg(long, global = true, env = "CAIRN_CONFIG", value_name = "DIR")]
+    pub(crate) config: Option<PathBuf>,
+    /// Context to use instead of the current one
+    #[arg(long, global = true, env = "CAIRN_CONTEXT", value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// Machine to ask instead of the context's first
+    #[arg(long, short, global = true, value_name = "NAME")]
+    pub(crate) machine: Option<MachineName>,
+    /// Form of the answer
+    #[arg(long, short, global = true, value_enum, default_value_t = Form::Text)]
+    pub(crate) output: Form,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// For people
+    Text,
+    /// For programs: one JSON document, or one a line for streams
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a new configuration repository: keys, policy, hook and an example, signed
+    Init(Init),
+    /// Bring a machine that waits in maintenance mode into the cluster
+    Enroll(Enroll),
+    /// Log in to the current context with your SSH key
+    Login(Login),
+    /// Forget the login of the current context
+    Logout,
+    /// Show a machine: name, addresses, identity, applied commit, health
+    Status,
+    /// Show the log of a service
+    Logs(Logs),
+    /// Show the kernel's log
+    Dmesg {
+        /// Go on showing new lines
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Show what happened on a machine
+    Events {
+        /// Go on showing new events
+        #[arg(long, short)]
+        follow: bool,
+        /// Past events to show first
+        #[arg(long, default_value_t = 50)]
+        tail: u32,
+    },
+    /// List services, or restart one
+    Service {
+        #[command(subcommand)]
+        command: Option<ServiceCommand>,
+    },
+    /// Show the commits that a machine has judged, newest first
+    Commits {
+        /// How many
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// Restart a machine
+    Reboot,
+    /// Power a machine off
+    Shutdown,
+    /// Write a kubeconfig whose user is your login
+    Kubeconfig(Kubeconfig),
+    /// Show, list and choose contexts
+    Context {
+        #[command(subcommand)]
+        command: Option<ContextCommand>,
+    },
+    /// Write the versions of this tool and of the machine
+    Version,
+    /// Write a completion script for your shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Hand kubectl the login of a context (kubectl calls this)
+    #[command(hide = true)]
+    Credential,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Folder to make
+    pub(crate) folder: PathBuf,
+    /// Your name in trust/, as policy and logs will show it
+    #[arg(long)]
+    pub(crate) name: PrincipalName,
+    /// Your SSH key: the private key's file, or the public key's when an agent or a hardware key holds the private one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ssh_key: PathBuf,
+    /// Name of the cluster [default: the folder's name]
+    #[arg(long)]
+    pub(crate) cluster: Option<MachineName>,
+    /// The machine that may bootstrap the cluster
+    #[arg(long, default_value = "cp1")]
+    pub(crate) bootstrap: MachineName,
+    /// Address or name at which the cluster's APIs will be found; may be given several times
+    #[arg(long, value_name = "HOST", required = true)]
+    pub(crate) endpoint: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Enroll {
+    /// The machine's name; its document becomes machines/<name>.kdl
+    pub(crate) name: MachineName,
+    /// Where the machine API answers, as its console shows it: address or address:port
+    #[arg(long)]
+    pub(crate) address: String,
+    /// The identity fingerprint that the machine's console shows
+    #[arg(long)]
+    pub(crate) fingerprint: Fingerprint,
+    /// The machine's part in the cluster: control-plane or worker
+    #[arg(long, default_value = "control-plane")]
+    pub(crate) role: Role,
+    /// URL from which the machine fetches the repository; may be given several times
+    #[arg(long, value_name = "URL", required = true)]
+    pub(crate) repository: Vec<String>,
+    /// Your checkout of the repository
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) checkout: PathBuf,
+    /// Where the Kubernetes API will be reached [default: port 6443 of the machine's address]
+    #[arg(long, value_name = "URL")]
+    pub(crate) kubernetes: Option<String>,
+    /// Commit the machine's document but do not push it
+    #[arg(long)]
+    pub(crate) no_push: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    /// SSH key to sign with [default: the one of the last login or of `init`]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ssh_key: Option<PathBuf>,
+    /// How long the login lives: at most 12 hours
+    #[arg(long, value_name = "HOURS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=12))]
+    pub(crate) hours: u8,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// The service; `cairnctl service` lists them
+    pub(crate) service: String,
+    /// Go on showing new lines
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Only the last lines; 0 for all that is kept
+    #[arg(long, default_value_t = 0)]
+    pub(crate) tail: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Kubeconfig {
+    /// File to write; an existing one keeps its other entries
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// List services with state, restarts and memory
+    List,
+    /// Stop a service and let the machine start it again
+    Restart {
+        /// The service
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContextCommand {
+    /// List contexts
+    List,
+    /// Make another context the current one
+    Use {
+        /// The context
+        name: String,
+    },
+}

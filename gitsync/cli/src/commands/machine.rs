@@ -1,0 +1,196 @@
+//! Commands that ask one machine.
+
+use super::Surroundings;
+use crate::arguments::{Form, Logs, ServiceCommand};
+use crate::machine::{LoggedIn, connect};
+use crate::output;
+use anyhow::{Result, anyhow};
+use machined_api as api;
+use machined_ids::MachineName;
+use serde_json::{Value, json};
+use tonic::Status;
+
+async fn ask(around: &Surroundings) -> Result<(MachineName, LoggedIn)> {
+    let (_, context) = around.chosen()?;
+    connect(&around.folder, &context, around.machine.as_ref()).await
+}
+
+/// The machine's own words are what helps; tonic's wrapping is not.
+fn told(status: Status) -> anyhow::Error {
+    anyhow!("{} ({:?})", status.message(), status.code())
+}
+
+pub(super) async fn version(around: &Surroundings) -> Result<()> {
+    let own = env!("CARGO_PKG_VERSION");
+    // The tool's version is worth showing when there is no machine to ask.
+    let machine = match ask(around).await {
+        Ok((_, mut client)) => Some(client.version(api::VersionRequest {}).await.map_err(told)?.into_inner()),
+        Err(error) => {
+            eprintln!("cairnctl: no machine was asked: {error:#}");
+            None
+        }
+    };
+    if around.form == Form::Json {
+        let machine =
+            machine.map(|m| json!({ "version": m.version, "commit": m.commit, "kernel": m.kernel, "image": m.image }));
+        return output::json(&json!({ "cairnctl": own, "machine": machine }));
+    }
+    let mut fields = vec![("cairnctl", own.to_owned())];
+    if let Some(machine) = machine {
+        fields.extend([("machine", machine.version), ("kernel", machine.kernel), ("image", machine.image)]);
+    }
+    output::fields(&fields)
+}
+
+pub(super) async fn status(around: &Surroundings) -> Result<()> {
+    let (_, mut client) = ask(around).await?;
+    let status = client.status(api::StatusRequest {}).await.map_err(told)?.into_inner();
+    if around.form == Form::Json {
+        return output::json(&status_json(&status));
+    }
+    let commit = match status.commit.get(..12) {
+        Some(short) => format!("{short} (step {}, signed by {})", status.seq, status.signer),
+        None => "none yet".to_owned(),
+    };
+    output::fields(&[
+        ("name", status.name),
+        ("phase", status.phase),
+        ("ready", if status.ready { "yes" } else { "no" }.to_owned()),
+        ("commit", commit),
+        ("generation", status.generation.to_string()),
+        ("addresses", status.addresses.join(", ")),
+        ("identity", status.identity),
+        ("cluster", status.cluster),
+        ("slot", status.slot),
+        ("boot", format!("PID 1 after {} ms, API after {} ms", status.boot_kernel_ms, status.boot_api_ms)),
+    ])?;
+    for condition in status.conditions {
+        let state = if condition.status { "true" } else { "false" };
+        println!("{}: {state} ({}) {}", condition.r#type, condition.reason, condition.message);
+    }
+    Ok(())
+}
+
+fn status_json(status: &api::StatusReply) -> Value {
+    let condition =
+        |c: &api::Condition| json!({ "type": c.r#type, "status": c.status, "reason": c.reason, "message": c.message });
+    json!({
+        "name": status.name, "phase": status.phase, "ready": status.ready, "addresses": status.addresses,
+        "identity": status.identity, "cluster": status.cluster, "generation": status.generation,
+        "commit": status.commit, "seq": status.seq, "signer": status.signer, "slot": status.slot,
+        "bootKernelMs": status.boot_kernel_ms, "bootApiMs": status.boot_api_ms,
+        "conditions": status.conditions.iter().map(condition).collect::<Vec<_>>(),
+    })
+}
+
+pub(super) async fn logs(around: &Surroundings, logs: Logs) -> Result<()> {
+    let (_, mut client) = ask(around).await?;
+    let request = api::LogsRequest { service: logs.service, follow: logs.follow, tail: logs.tail };
+    let stream = client.logs(request).await.map_err(told)?.into_inner();
+    print_lines(around.form, stream).await
+}
+
+pub(super) async fn dmesg(around: &Surroundings, follow: bool) -> Result<()> {
+    let (_, mut client) = ask(around).await?;
+    let stream = client.dmesg(api::DmesgRequest { follow }).await.map_err(told)?.into_inner();
+    print_lines(around.form, stream).await
+}
+
+async fn print_lines(form: Form, mut stream: tonic::Streaming<api::LogLine>) -> Result<()> {
+    while let Some(line) = stream.message().await.map_err(told)? {
+        let value = json!({ "at": line.at, "line": String::from_utf8_lossy(&line.line) });
+        output::line(form, &line.line, &value)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn events(around: &Surroundings, follow: bool, tail: u32) -> Result<()> {
+    let (_, mut client) = ask(around).await?;
+    let request = api::EventsRequest { tail, follow };
+    let mut stream = client.events(request).await.map_err(told)?.into_inner();
+    while let Some(event) = stream.message().await.map_err(told)? {
+        let text = format!("{}  {:<18} {:<24} {}", event.at, event.r#type, event.subject, event.message);
+        let value = json!({
+            "sequence": event.sequence, "at": event.at, "type": event.r#type,
+            "subject": event.subject, "message": event.message,
+        });
+        output::line(around.form, text.as_bytes(), &value)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn service(around: &Surroundings, command: Option<ServiceCommand>) -> Result<()> {
+    let (machine, mut client) = ask(around).await?;
+    match command {
+        None | Some(ServiceCommand::List) => {
+            let reply = client.services(api::ServicesRequest {}).await.map_err(told)?.into_inner();
+            print_services(around.form, &reply.services)
+        }
+        Some(ServiceCommand::Restart { name }) => {
+            client.restart_service(api::RestartServiceRequest { name: name.clone() }).await.map_err(told)?;
+            println!("{name} on {machine} is being restarted; `cairnctl events -f` shows it");
+            Ok(())
+        }
+    }
+}
+
+fn print_services(form: Form, services: &[api::Service]) -> Result<()> {
+    if form == Form::Json {
+        let service = |s: &api::Service| {
+            json!({
+                "name": s.name, "state": s.state, "healthy": s.healthy, "pid": s.pid, "restarts": s.restarts,
+                "memoryBytes": s.memory_bytes, "message": s.message,
+            })
+        };
+        return output::json(&services.iter().map(service).collect());
+    }
+    let row = |s: &api::Service| {
+        let healthy = if s.healthy { "yes" } else { "no" };
+        let memory = output::mebibytes(s.memory_bytes);
+        vec![s.name.clone(), s.state.clone(), healthy.to_owned(), s.restarts.to_string(), memory, s.message.clone()]
+    };
+    let rows: Vec<_> = services.iter().map(row).collect();
+    output::table(&["NAME", "STATE", "HEALTHY", "RESTARTS", "MEMORY", "MESSAGE"], &rows)
+}
+
+pub(super) async fn commits(around: &Surroundings, limit: u32) -> Result<()> {
+    let (_, mut client) = ask(around).await?;
+    let commits = client.commits(api::CommitsRequest { limit }).await.map_err(told)?.into_inner().commits;
+    if around.form == Form::Json {
+        let commit = |c: &api::CommitRecord| {
+            json!({
+                "commit": c.commit, "seq": c.seq, "step": c.step, "state": c.state, "signer": c.signer, "key": c.key,
+                "reason": c.reason, "path": c.path, "rule": c.rule, "message": c.message, "subject": c.subject,
+                "at": c.at,
+            })
+        };
+        return output::json(&commits.iter().map(commit).collect());
+    }
+    let row = |c: &api::CommitRecord| {
+        let short = c.commit.get(..12).unwrap_or(&c.commit).to_owned();
+        let step = if c.seq == 0 { "-".to_owned() } else { c.seq.to_string() };
+        let signer = if c.signer.is_empty() { "-".to_owned() } else { c.signer.clone() };
+        let state = if c.reason.is_empty() { c.state.clone() } else { format!("{} {}", c.state, c.reason) };
+        vec![short, step, state, signer, c.subject.clone()]
+    };
+    output::table(&["COMMIT", "STEP", "STATE", "SIGNER", "SUBJECT"], &commits.iter().map(row).collect::<Vec<_>>())?;
+    if let Some(refused) = commits.first().filter(|commit| commit.state == "refused") {
+        let place = [&refused.path, &refused.rule].map(String::as_str).join(" ");
+        println!("\nthe newest commit was refused: {} {}", refused.message, place.trim());
+    }
+    Ok(())
+}
+
+pub(super) async fn reboot(around: &Surroundings) -> Result<()> {
+    let (machine, mut client) = ask(around).await?;
+    client.reboot(api::RebootRequest {}).await.map_err(told)?;
+    println!("{machine} stops its services and restarts");
+    Ok(())
+}
+
+pub(super) async fn shutdown(around: &Surroundings) -> Result<()> {
+    let (machine, mut client) = ask(around).await?;
+    client.shutdown(api::ShutdownRequest {}).await.map_err(told)?;
+    println!("{machine} stops its services and powers off");
+    Ok(())
+}

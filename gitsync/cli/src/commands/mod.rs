@@ -1,0 +1,103 @@
+//! One module for each group of commands; [`run`] chooses.
+
+mod access;
+mod cluster;
+mod machine;
+
+use crate::arguments::{Arguments, Command, ContextCommand, Form};
+use crate::contexts::{self, Context, Contexts};
+use crate::output;
+use anyhow::{Context as _, Result};
+use clap::CommandFactory;
+use machined_ids::MachineName;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// What every command may need: where things are kept, which context and machine are meant, how to answer.
+pub(crate) struct Surroundings {
+    folder: PathBuf,
+    context: Option<String>,
+    machine: Option<MachineName>,
+    form: Form,
+}
+
+impl Surroundings {
+    fn contexts(&self) -> Result<Contexts> {
+        Contexts::load(&self.folder)
+    }
+
+    /// The chosen context with its name.
+    fn chosen(&self) -> Result<(String, Context)> {
+        let contexts = self.contexts()?;
+        let (name, context) = contexts.find(self.context.as_deref())?;
+        Ok((name.to_owned(), context.clone()))
+    }
+}
+
+/// Runs one command.
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
+    let Arguments { config, context, machine, output: form, command } = arguments;
+    let around = Surroundings { folder: contexts::folder(config)?, context, machine, form };
+    match command {
+        Command::Init(init) => cluster::init(&around, &init),
+        Command::Enroll(enroll) => cluster::enroll(&around, &enroll).await,
+        Command::Login(login) => access::login(&around, &login).await,
+        Command::Logout => access::logout(&around),
+        Command::Kubeconfig(kubeconfig) => access::kubeconfig(&around, &kubeconfig).await,
+        Command::Credential => access::credential(&around),
+        Command::Status => machine::status(&around).await,
+        Command::Version => machine::version(&around).await,
+        Command::Logs(logs) => machine::logs(&around, logs).await,
+        Command::Dmesg { follow } => machine::dmesg(&around, follow).await,
+        Command::Events { follow, tail } => machine::events(&around, follow, tail).await,
+        Command::Service { command } => machine::service(&around, command).await,
+        Command::Commits { limit } => machine::commits(&around, limit).await,
+        Command::Reboot => machine::reboot(&around).await,
+        Command::Shutdown => machine::shutdown(&around).await,
+        Command::Context { command } => context_command(&around, command),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "cairnctl", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn context_command(around: &Surroundings, command: Option<ContextCommand>) -> Result<()> {
+    let mut contexts = around.contexts()?;
+    match command {
+        None => {
+            let (name, context) = contexts.find(around.context.as_deref())?;
+            if around.form == Form::Json {
+                return output::json(&json!({ "name": name, "context": context }));
+            }
+            let machines: Vec<String> =
+                context.machines.iter().map(|(name, machine)| format!("{name} at {}", machine.address)).collect();
+            output::fields(&[
+                ("context", name.to_owned()),
+                ("cluster", context.cluster.to_string()),
+                ("machines", machines.join(", ")),
+                ("kubernetes", context.kubernetes.clone().unwrap_or_default()),
+            ])
+        }
+        Some(ContextCommand::List) => {
+            if around.form == Form::Json {
+                return output::json(&serde_json::to_value(&contexts)?);
+            }
+            let mark = |name: &String| if contexts.current.as_ref() == Some(name) { "*" } else { "" };
+            let row = |(name, context): (&String, &Context)| {
+                vec![
+                    mark(name).to_owned(),
+                    name.clone(),
+                    context.cluster.to_string(),
+                    context.machines.len().to_string(),
+                ]
+            };
+            output::table(&["", "NAME", "CLUSTER", "MACHINES"], &contexts.contexts.iter().map(row).collect::<Vec<_>>())
+        }
+        Some(ContextCommand::Use { name }) => {
+            contexts.find(Some(&name)).context("no context was changed")?;
+            contexts.current = Some(name);
+            contexts.save(&around.folder)
+        }
+    }
+}
