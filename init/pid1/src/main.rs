@@ -15,8 +15,6 @@ mod shutdown;
 mod stage_one;
 mod stage_two;
 mod supervision;
-#[cfg(test)]
-mod tests;
 
 use std::process::ExitCode;
 

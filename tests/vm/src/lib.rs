@@ -1,1 +1,17 @@
-//! Boots real images in QEMU.
+//! Real images in QEMU, driven as a person would drive them: by cairnctl, git, HTTP and the power switch.
+//!
+//! The demo (`make up`), the tests in [`scenarios`] and `cargo xtask bench boot` share this path, so that what a newcomer sees
+//! is what is tested and measured.
+
+mod artefacts;
+mod cluster;
+mod machine;
+mod places;
+pub mod scenarios;
+mod steps;
+
+pub use artefacts::Artefacts;
+pub use cluster::{Cluster, DEMO_IMAGE, DEMO_PORT, demo_manifests};
+pub use machine::{Ports, VirtualMachine};
+pub use places::Places;
+pub use steps::Steps;

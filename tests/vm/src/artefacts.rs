@@ -1,0 +1,89 @@
+//! What must be built before a machine can boot: the programs, the demo's container image, and the operating system image.
+
+use crate::places::{Places, text};
+use crate::steps::Steps;
+use anyhow::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::process::Command;
+
+/// Packages with the programs that an image carries, and the tools that build and drive it.
+const PROGRAMS: [&str; 8] = [
+    "init-pid1",
+    "machined-daemon",
+    "controlplane-daemon",
+    "controlplane-agent",
+    "gitsync-daemon",
+    "gitsync-cli",
+    "image-cli",
+    "tests-support",
+];
+
+/// Lines of a failed command's output that are shown; the rest is in its log.
+const LINES_SHOWN: usize = 40;
+
+/// A built image.
+#[derive(Debug, Clone)]
+pub struct Artefacts {
+    /// Sizes, digests and packages, as `cairn-image build` wrote them.
+    pub manifest: PathBuf,
+}
+
+impl Artefacts {
+    /// Builds everything that is not there yet.
+    ///
+    /// # Errors
+    /// When a program, a package or the image cannot be built; the log's end is part of the error.
+    pub async fn build(places: &Places, steps: &mut Steps) -> Result<Self> {
+        steps.take("building the programs (release, static)", programs(places)).await?;
+        steps.take("packing the demo's container image", hello(places)).await?;
+        steps.take("building the operating system image", image(places)).await?;
+        Ok(Artefacts { manifest: places.image("manifest.json") })
+    }
+}
+
+async fn programs(places: &Places) -> Result<()> {
+    let mut arguments = vec!["build", "--release", "--locked"];
+    for package in PROGRAMS {
+        arguments.extend(["--package", package]);
+    }
+    logged(places, "cargo", &arguments).await
+}
+
+async fn hello(places: &Places) -> Result<()> {
+    let (binary, archive) = (places.program("hello")?, text(&places.image("hello.tar"))?);
+    std::fs::create_dir_all(places.image("")).context("making the image folder")?;
+    let arguments = ["oci", "--binary", &binary, "--name", crate::DEMO_IMAGE, "--output", &archive];
+    logged(places, &places.program("cairn-image")?, &arguments).await
+}
+
+async fn image(places: &Places) -> Result<()> {
+    let (binaries, archive, output) =
+        (text(&places.programs())?, text(&places.image("hello.tar"))?, text(&places.image(""))?);
+    let arguments = ["build", "--binaries", &binaries, "--preload", &archive, "--output", &output];
+    logged(places, &places.program("cairn-image")?, &arguments).await
+}
+
+/// Runs a command with its output in `.cairn/logs/`, and shows the end of it when it fails.
+pub(crate) async fn logged(places: &Places, program: &str, arguments: &[&str]) -> Result<()> {
+    let name = Path::new(program).file_name().and_then(|name| name.to_str()).unwrap_or("command");
+    let folder = places.root().join(".cairn/logs");
+    std::fs::create_dir_all(&folder)?;
+    let log = folder.join(format!("{name}-{}.log", arguments.first().copied().unwrap_or("run")));
+    let file = std::fs::File::create(&log).with_context(|| format!("writing {}", log.display()))?;
+    let status = Command::new(program)
+        .args(arguments)
+        .current_dir(places.root())
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .kill_on_drop(true)
+        .status()
+        .await
+        .with_context(|| format!("starting {program}"))?;
+    let said = std::fs::read_to_string(&log).unwrap_or_default();
+    let lines: Vec<&str> = said.lines().collect();
+    let end = lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n");
+    ensure!(status.success(), "{name} {} ended with {status}; {} ends:\n{end}", arguments[0], log.display());
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! One machine in QEMU: started by `cairn-image run`, reached through forwarded ports, and cut off like by a power failure.
+
+use crate::artefacts::logged;
+use crate::places::{Places, text};
+use anyhow::{Context, Result};
+use machined_ids::Fingerprint;
+use serde::{Deserialize, Serialize};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::Duration;
+use tests_support::wait_for;
+
+/// How long a machine may take from power to the line with its identity; TCG on two busy cores needs a quarter of it.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long QEMU may take to go once it was killed.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Ports of this computer that lead into the machine.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Ports {
+    /// The machine API.
+    pub machine: u16,
+    /// The Kubernetes API.
+    pub kubernetes: u16,
+    /// The demo's NodePort.
+    pub service: u16,
+}
+
+impl Ports {
+    /// Three free ports. Somebody else may take one before QEMU does; then starting it fails and says so.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn free() -> Result<Self> {
+        let listeners: Vec<TcpListener> = (0..3)
+            .map(|_| TcpListener::bind(("127.0.0.1", 0)))
+            .collect::<Result<_, _>>()
+            .context("finding free ports")?;
+        let port = |index: usize| anyhow::Ok(listeners[index].local_addr()?.port());
+        Ok(Ports { machine: port(0)?, kubernetes: port(1)?, service: port(2)? })
+    }
+}
+
+/// A virtual machine with its own disk; it outlives this value.
+#[derive(Debug, Clone)]
+pub struct VirtualMachine {
+    name: String,
+    ports: Ports,
+    folder: PathBuf,
+}
+
+impl VirtualMachine {
+    /// A machine called `name` in the folder of this demo or test; nothing runs yet.
+    #[must_use]
+    pub fn new(places: &Places, name: &str, ports: Ports) -> Self {
+        VirtualMachine { name: name.to_owned(), ports, folder: places.home(name) }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Ports of this computer that lead into it.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// What its serial console said since it was switched on.
+    #[must_use]
+    pub fn serial(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.folder.join("serial.log")).unwrap_or_default()).into_owned()
+    }
+
+    /// Whether QEMU runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.pid().is_some()
+    }
+
+    fn pid(&self) -> Option<u32> {
+        let pid: u32 = std::fs::read_to_string(self.folder.join("qemu.pid")).ok()?.trim().parse().ok()?;
+        let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        // A pid that was given to somebody else meanwhile is not ours to touch.
+        command.starts_with("qemu-system").then_some(pid)
+    }
+
+    /// Switches it on. The first time its disk is a copy of the image's; afterwards it is what the machine left.
+    ///
+    /// # Errors
+    /// When QEMU does not start.
+    pub async fn power_on(&self, places: &Places) -> Result<()> {
+        let (image, folder) = (text(&places.image(""))?, text(&self.folder)?);
+        let forwards = [
+            format!("{}:50000", self.ports.machine),
+            format!("{}:6443", self.ports.kubernetes),
+            format!("{}:{}", self.ports.service, crate::DEMO_PORT),
+        ];
+        let mut arguments = vec!["run", &image, "--detach", "--machine", &folder];
+        for forward in &forwards {
+            arguments.extend(["--forward", forward]);
+        }
+        logged(places, &places.program("cairn-image")?, &arguments).await
+    }
+
+    /// Cuts its power: QEMU is killed, nothing is flushed or told.
+    ///
+    /// # Errors
+    /// When QEMU does not go.
+    pub async fn cut_power(&self) -> Result<()> {
+        let Some(pid) = self.pid() else { return Ok(()) };
+        // `kill` of the shell's package is everywhere; sending a signal ourselves would need unsafe code.
+        let killed =
+            std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().context("starting kill")?;
+        anyhow::ensure!(killed.success(), "cannot kill QEMU, process {pid}");
+        let gone = async || if self.is_running() { Err("it still runs") } else { Ok(()) };
+        Ok(wait_for("the end of QEMU", KILL_LIMIT, gone).await?)
+    }
+
+    /// Waits for the identity that its console shows.
+    ///
+    /// # Errors
+    /// When it does not come up in time; the console's last lines are part of the error.
+    pub async fn identity(&self) -> Result<Fingerprint> {
+        let look = async || {
+            let serial = self.serial();
+            let shown = serial.split("SHA256:").nth(1).and_then(|rest| rest.get(..43));
+            let identity = shown.and_then(|text| Fingerprint::parse(&format!("SHA256:{text}")).ok());
+            let last = serial.lines().rev().take(5).collect::<Vec<_>>();
+            identity.ok_or_else(|| last.into_iter().rev().collect::<Vec<_>>().join(" | "))
+        };
+        Ok(wait_for(format!("the identity on the console of {}", self.name), BOOT_LIMIT, look).await?)
+    }
+}

@@ -1,0 +1,19 @@
+//! `cargo xtask bench`: measurements. They print figures and never fail for being slow.
+
+mod boot;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Image sizes, boot times, time from push to answer, and memory of the idle machine
+    Boot(boot::Boot),
+}
+
+pub(crate) async fn bench(bench: &Bench) -> Result<()> {
+    match bench {
+        Bench::Boot(boot) => boot::run(boot).await,
+    }
+}
