@@ -1,1 +1,25 @@
-//! openraft wiring and the redb disk under the store.
+//! The store's consensus and its disk: openraft over redb, one member a control-plane machine.
+//!
+//! `docs/decisions/0002-store-files.md` says which file holds what and what each sync protects. The daemon opens a [`Replica`]
+//! and hands it to the API server as a [`Store`](controlplane_store::Store); this crate knows no Kubernetes and no gRPC.
+//!
+//! ```text
+//! txn -> openraft -> log: one synced commit for all that wait -> committed -> machine: state file -> hub -> answer
+//! ```
+
+mod disk;
+mod log;
+mod machine;
+mod maintenance;
+mod peers;
+mod replica;
+#[cfg(test)]
+mod replica_tests;
+#[cfg(test)]
+mod suite;
+mod types;
+
+pub use machine::{Image, Machine};
+pub use peers::{Alone, Peer, Peers, SnapshotInFlight};
+pub use replica::{OpenError, Options, Replica};
+pub use types::{Command, Member, MemberId, Reply, Types};

@@ -1,0 +1,149 @@
+//! Applies the ordered log to the state file and tells the watchers. Called by openraft only, one call at a time.
+
+use crate::disk::{Applied, StateDisk, StateView};
+use crate::types::{Command, Entry, LogId, Membership, Reply, SnapshotMeta, Types};
+use controlplane_store::{DiskError, EventBatch, Hub, machine};
+use futures_util::{Stream, StreamExt};
+use openraft::entry::RaftEntry;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use redb::Durability;
+use std::io;
+use std::sync::Arc;
+
+/// Log entries applied in one commit; bounds how long the first of them waits.
+const GROUP_LIMIT: usize = 256;
+
+/// The state machine as openraft drives it. Clones share the file.
+#[derive(Clone)]
+pub struct Machine {
+    disk: Arc<StateDisk>,
+    hub: Arc<Hub>,
+}
+
+/// A snapshot's content: a view of the state file; it costs nothing until it is read.
+pub struct Image(pub(crate) StateView);
+
+type SnapshotOf = Snapshot<openraft::type_config::alias::CommittedLeaderIdOf<Types>, u64, openraft::BasicNode, Image>;
+
+impl Machine {
+    pub(crate) fn new(disk: Arc<StateDisk>, hub: Arc<Hub>) -> Self {
+        Machine { disk, hub }
+    }
+
+    /// Runs something that blocks on the disk beside the async tasks.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&StateDisk) -> Result<T, DiskError> + Send + 'static,
+    ) -> io::Result<T> {
+        let disk = Arc::clone(&self.disk);
+        let outcome = tokio::task::spawn_blocking(move || work(&disk)).await;
+        outcome.map_err(io::Error::other)?.map_err(io::Error::other)
+    }
+
+    async fn snapshot(&self) -> io::Result<SnapshotOf> {
+        self.blocking(|disk| {
+            disk.sync()?;
+            let view = disk.snapshot()?;
+            let (last_log_id, last_membership) = view.applied()?;
+            Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: Image(view) })
+        })
+        .await
+    }
+}
+
+/// What a group of entries came to.
+struct Outcome {
+    replies: Vec<(ApplyResponder<Types>, Reply)>,
+    events: Vec<EventBatch>,
+}
+
+fn apply_group(disk: &StateDisk, group: Vec<EntryResponder<Types>>) -> Result<Outcome, DiskError> {
+    let (mut last, mut membership) = disk.snapshot()?.applied()?;
+    let mut outcome = Outcome { replies: Vec::new(), events: Vec::new() };
+    disk.commit_applied(group.len(), |batch| {
+        for (entry, responder) in group {
+            let log_id = entry.log_id();
+            let reply = match entry.payload {
+                EntryPayload::Blank => Reply::Applied,
+                EntryPayload::Membership(members) => {
+                    membership = Membership::new(Some(log_id), members);
+                    Reply::Applied
+                }
+                EntryPayload::Normal(Command::Compact(oldest)) => {
+                    machine::compact(batch, oldest)?;
+                    Reply::Applied
+                }
+                EntryPayload::Normal(Command::Txn(txn)) => {
+                    let applied = machine::apply(batch, &txn)?;
+                    outcome.events.extend(applied.events);
+                    Reply::Answer(applied.answer)
+                }
+            };
+            last = Some(log_id);
+            outcome.replies.extend(responder.map(|responder| (responder, reply)));
+        }
+        batch.set_applied(&(last, membership))
+    })?;
+    Ok(outcome)
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotData = Image;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), io::Error> {
+        self.blocking(|disk| -> Result<Applied, DiskError> { disk.snapshot()?.applied() }).await
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut groups = entries.ready_chunks(GROUP_LIMIT);
+        while let Some(group) = groups.next().await {
+            let group = group.into_iter().collect::<Result<Vec<(Entry, _)>, _>>()?;
+            let outcome = self.blocking(move |disk| apply_group(disk, group)).await?;
+            // Watchers first: whoever learns of the write and then watches must not see it again.
+            for batch in &outcome.events {
+                self.hub.publish(batch);
+            }
+            for (responder, reply) in outcome.replies {
+                responder.send(reply);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Image) -> Result<(), io::Error> {
+        let applied = (meta.last_log_id, meta.last_membership.clone());
+        let position = self
+            .blocking(move |disk| {
+                disk.commit(Durability::Immediate, |batch| {
+                    batch.replace_with(&snapshot.0)?;
+                    batch.set_applied(&applied)?;
+                    machine::position(batch)
+                })
+            })
+            .await?;
+        self.hub.reset(position.revision);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf>, io::Error> {
+        let snapshot = self.snapshot().await?;
+        Ok(snapshot.meta.last_log_id.is_some().then_some(snapshot))
+    }
+}
+
+impl RaftSnapshotBuilder<Types> for Machine {
+    type SnapshotData = Image;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf, io::Error> {
+        Machine::snapshot(self).await
+    }
+}

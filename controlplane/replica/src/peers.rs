@@ -1,0 +1,151 @@
+//! How a member talks to the others: traits that the daemon implements with gRPC and the simulator with a function call.
+
+use crate::machine::Image;
+use crate::types::{Member, MemberId, Types, Vote};
+use controlplane_store::BoxFuture;
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::RPCOption;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::storage::Snapshot;
+use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A snapshot on its way: what it is of, and its content.
+pub type SnapshotInFlight = Snapshot<openraft::type_config::alias::CommittedLeaderIdOf<Types>, MemberId, Member, Image>;
+
+/// Reaches members.
+pub trait Peers: Send + Sync + 'static {
+    /// A connection to a member; it may be made when it is first used, and again after it broke.
+    fn peer(&self, id: MemberId, member: &Member) -> Arc<dyn Peer>;
+}
+
+/// One other member. Every call fails after `limit`; it is then unknown whether the member got it.
+pub trait Peer: Send + Sync + 'static {
+    /// Sends log entries, or a heartbeat.
+    fn append(
+        &self,
+        request: AppendEntriesRequest<Types>,
+        limit: Duration,
+    ) -> BoxFuture<'_, io::Result<AppendEntriesResponse<Types>>>;
+
+    /// Asks for a vote; `pre` asks only whether it would be given.
+    fn vote(
+        &self,
+        request: VoteRequest<Types>,
+        pre: bool,
+        limit: Duration,
+    ) -> BoxFuture<'_, io::Result<VoteResponse<Types>>>;
+
+    /// Sends a whole snapshot.
+    fn snapshot(
+        &self,
+        vote: Vote,
+        snapshot: SnapshotInFlight,
+        limit: Duration,
+    ) -> BoxFuture<'_, io::Result<SnapshotResponse<Types>>>;
+}
+
+/// The peers of a group of one: there are none, so nobody is reached.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Alone;
+
+impl Peers for Alone {
+    fn peer(&self, _: MemberId, _: &Member) -> Arc<dyn Peer> {
+        Arc::new(Alone)
+    }
+}
+
+fn alone<T>() -> BoxFuture<'static, io::Result<T>>
+where
+    T: Send + 'static,
+{
+    let error = io::Error::new(io::ErrorKind::NotConnected, "this member knows no way to others");
+    Box::pin(std::future::ready(Err(error)))
+}
+
+impl Peer for Alone {
+    fn append(
+        &self,
+        _: AppendEntriesRequest<Types>,
+        _: Duration,
+    ) -> BoxFuture<'_, io::Result<AppendEntriesResponse<Types>>> {
+        alone()
+    }
+
+    fn vote(&self, _: VoteRequest<Types>, _: bool, _: Duration) -> BoxFuture<'_, io::Result<VoteResponse<Types>>> {
+        alone()
+    }
+
+    fn snapshot(
+        &self,
+        _: Vote,
+        _: SnapshotInFlight,
+        _: Duration,
+    ) -> BoxFuture<'_, io::Result<SnapshotResponse<Types>>> {
+        alone()
+    }
+}
+
+/// [`Peers`] as openraft wants them.
+pub(crate) struct Network(pub(crate) Arc<dyn Peers>);
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: MemberId, node: &Member) -> Connection {
+        Connection(self.0.peer(target, node))
+    }
+}
+
+/// A [`Peer`] as openraft wants it.
+pub(crate) struct Connection(Arc<dyn Peer>);
+
+fn unreachable(error: &io::Error) -> RPCError<Types> {
+    RPCError::Unreachable(Unreachable::new(error))
+}
+
+impl RaftNetworkV2<Types> for Connection {
+    type SnapshotData = Image;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        self.0.append(rpc, option.hard_ttl()).await.map_err(|error| unreachable(&error))
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.0.vote(rpc, false, option.hard_ttl()).await.map_err(|error| unreachable(&error))
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.0.vote(rpc, true, option.hard_ttl()).await.map_err(|error| unreachable(&error))
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: SnapshotInFlight,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = self.0.snapshot(vote, snapshot, option.hard_ttl()) => {
+                sent.map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! One member of the store: openraft over the log and the state file, behind the [`Store`] trait.
+
+use crate::disk::StateDisk;
+use crate::log::LogStore;
+use crate::machine::Machine;
+use crate::maintenance;
+use crate::peers::{Network, Peers};
+use crate::types::{Command, Member, MemberId, Reply, Types};
+use bytes::Bytes;
+use controlplane_store::{
+    Answer, BoxFuture, CatchUp, Consistency, Disk, DiskError, Hub, RangeAnswer, RangeRequest, Store, StoreError, Txn,
+    Watcher, check, machine,
+};
+use machined_ids::Revision;
+use machined_reconcile::{Restart, Supervisor};
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{Config, Raft, RaftState, ReadPolicy, ServerState, SnapshotPolicy};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a lone member may take to apply what its log holds; the log is bounded by the snapshot policy.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+
+/// Log entries between two snapshots. A snapshot is one synced commit, so it is cheap; the log before it can go.
+const SNAPSHOT_PERIOD: u64 = 5000;
+
+/// Log entries kept before a snapshot for followers that are a little behind.
+const LOG_KEPT: u64 = 1000;
+
+/// Milliseconds between heartbeats, and bounds of the election timeout: etcd's defaults, for members in one place.
+const HEARTBEAT_MS: u64 = 100;
+const ELECTION_MIN_MS: u64 = 1000;
+const ELECTION_MAX_MS: u64 = 2000;
+
+/// Changes that one step of a sweep looks at: some milliseconds during which writes wait.
+const SWEEP_LIMIT: usize = 1000;
+
+/// How a member is opened.
+pub struct Options {
+    /// Its data directory; made when it is not there.
+    pub dir: PathBuf,
+    /// Its number.
+    pub id: MemberId,
+    /// Its own address, as others reach it.
+    pub address: String,
+    /// Whether it makes a new group of one when its directory is empty. Wrong for a member that is to join others.
+    pub bootstrap: bool,
+    /// The way to the others.
+    pub peers: Arc<dyn Peers>,
+}
+
+/// The member could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory cannot be used.
+    #[error("cannot use the store's directory {}", dir.display())]
+    Directory {
+        /// Which.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The state file cannot be used.
+    #[error("cannot open the store's state in {}", dir.display())]
+    State {
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: DiskError,
+    },
+    /// The log file cannot be used.
+    #[error("cannot open the store's log in {}", dir.display())]
+    Log {
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// openraft did not start or did not recover.
+    #[error("cannot start the store's member {id}: {reason}")]
+    Raft {
+        /// Which member.
+        id: MemberId,
+        /// Why, as openraft says it.
+        reason: String,
+    },
+}
+
+/// A running member.
+pub struct Replica {
+    raft: Raft<Types, Machine>,
+    disk: Arc<StateDisk>,
+    hub: Arc<Hub>,
+    log: LogStore,
+}
+
+impl Replica {
+    /// Opens a member and brings it to where it was. Alone in its group, it leads and has recovered when this returns.
+    ///
+    /// Tasks: openraft's own, the log's writer thread, and `store maintenance` under `supervisor`.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(options: Options, supervisor: &Supervisor) -> Result<Arc<Self>, OpenError> {
+        let Options { dir, id, address, bootstrap, peers } = options;
+        let (disk, log) = open_files(&dir)?;
+        let raft_failed = |reason: String| OpenError::Raft { id, reason };
+        let disk = Arc::new(disk);
+        let position =
+            (|| machine::position(&*disk.view()?))().map_err(|source| OpenError::State { dir: dir.clone(), source })?;
+        let hub = Hub::new(position.revision);
+        let config = config().validate().map_err(|error| raft_failed(error.to_string()))?;
+        let machine = Machine::new(Arc::clone(&disk), Arc::clone(&hub));
+        let raft = Raft::new(id, Arc::new(config), Network(peers), log.clone(), machine)
+            .await
+            .map_err(|error| raft_failed(error.to_string()))?;
+        let replica = Arc::new(Replica { raft, disk, hub, log });
+        replica.start(id, address, bootstrap).await.map_err(raft_failed)?;
+        let maintained = Arc::clone(&replica);
+        supervisor
+            .spawn("store maintenance", Restart::Always, move |stop| maintenance::run(Arc::clone(&maintained), stop));
+        Ok(replica)
+    }
+
+    async fn start(&self, id: MemberId, address: String, bootstrap: bool) -> Result<(), String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        if self.raft.is_initialized().await.map_err(|error| text(&error))? {
+            let voters = |state: &RaftState<Types>| state.membership_state.effective().voter_ids().collect();
+            let voters: Vec<MemberId> = self.raft.with_raft_state(voters).await.map_err(|error| text(&error))?;
+            if voters != [id] {
+                return Ok(());
+            }
+            // Nobody else can lead, so there is no election timeout to wait for.
+            self.raft.trigger().elect(false).await.map_err(|error| text(&error))?;
+        } else if bootstrap {
+            let members = BTreeMap::from([(id, Member { addr: address })]);
+            self.raft.initialize(members).await.map_err(|error| text(&error))?;
+        } else {
+            return Ok(());
+        }
+        let wait = self.raft.wait(Some(RECOVERY_LIMIT));
+        wait.state(ServerState::Leader, "a lone member leads").await.map_err(|error| text(&error))?;
+        self.raft.wait_for_recovery(Some(RECOVERY_LIMIT)).await.map_err(|error| text(&error))?;
+        Ok(())
+    }
+
+    /// Whether this member leads, as far as it knows.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// The raft handle: how a server hands in what peers sent, and how members are added.
+    #[must_use]
+    pub fn raft(&self) -> &Raft<Types, Machine> {
+        &self.raft
+    }
+
+    /// The oldest revision that can still be read.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the disk fails.
+    pub fn oldest(&self) -> Result<Revision, StoreError> {
+        Ok(machine::position(&*self.disk.view()?)?.oldest)
+    }
+
+    /// Stops the member: no more writes, everything synced. Watches end.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the disk fails.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.hub.close("the store is stopping");
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(error = %error, "the store's raft task ended badly");
+        }
+        self.log.close().await;
+        Ok(self.disk.sync()?)
+    }
+
+    pub(crate) async fn propose(&self, command: Command) -> Result<Reply, StoreError> {
+        match self.raft.client_write(command).await {
+            Ok(response) => Ok(response.data),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                let reason = forward.to_string();
+                Err(StoreError::Unavailable { reason, sent: false })
+            }
+            Err(error) => Err(StoreError::Unavailable { reason: error.to_string(), sent: true }),
+        }
+    }
+
+    /// Removes what compaction made superfluous, in steps between which writes get their turn.
+    pub(crate) async fn sweep(&self) -> Result<(), StoreError> {
+        loop {
+            let disk = Arc::clone(&self.disk);
+            let step = tokio::task::spawn_blocking(move || {
+                disk.commit(redb::Durability::None, |batch| machine::sweep(batch, SWEEP_LIMIT))
+            });
+            let swept =
+                step.await.map_err(|error| StoreError::Unavailable { reason: error.to_string(), sent: false })??;
+            match swept {
+                machine::Swept::All => return Ok(()),
+                machine::Swept::More => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    async fn read(&self, request: RangeRequest, consistency: Consistency) -> Result<RangeAnswer, StoreError> {
+        if consistency == Consistency::Linearizable {
+            let ensured = self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
+            ensured.map_err(|error| StoreError::Unavailable { reason: error.to_string(), sent: false })?;
+        }
+        // Inline: the pages are in redb's or the kernel's cache, and a list is some milliseconds at worst.
+        machine::range(&*self.disk.view()?, &request)
+    }
+}
+
+fn open_files(dir: &Path) -> Result<(StateDisk, LogStore), OpenError> {
+    let directory = |source| OpenError::Directory { dir: dir.to_owned(), source };
+    std::fs::create_dir_all(dir).map_err(directory)?;
+    let disk =
+        StateDisk::open(&dir.join("state.redb")).map_err(|source| OpenError::State { dir: dir.to_owned(), source })?;
+    let log = LogStore::open(&dir.join("log.redb")).map_err(|source| OpenError::Log { dir: dir.to_owned(), source })?;
+    // The names of new files are on disk only when their directory is.
+    std::fs::File::open(dir).and_then(|handle| handle.sync_all()).map_err(directory)?;
+    Ok((disk, log))
+}
+
+fn config() -> Config {
+    Config {
+        cluster_name: "cairn".to_owned(),
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MIN_MS,
+        election_timeout_max: ELECTION_MAX_MS,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_PERIOD),
+        max_in_snapshot_log_to_keep: LOG_KEPT,
+        ..Config::default()
+    }
+}
+
+impl Store for Replica {
+    fn range(&self, request: RangeRequest, consistency: Consistency) -> BoxFuture<'_, Result<RangeAnswer, StoreError>> {
+        Box::pin(self.read(request, consistency))
+    }
+
+    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<Answer, StoreError>> {
+        Box::pin(async move {
+            check(&txn)?;
+            match self.propose(Command::Txn(txn)).await? {
+                Reply::Answer(answer) => Ok(answer),
+                Reply::Applied => unreachable!("a transaction is answered with an answer"),
+            }
+        })
+    }
+
+    fn watch(&self, start: Bytes, end: Bytes, after: Revision) -> BoxFuture<'_, Result<Box<dyn Watcher>, StoreError>> {
+        let disk: Arc<dyn Disk> = Arc::clone(&self.disk) as Arc<dyn Disk>;
+        let watcher = CatchUp::begin(disk, &self.hub, start, end, after);
+        Box::pin(std::future::ready(watcher.map(|watcher| Box::new(watcher) as Box<dyn Watcher>)))
+    }
+
+    fn revision(&self) -> Revision {
+        self.hub.published()
+    }
+}

@@ -1,0 +1,171 @@
+//! A replica through the [`Store`] interface, on real files.
+
+use crate::{Alone, Options, Replica};
+use bytes::Bytes;
+use controlplane_store::{Condition, Consistency, Op, RangeRequest, Store, StoreError, Txn, prefix_end};
+use machined_ids::Revision;
+use machined_reconcile::Supervisor;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+
+struct Running {
+    replica: Arc<Replica>,
+    supervisor: Supervisor,
+}
+
+impl Running {
+    async fn open(dir: &Path) -> Self {
+        let supervisor = Supervisor::new();
+        let options = Options {
+            dir: dir.to_owned(),
+            id: 1,
+            address: "alone".to_owned(),
+            bootstrap: true,
+            peers: Arc::new(Alone),
+        };
+        let replica = Replica::open(options, &supervisor).await.expect("because the directory is ours");
+        Running { replica, supervisor }
+    }
+
+    async fn close(self) {
+        self.supervisor.stop(Duration::from_secs(5)).await;
+        self.replica.close().await.expect("because the disk works");
+    }
+
+    async fn put(&self, key: &str, value: &str) -> Revision {
+        let op = Op::Put(Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()));
+        let txn = Txn { then: vec![op], ..Txn::default() };
+        self.replica.txn(txn).await.expect("because a put succeeds").revision
+    }
+
+    async fn values(&self, at: Option<Revision>) -> Result<Vec<String>, StoreError> {
+        let request = RangeRequest { at, ..RangeRequest::new("/a/", prefix_end(b"/a/")) };
+        let answer = self.replica.range(request, Consistency::Linearizable).await?;
+        Ok(answer.entries.iter().map(|entry| String::from_utf8_lossy(&entry.value).into_owned()).collect())
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_a_restart_at_the_same_revisions() {
+    let dir = TempDir::new().expect("because a temporary directory can be made");
+    let store = Running::open(dir.path()).await;
+    let first = store.put("/a/x", "1").await;
+    let second = store.put("/a/x", "2").await;
+    store.close().await;
+
+    let store = Running::open(dir.path()).await;
+    assert_eq!(store.replica.revision(), second);
+    assert_eq!(store.values(None).await, Ok(vec!["2".to_owned()]));
+    assert_eq!(store.values(Some(first)).await, Ok(vec!["1".to_owned()]));
+    assert_eq!(store.put("/a/y", "3").await, second.next());
+    store.close().await;
+}
+
+#[tokio::test]
+async fn concurrent_writers_of_one_key_lose_no_update() {
+    const WRITERS: u64 = 8;
+    const ROUNDS: u64 = 20;
+    let dir = TempDir::new().expect("because a temporary directory can be made");
+    let store = Running::open(dir.path()).await;
+    let key = Bytes::from_static(b"/a/counter");
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..WRITERS {
+        let (replica, key) = (Arc::clone(&store.replica), key.clone());
+        tasks.spawn(async move {
+            for _ in 0..ROUNDS {
+                increment(&*replica, &key).await;
+            }
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.expect("because no writer panics");
+    }
+    assert_eq!(store.values(None).await, Ok(vec![(WRITERS * ROUNDS).to_string()]));
+    store.close().await;
+}
+
+async fn increment(store: &dyn Store, key: &Bytes) {
+    loop {
+        let read = store.range(RangeRequest::key(key.clone()), Consistency::Linearizable).await;
+        let (count, modified) = match read.expect("because the store runs").entries.first() {
+            None => (0, Revision(0)),
+            Some(entry) => {
+                let text = std::str::from_utf8(&entry.value).expect("because it is a number");
+                (text.parse::<u64>().expect("because it is a number"), entry.modified)
+            }
+        };
+        let txn = Txn {
+            conditions: vec![Condition::Modified(key.clone(), modified)],
+            then: vec![Op::Put(key.clone(), Bytes::from((count + 1).to_string()))],
+            otherwise: Vec::new(),
+        };
+        if store.txn(txn).await.expect("because the store runs").succeeded {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_watch_sees_each_write_once_and_ends_with_the_store() {
+    let dir = TempDir::new().expect("because a temporary directory can be made");
+    let store = Running::open(dir.path()).await;
+    let first = store.put("/a/x", "1").await;
+    store.put("/a/x", "2").await;
+    let watched = store.replica.watch(Bytes::from_static(b"/a/"), prefix_end(b"/a/"), first).await;
+    let mut watcher = watched.expect("because the revision is kept");
+    store.put("/a/x", "3").await;
+    for expected in [first.0 + 1, first.0 + 2] {
+        assert_eq!(watcher.next().await.expect("because it is there").revision, Revision(expected));
+    }
+    store.close().await;
+    assert!(matches!(watcher.next().await, Err(StoreError::Unavailable { .. })));
+}
+
+#[tokio::test]
+async fn a_compaction_goes_through_the_log_and_holds_after_a_restart() {
+    let dir = TempDir::new().expect("because a temporary directory can be made");
+    let store = Running::open(dir.path()).await;
+    let first = store.put("/a/x", "1").await;
+    let second = store.put("/a/x", "2").await;
+    store.replica.propose(crate::Command::Compact(second)).await.expect("because the store runs");
+    store.replica.sweep().await.expect("because the disk works");
+    store.close().await;
+
+    let store = Running::open(dir.path()).await;
+    assert_eq!(store.values(Some(first)).await, Err(StoreError::Compacted { asked: first, oldest: second }));
+    assert_eq!(store.values(Some(second)).await, Ok(vec!["2".to_owned()]));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_carries_the_whole_state_to_another_member() {
+    use crate::disk::StateDisk;
+    use crate::machine::Machine;
+    use controlplane_store::Hub;
+    use openraft::storage::RaftStateMachine;
+
+    let dir = TempDir::new().expect("because a temporary directory can be made");
+    let store = Running::open(dir.path()).await;
+    store.put("/a/x", "1").await;
+    let last = store.put("/a/y", "2").await;
+    store.replica.raft().trigger().snapshot().await.expect("because the store runs");
+    let wait = store.replica.raft().wait(None);
+    let built = wait.metrics(|metrics| metrics.snapshot.is_some(), "a snapshot is built").await;
+    built.expect("because the store runs");
+    let snapshot = store.replica.raft().get_snapshot().await.expect("because the store runs");
+    let snapshot = snapshot.expect("because one was built");
+
+    let other = Arc::new(StateDisk::open(&dir.path().join("other.redb")).expect("because the file is new"));
+    let hub = Hub::new(Revision(1));
+    let mut machine = Machine::new(Arc::clone(&other), Arc::clone(&hub));
+    machine.install_snapshot(&snapshot.meta, snapshot.snapshot).await.expect("because the disk works");
+    assert_eq!(hub.published(), last);
+    let applied = machine.applied_state().await.expect("because the disk works");
+    assert_eq!(applied, (snapshot.meta.last_log_id, snapshot.meta.last_membership));
+    let view = other.snapshot().expect("because the disk works");
+    let answer = controlplane_store::machine::range(&view, &RangeRequest::new("/a/", prefix_end(b"/a/")));
+    assert_eq!(answer.expect("because the disk works").entries.len(), 2);
+    store.close().await;
+}
