@@ -1,6 +1,6 @@
 //! The only crate with unsafe code: what PID 1 and machined ask of the Linux kernel, as safe functions.
 //!
-//! PID 1 goes through the [`Kernel`] trait, so that its decisions are tested against [`FakeKernel`]; the other crates call the plain
+//! PID 1 goes through the [`Kernel`] trait, so that its decisions are tested against a `FakeKernel` (feature `fake`); the other crates call the plain
 //! functions in the modules. What `nix` or `std` already offer safely is not wrapped again. Nothing here decides anything: each function
 //! does one thing and says with which subject it failed.
 
@@ -9,22 +9,30 @@ pub mod clock;
 mod device_mapper;
 pub mod efi;
 mod error;
-
+#[cfg(feature = "fake")]
+mod fake;
 mod files;
+mod init_socket;
 mod kernel;
 pub mod kmsg;
 mod linux;
 mod modules;
 mod mounts;
+pub mod namespace;
 pub mod power;
 mod process;
+mod random;
+pub mod sandbox;
 mod spawn;
 mod switch_root;
 
 pub use block::block_device_bytes;
 pub use error::SystemError;
-
+#[cfg(feature = "fake")]
+pub use fake::{Call, Event, FakeKernel, State};
+pub use init_socket::{InitSocket, Received};
 pub use kernel::{Channel, Kernel, Launch, Mount, MountFlag, Power, Reaped, Started, Wake};
 pub use linux::Linux;
 pub use process::{ProcessHandle, signal_everything};
+pub use random::fill_random;
 pub use spawn::{ChildSetup, Session};

@@ -15,6 +15,8 @@ mod shutdown;
 mod stage_one;
 mod stage_two;
 mod supervision;
+#[cfg(test)]
+mod tests;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,85 @@
+//! The shape of a kind's objects: one tree that decoding, patches, server-side apply and OpenAPI all read.
+//!
+//! Built-in kinds get it from the k8s-openapi crate ([`definitions`]) plus a table of merge rules; our own kinds bring JSON
+//! schemas of the same form.
+
+mod build;
+mod definitions;
+mod merge;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use build::schema;
+pub use definitions::{Definitions, definitions};
+pub use merge::{ListType, MergeRule};
+
+/// A type.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schema {
+    /// Full definition name, e.g. `io.k8s.api.core.v1.PodSpec`; empty for types without a name.
+    pub name: String,
+    /// What values look like.
+    pub shape: Shape,
+}
+
+/// What values of a type look like.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shape {
+    /// Known fields.
+    Object(BTreeMap<String, Field>),
+    /// Free keys, all values of one type.
+    Map(Arc<Schema>),
+    /// A list of values of one type.
+    List(Arc<Schema>),
+    /// Text.
+    Text,
+    /// RFC 3339 time; fractions of seconds where the flag is set.
+    Time(bool),
+    /// Base64 text.
+    Bytes,
+    /// A whole number of 32 bits.
+    Int32,
+    /// A whole number of 64 bits.
+    Int64,
+    /// Any number.
+    Number,
+    /// True or false.
+    Boolean,
+    /// A whole number or text.
+    IntOrString,
+    /// A resource quantity: text or number.
+    Quantity,
+    /// Anything at all; nothing below is looked at.
+    Any,
+}
+
+/// A field of an object type.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Field {
+    /// The type of the value.
+    pub schema: Arc<Schema>,
+    /// Merge rules.
+    pub rule: MergeRule,
+}
+
+impl Schema {
+    /// Finds a known field; `None` for types without fields.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        match &self.shape {
+            Shape::Object(fields) => fields.get(name),
+            Shape::Map(_)
+            | Shape::List(_)
+            | Shape::Text
+            | Shape::Time(_)
+            | Shape::Bytes
+            | Shape::Int32
+            | Shape::Int64
+            | Shape::Number
+            | Shape::Boolean
+            | Shape::IntOrString
+            | Shape::Quantity
+            | Shape::Any => None,
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Both stages against a fake kernel: what they ask for, in which order, and what they do when it fails.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use init_boot::{
+    EMPTY_SLOT_GUID, ExitStatus, Guid, LOADER_ENTRY_ONE_SHOT, RootHash, Slot, Superblock, Table, type_guid,
+};
+use init_linux::{Call, Event, FakeKernel, Kernel, Power, Reaped, Wake};
+
+use crate::boot_times::BootTimes;
+use crate::supervision::QUICK_FAILURES_MAX;
+use crate::{stage_one, stage_two};
+
+const BLOCKS: u64 = 3;
+const SLOT_SECTORS: u64 = 128;
+
+fn root() -> RootHash {
+    RootHash::from_bytes([0x5a; 32])
+}
+
+/// A disk with both slots, slot B holding what `other` says, and slot A's verity superblock.
+fn disk(other: Guid) -> (Vec<u8>, Vec<u8>) {
+    let sectors = 3 * 2048;
+    let mut table = Table::new(Guid::from_text_order([1; 16]), sectors).expect("because 3 MiB hold a table");
+    for (slot, guid) in [(Slot::A, root().partition_guid()), (Slot::B, other)] {
+        table.append(type_guid::ROOT_X86_64, guid, slot.label(), SLOT_SECTORS).expect("because the disk has room");
+    }
+    let encoded = table.encode();
+    let mut bytes = vec![0; sectors as usize * 512];
+    bytes[..encoded.primary.len()].copy_from_slice(&encoded.primary);
+    let superblock = Superblock { uuid: [0; 16], data_blocks: BLOCKS, salt: vec![1, 2] };
+    let mut slot = vec![0; SLOT_SECTORS as usize * 512];
+    let encoded = superblock.encode().expect("because it is well formed");
+    slot[BLOCKS as usize * 4096..][..encoded.len()].copy_from_slice(&encoded);
+    (bytes, slot)
+}
+
+fn disk_files(other: Guid) -> Vec<(PathBuf, Vec<u8>)> {
+    let (whole, slot) = disk(other);
+    vec![
+        (PathBuf::from("/dev/vda"), whole),
+        (PathBuf::from("/dev/vda1"), slot),
+        (PathBuf::from("/sys/class/block/vda/dev"), b"254:0\n".to_vec()),
+        (PathBuf::from("/sys/class/block/vda1/partition"), b"1\n".to_vec()),
+        (PathBuf::from("/sys/class/block/vda2/partition"), b"2\n".to_vec()),
+    ]
+}
+
+fn machine() -> FakeKernel {
+    let kernel = FakeKernel::new();
+    let line = format!("quiet cairn.root={} cairn.root.blocks={BLOCKS} console=ttyS0\n", root());
+    {
+        let mut state = kernel.state();
+        state.files.insert(PathBuf::from("/proc/cmdline"), line.into_bytes());
+        state.files.insert(PathBuf::from("/modules.load"), b"/a.ko\n/b.ko /c.ko\n".to_vec());
+    }
+    kernel
+}
+
+fn calls(kernel: &FakeKernel) -> Vec<Call> {
+    kernel.state().calls.clone()
+}
+
+fn failed_boot(kernel: &FakeKernel) -> String {
+    match stage_one::boot(kernel) {
+        Ok(never) => match never {},
+        Err(reason) => reason,
+    }
+}
+
+fn ends(pid: u32) -> Event {
+    Event::Ends(Reaped { pid, status: ExitStatus::Signal(9) })
+}
+
+fn says(message: &str) -> Event {
+    Event::Wake(Wake::Message(message.as_bytes().to_vec()))
+}
+
+#[test]
+fn stage_one_verifies_before_it_mounts_and_then_becomes_stage_two() {
+    let kernel = machine();
+    kernel.state().files.extend(disk_files(EMPTY_SLOT_GUID));
+    failed_boot(&kernel);
+    let calls = calls(&kernel);
+    let after_modules = calls.iter().position(|call| matches!(call, Call::MapVerity(_))).expect("because it is mapped");
+    let modules = calls[..after_modules].iter().filter(|call| matches!(call, Call::LoadModule(_))).count();
+    assert_eq!(modules, 3);
+    let Call::MapVerity(parameters) = &calls[after_modules] else { unreachable!("because it was just found") };
+    assert!(parameters.starts_with("1 /dev/vda1 /dev/vda1 4096 4096 3 4 sha256 5a5a"), "{parameters}");
+    assert!(parameters.ends_with(" 0102"), "{parameters}");
+    let rest = &calls[after_modules + 1..];
+    assert_eq!(rest[0], Call::Mount("squashfs", PathBuf::from("/sysroot")));
+    assert_eq!(rest[1], Call::SwitchRoot(PathBuf::from("/sysroot")));
+    let Call::Execute(program, arguments) = &rest[2] else { panic!("it did {:?} instead of going on", rest[2]) };
+    assert_eq!((program.as_path(), arguments[0].as_str()), (Path::new("/usr/bin/pid1"), "stage-two"));
+}
+
+#[test]
+fn a_module_that_fails_does_not_stop_the_boot() {
+    let kernel = machine();
+    kernel.state().files.extend(disk_files(EMPTY_SLOT_GUID));
+    kernel.state().failing.insert(("finit_module", "/b.ko".to_owned()));
+    failed_boot(&kernel);
+    assert!(calls(&kernel).iter().any(|call| matches!(call, Call::Execute(..))));
+    assert!(kernel.state().log.iter().any(|line| line.contains("/b.ko")));
+}
+
+#[test]
+fn a_disk_that_comes_late_is_waited_for() {
+    let kernel = machine();
+    kernel.state().announced.extend([Vec::new(), disk_files(EMPTY_SLOT_GUID)]);
+    failed_boot(&kernel);
+    assert!(calls(&kernel).iter().any(|call| matches!(call, Call::Execute(..))));
+    assert_eq!(kernel.uptime(), Duration::ZERO);
+}
+
+#[test]
+fn a_disk_that_never_comes_is_told_with_what_was_there() {
+    let kernel = machine();
+    let reason = failed_boot(&kernel);
+    assert!(reason.contains("there is no disk"), "{reason}");
+    let kernel = machine();
+    kernel.state().files.extend(disk_files(EMPTY_SLOT_GUID));
+    kernel.state().files.insert(PathBuf::from("/dev/vda"), vec![0; 1 << 20]);
+    let reason = failed_boot(&kernel);
+    assert!(reason.contains("vda: neither copy of the partition table"), "{reason}");
+    assert!(reason.contains(&root().partition_guid().to_string()), "{reason}");
+}
+
+#[test]
+fn a_command_line_without_a_root_names_the_remedy() {
+    let kernel = FakeKernel::new();
+    kernel.state().files.insert(PathBuf::from("/proc/cmdline"), b"quiet\n".to_vec());
+    let reason = failed_boot(&kernel);
+    assert!(reason.contains("boot a UKI that cairn-image built"), "{reason}");
+}
+
+#[test]
+fn an_erofs_root_is_mounted_too_and_a_broken_one_tells_both_reasons() {
+    let kernel = machine();
+    kernel.state().files.extend(disk_files(EMPTY_SLOT_GUID));
+    kernel.state().failing.insert(("mount", "/sysroot".to_owned()));
+    let reason = failed_boot(&kernel);
+    assert!(reason.contains("as squashfs") && reason.contains("as erofs"), "{reason}");
+    assert!(!calls(&kernel).iter().any(|call| matches!(call, Call::SwitchRoot(_))));
+}
+
+#[test]
+fn stage_two_prepares_cgroups_before_anything_runs_in_them() {
+    let kernel = machine();
+    let mut times = BootTimes::from_argument("kernel:4600");
+    stage_two::prepare(&kernel, &mut times).expect("because nothing fails");
+    let calls = calls(&kernel);
+    let written = |path: &str, text: &str| {
+        let call = Call::Write(PathBuf::from(path), text.to_owned());
+        calls
+            .iter()
+            .position(|other| *other == call)
+            .unwrap_or_else(|| panic!("{path} was never written with {text:?}"))
+    };
+    let moved = written("/sys/fs/cgroup/cairn/init/cgroup.procs", "0");
+    assert!(moved < written("/sys/fs/cgroup/cgroup.subtree_control", "+memory"));
+    assert!(moved < written("/sys/fs/cgroup/cairn/services/cgroup.subtree_control", "+memory"));
+    written("/run/cairn/boot-times", "kernel 4600\nprepared 0\n");
+    for group in ["machined", "services", "shims"] {
+        assert!(kernel.state().directories.contains(&Path::new("/sys/fs/cgroup/cairn").join(group)));
+    }
+}
+
+#[test]
+fn a_missing_extra_is_passed_over_and_a_missing_necessity_is_not() {
+    let kernel = machine();
+    kernel.state().failing.insert(("mkdir", "/sys/firmware/efi/efivars".to_owned()));
+    kernel.state().failing.insert(("mount", "/sys/fs/bpf".to_owned()));
+    stage_two::prepare(&kernel, &mut BootTimes::default()).expect("because these are extras");
+    kernel.state().failing.insert(("mount", "/run".to_owned()));
+    let reason = stage_two::prepare(&kernel, &mut BootTimes::default()).expect_err("because /run is a necessity");
+    assert!(reason.contains("/run"), "{reason}");
+}
+
+#[test]
+fn machined_is_restarted_and_told_what_ended_meanwhile() {
+    let kernel = machine();
+    kernel.state().script.extend([ends(1), ends(77), Event::TimePasses, says("healthy"), ends(78), says("poweroff")]);
+    stage_two::supervise(&kernel);
+    let told: Vec<Call> = calls(&kernel)
+        .into_iter()
+        .filter(|call| matches!(call, Call::Start(_) | Call::Send(_) | Call::End(_)))
+        .collect();
+    let start = Call::Start(PathBuf::from("/usr/bin/machined"));
+    let expected = [
+        start.clone(),
+        start,
+        Call::Send("exited 77 signal 9".to_owned()),
+        Call::Send("exited 78 signal 9".to_owned()),
+        Call::End(Power::Off),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn messages_that_find_no_room_are_sent_later() {
+    let kernel = machine();
+    kernel.state().room = Some(0);
+    kernel.state().script.extend([ends(50), ends(51), says("reboot")]);
+    stage_two::supervise(&kernel);
+    let sent = calls(&kernel).into_iter().filter(|call| matches!(call, Call::Send(_))).count();
+    assert_eq!(sent, 2);
+}
+
+#[test]
+fn a_root_that_does_not_work_gives_way_to_the_other_slot() {
+    let kernel = machine();
+    kernel.state().files.extend(disk_files(Guid::from_text_order([0x42; 16])));
+    kernel.state().failing.insert(("spawn", "/usr/bin/machined".to_owned()));
+    stage_two::supervise(&kernel);
+    let calls = calls(&kernel);
+    let starts = calls.iter().filter(|call| matches!(call, Call::Start(_))).count();
+    assert_eq!(starts, QUICK_FAILURES_MAX as usize);
+    let variable = calls.iter().find_map(|call| match call {
+        Call::Write(path, value) if path == Path::new(LOADER_ENTRY_ONE_SHOT) => Some(value.clone()),
+        _ => None,
+    });
+    assert_eq!(variable.as_deref(), Some("cairn-b.efi"));
+    assert_eq!(calls.last(), Some(&Call::End(Power::Reboot)));
+    assert!(kernel.state().console.contains("The next start is from cairn-b.efi"));
+}
+
+#[test]
+fn an_empty_other_slot_is_never_chosen() {
+    let kernel = machine();
+    kernel.state().files.extend(disk_files(EMPTY_SLOT_GUID));
+    kernel.state().failing.insert(("spawn", "/usr/bin/machined".to_owned()));
+    stage_two::supervise(&kernel);
+    assert!(!calls(&kernel).iter().any(|call| matches!(call, Call::Write(..))));
+    assert!(kernel.state().console.contains("the other slot is empty"));
+    assert_eq!(calls(&kernel).last(), Some(&Call::End(Power::Reboot)));
+}
+
+#[test]
+fn the_end_is_asked_for_then_forced_then_written() {
+    let kernel = machine();
+    let table = "22 1 254:0 / / ro - squashfs /dev/dm-0 ro\n30 22 0:25 / /run rw - tmpfs tmpfs rw\n\
+                 40 22 254:5 / /state rw - ext4 /dev/vda5 rw\n41 22 254:6 / /var rw - ext4 /dev/vda6 rw\n";
+    kernel.state().files.insert(PathBuf::from("/proc/self/mountinfo"), table.as_bytes().to_vec());
+    kernel.state().failing.insert(("umount", "/state".to_owned()));
+    kernel.state().failing.insert(("umount", "/var".to_owned()));
+    kernel.state().stubborn = true;
+    kernel.state().script.extend([Event::Wake(Wake::PowerOff)]);
+    stage_two::supervise(&kernel);
+    let calls = calls(&kernel);
+    let expected = [
+        Call::TerminateAll,
+        Call::KillAll,
+        Call::Sync,
+        Call::Unmount(PathBuf::from("/var")),
+        Call::Unmount(PathBuf::from("/state")),
+        Call::MakeReadOnly(PathBuf::from("/state")),
+        Call::MakeReadOnly(PathBuf::from("/var")),
+        Call::Sync,
+        Call::End(Power::Off),
+    ];
+    assert_eq!(calls[1..], expected);
+    assert_eq!(kernel.uptime(), Duration::from_secs(10), "SIGTERM was given its time");
+}
