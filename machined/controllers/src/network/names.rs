@@ -59,9 +59,8 @@ fn hosts(names: &Names, links: &Set<LinkStatus>) -> String {
 }
 
 /// Writes [`Names`].
-pub struct NamesController<L, F> {
-    links_host: Arc<L>,
-    files: Arc<F>,
+pub struct NamesController<H> {
+    host: Arc<H>,
     spec: Reader<NamesSpec>,
     leases: Reader<Lease>,
     links: Reader<LinkStatus>,
@@ -69,12 +68,11 @@ pub struct NamesController<L, F> {
     written: [String; 3],
 }
 
-impl<L: LinkHost, F: FilesHost> NamesController<L, F> {
+impl<H: LinkHost + FilesHost> NamesController<H> {
     /// Declares inputs and output at `ports`.
-    pub fn new(ports: &mut Ports, links_host: Arc<L>, files: Arc<F>) -> Self {
+    pub fn new(ports: &mut Ports, host: Arc<H>) -> Self {
         NamesController {
-            links_host,
-            files,
+            host,
             spec: ports.input(),
             leases: ports.input(),
             links: ports.input(),
@@ -84,7 +82,7 @@ impl<L: LinkHost, F: FilesHost> NamesController<L, F> {
     }
 }
 
-impl<L: LinkHost, F: FilesHost> Controller for NamesController<L, F> {
+impl<H: LinkHost + FilesHost> Controller for NamesController<H> {
     type Error = NamesError;
 
     async fn reconcile(&mut self) -> Result<Outcome, NamesError> {
@@ -93,9 +91,9 @@ impl<L: LinkHost, F: FilesHost> Controller for NamesController<L, F> {
         let names = decide(&spec, &self.leases.all(), &links);
         let contents = [format!("{}\n", names.hostname), hosts(&names, &links), resolv_conf(&names)];
         if contents != self.written {
-            self.links_host.set_hostname(&names.hostname)?;
+            self.host.set_hostname(&names.hostname)?;
             for (file, text) in ["hostname", "hosts", "resolv.conf"].into_iter().zip(&contents) {
-                self.files.replace(&Path::new(ETC).join(file), text.as_bytes(), Lasting::Boot).await?;
+                self.host.replace(&Path::new(ETC).join(file), text.as_bytes(), Lasting::Boot).await?;
             }
             self.written = contents;
         }

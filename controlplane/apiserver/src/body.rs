@@ -1,0 +1,47 @@
+//! Request and response bodies: one boxed shape for HTTP and in-process calls, with bounded reading.
+//!
+//! Never reads more than a stated limit into memory.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Full, LengthLimitError, Limited, combinators::UnsyncBoxBody};
+
+/// Any error that a body may end with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A streaming body in either direction; the same type as the client crate's.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Largest request body in bytes: what upstream accepts (3 MiB); a larger one is answered with 413.
+pub const REQUEST_BODY_LIMIT: usize = 3 * 1024 * 1024;
+
+/// Why a body could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadBodyError {
+    /// It is longer than [`REQUEST_BODY_LIMIT`].
+    #[error("the request body is larger than {REQUEST_BODY_LIMIT} bytes")]
+    TooLarge,
+    /// The client went away or broke the protocol.
+    #[error("the request body could not be read")]
+    Broken(#[source] BoxError),
+}
+
+/// Reads a whole request body.
+pub(crate) async fn read(body: Body) -> Result<Bytes, ReadBodyError> {
+    match Limited::new(body, REQUEST_BODY_LIMIT).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ReadBodyError::TooLarge),
+        Err(error) => Err(ReadBodyError::Broken(error)),
+    }
+}
+
+/// A body without bytes.
+#[must_use]
+pub fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body of known bytes.
+#[must_use]
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
