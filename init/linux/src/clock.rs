@@ -29,3 +29,21 @@ pub(crate) fn poll_timeout(timeout: Option<Duration>) -> PollTimeout {
         Some(timeout) => PollTimeout::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(PollTimeout::MAX),
     }
 }
+
+/// Lets the clock run a little slow or fast until it has made up for `offset`, without ever jumping (adjtimex(2)).
+///
+/// # Errors
+/// When the caller may not, or the offset is beyond half an hour.
+pub fn slew_time_of_day(offset: Duration, backwards: bool) -> Result<(), SystemError> {
+    let failed = |source: std::io::Error| SystemError::new("adjtimex", "the time of day", source);
+    let micros = i64::try_from(offset.as_micros()).map_err(|_| failed(std::io::ErrorKind::InvalidInput.into()))?;
+    // SAFETY: a timex is plain numbers, for which all zeros is a value.
+    let mut timex: nix::libc::timex = unsafe { std::mem::zeroed() };
+    timex.modes = nix::libc::ADJ_OFFSET_SINGLESHOT;
+    timex.offset = if backwards { -micros } else { micros };
+    // SAFETY: the kernel reads and writes the one struct that the reference points to.
+    match unsafe { nix::libc::adjtimex(&mut timex) } {
+        -1 => Err(failed(std::io::Error::last_os_error())),
+        _ => Ok(()),
+    }
+}

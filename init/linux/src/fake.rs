@@ -226,6 +226,10 @@ impl Kernel for FakeKernel {
         self.state().uptime
     }
 
+    fn pause(&self, time: Duration) {
+        self.state().uptime += time;
+    }
+
     fn write_efi_variable(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let value = bytes.iter().filter(|byte| byte.is_ascii_graphic()).map(|byte| char::from(*byte)).collect();
         self.record("efi", name, Call::Write(PathBuf::from(name), value))

@@ -83,6 +83,8 @@ pub trait Kernel: Sync {
     fn execute(&self, program: &Path, arguments: &[&str]) -> SystemError;
     /// Time since the kernel started.
     fn uptime(&self) -> Duration;
+    /// Lets time pass, for people to read something.
+    fn pause(&self, time: Duration);
     /// Writes an EFI variable: attributes and value, as efivarfs takes them.
     ///
     /// # Errors

@@ -139,6 +139,10 @@ impl Kernel for Linux {
         clock::uptime()
     }
 
+    fn pause(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
+
     fn write_efi_variable(&self, name: &str, bytes: &[u8]) -> Result<()> {
         efi::write_variable(name, bytes)
     }

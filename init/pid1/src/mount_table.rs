@@ -27,7 +27,7 @@ const FIRST: [Row; 3] = [
 ];
 
 /// What the running machine needs. Sizes bound what a runaway writer can take from the memory of all.
-const SECOND: [Row; 11] = [
+const SECOND: [Row; 10] = [
     ("devpts", "/dev/pts", &[NoSetUserId, NoExecute], "gid=5,mode=620,ptmxmode=666", Need::Must),
     ("tmpfs", "/dev/shm", &[NoSetUserId, NoDevices, NoExecute], "mode=1777,size=25%", Need::Must),
     ("mqueue", "/dev/mqueue", &[NoSetUserId, NoDevices, NoExecute], "", Need::May),
@@ -38,8 +38,10 @@ const SECOND: [Row; 11] = [
     ("securityfs", "/sys/kernel/security", &[NoSetUserId, NoDevices, NoExecute], "", Need::May),
     ("tracefs", "/sys/kernel/tracing", &[NoSetUserId, NoDevices, NoExecute], "mode=0700", Need::May),
     ("pstore", "/sys/fs/pstore", &[NoSetUserId, NoDevices, NoExecute], "", Need::May),
-    ("efivarfs", "/sys/firmware/efi/efivars", &[NoSetUserId, NoDevices, NoExecute], "", Need::May),
 ];
+
+/// What needs a module of the root first.
+const LATE: [Row; 1] = [("efivarfs", "/sys/firmware/efi/efivars", &[NoSetUserId, NoDevices, NoExecute], "", Need::May)];
 
 /// Places that the root cannot hold and that nobody else makes.
 const DIRECTORIES: [(&str, u32); 4] =
@@ -57,6 +59,13 @@ pub(crate) fn mount_second(kernel: &dyn Kernel) -> Result<(), String> {
         kernel.make_directory(Path::new(path), mode).map_err(|error| error.story())?;
     }
     Ok(())
+}
+
+/// Mounts what the root's modules have made possible.
+pub(crate) fn mount_late(kernel: &dyn Kernel) {
+    if let Err(reason) = mount_rows(kernel, &LATE) {
+        log::line(kernel, &reason);
+    }
 }
 
 fn mount_rows(kernel: &dyn Kernel, rows: &[Row]) -> Result<(), String> {

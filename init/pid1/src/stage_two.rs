@@ -64,6 +64,7 @@ pub(crate) fn prepare(kernel: &dyn Kernel, times: &mut BootTimes) -> Result<(), 
 
 fn load_root_modules(kernel: &dyn Kernel) {
     let loaded = load_modules::load_list(kernel, Path::new(ROOT_MODULES));
+    mount_table::mount_late(kernel);
     log::line(kernel, &format!("{loaded} modules of the root are loaded"));
 }
 
@@ -159,13 +160,12 @@ fn reap_all(kernel: &dyn Kernel, supervision: &mut Supervision, channel: &mut Op
 
 /// machined does not work in this root: the other slot is tried when it holds something, else the same one again.
 fn give_up(kernel: &dyn Kernel) {
-    let mut reason = format!("machined failed {QUICK_FAILURES_MAX} times in a row and never became healthy.");
-    reason.push_str(&match choose_other_slot(kernel) {
-        Ok(name) => format!(" The next start is from {name}."),
-        Err(why) => format!(" There is no other root to start: {why}."),
-    });
-    kernel.shout(&format!("\r\n\r\n*** Cairn cannot go on ***\r\n{reason}\r\nThe kernel's log above says more.\r\n"));
-    log::line(kernel, &reason);
+    let next = match choose_other_slot(kernel) {
+        Ok(name) => format!("The next start is from {name}."),
+        Err(why) => format!("The next start is from this root again, for the other one cannot be chosen: {why}."),
+    };
+    let reason = format!("machined failed {QUICK_FAILURES_MAX} times in a row and never became healthy. {next}");
+    last_resort::announce(kernel, &reason);
     shutdown::end(kernel, Power::Reboot);
 }
 

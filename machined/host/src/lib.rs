@@ -1,1 +1,24 @@
-//! The controllers' traits on Linux, and their fakes.
+//! The controllers' traits on Linux: netlink, DHCP, block devices, files, clocks, cgroups, and the socket to PID 1.
+//!
+//! `machined/daemon` builds these and hands them to controllers. Each struct implements one trait of `machined/controllers`; none
+//! decides anything. Every call has a written time limit, because a controller that hangs takes its part of the machine along.
+
+mod block;
+mod clock;
+mod dhcp;
+mod files;
+mod init;
+mod kernel_log;
+mod links;
+mod meta;
+mod services;
+
+pub use block::LinuxBlock;
+pub use clock::LinuxClock;
+pub use dhcp::LinuxDhcp;
+pub use files::LinuxFiles;
+pub use init::{InitError, InitSocket};
+pub use kernel_log::{KernelLine, KernelLog};
+pub use links::{LinkWatchError, LinuxLinks, watch_links};
+pub use meta::LinuxMeta;
+pub use services::{LinuxServices, SERVICES_CGROUP, cgroup_of, log_pipe, memory_of, watch_children};

@@ -1,9 +1,16 @@
 //! Patches that turn an old object into a new one; the result goes through [`crate::write::begin_update`].
 
+mod strategic;
+
 use serde_json::Value;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, Reason};
 use crate::kind::KindInfo;
+
+/// Operations in one JSON patch, as upstream limits them.
+const JSON_OPERATIONS_LIMIT: usize = 10_000;
+/// Bytes that the `copy` operations of one JSON patch may add; without a limit a few lines double an object again and again.
+const JSON_COPY_LIMIT: usize = 3 * 1024 * 1024;
 
 /// The kinds of patch, by media type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,20 +51,14 @@ impl PatchType {
 /// # Errors
 /// The patch has the wrong shape, or cannot be done on this object. [`PatchType::Apply`] is refused.
 pub fn patched(kind: &KindInfo, patch_type: PatchType, old: &Value, patch: Value) -> Result<Value, ApiError> {
-    let _ = kind;
     let mut new = old.clone();
     match patch_type {
-        PatchType::Json => {
-            let operations: json_patch::Patch = serde_json::from_value(patch)
-                .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
-            json_patch::patch(&mut new, &operations).map_err(|error| {
-                ApiError::new(
-                    crate::Reason::Invalid,
-                    format!("the server rejected our request due to an error in our request: {error}"),
-                )
-            })?;
+        PatchType::Json => json(&mut new, patch)?,
+        PatchType::Merge if patch.is_object() => merge(&mut new, &patch),
+        PatchType::Merge => {
+            return Err(ApiError::bad_request("error decoding patch: a merge patch is a JSON object"));
         }
-        PatchType::Merge | PatchType::Strategic => merge(&mut new, &patch),
+        PatchType::Strategic => strategic::apply(&kind.schema, &mut new, &patch)?,
         PatchType::Apply => return Err(ApiError::bad_request("an apply patch is not a patch of the stored object")),
     }
     Ok(new)
@@ -66,4 +67,32 @@ pub fn patched(kind: &KindInfo, patch_type: PatchType, old: &Value, patch: Value
 /// Applies an RFC 7386 merge patch.
 pub fn merge(target: &mut Value, patch: &Value) {
     json_patch::merge(target, patch);
+}
+
+fn json(target: &mut Value, patch: Value) -> Result<(), ApiError> {
+    let operations = patch.as_array().map_or(0, Vec::len);
+    if operations > JSON_OPERATIONS_LIMIT {
+        let text =
+            format!("The allowed maximum operations in a JSON patch is {JSON_OPERATIONS_LIMIT}, got {operations}");
+        return Err(ApiError::new(Reason::RequestEntityTooLarge, text));
+    }
+    let wrong = |error: serde_json::Error| ApiError::bad_request(format!("error decoding patch: {error}"));
+    let operations: json_patch::Patch = serde_json::from_value(patch).map_err(wrong)?;
+    let mut copied = 0;
+    for operation in operations.0 {
+        if let json_patch::PatchOperation::Copy(copy) = &operation {
+            copied += target.pointer(copy.from.as_str()).map_or(0, |value| value.to_string().len());
+            if copied > JSON_COPY_LIMIT {
+                let text = format!(
+                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {JSON_COPY_LIMIT}"
+                );
+                return Err(ApiError::new(Reason::RequestEntityTooLarge, text));
+            }
+        }
+        json_patch::patch(target, std::slice::from_ref(&operation)).map_err(|error| {
+            let text = format!("the server rejected our request due to an error in our request: {error}");
+            ApiError::new(Reason::Invalid, text)
+        })?;
+    }
+    Ok(())
 }

@@ -24,7 +24,7 @@ fn named(name: &str, built: &mut HashMap<String, Arc<Schema>>) -> Arc<Schema> {
         return known.clone();
     }
     // A type that refers to itself finds this entry and is not looked into any deeper.
-    built.insert(name.to_string(), Arc::new(Schema { name: name.to_string(), shape: Shape::Any }));
+    built.insert(name.to_string(), Arc::new(Schema { name: name.to_string(), shape: Shape::Any, atomic: false }));
     let shape = match name.strip_prefix(META) {
         Some("api.resource.Quantity") => Shape::Quantity,
         Some("util.intstr.IntOrString") => Shape::IntOrString,
@@ -33,7 +33,7 @@ fn named(name: &str, built: &mut HashMap<String, Arc<Schema>>) -> Arc<Schema> {
         Some("apis.meta.v1.FieldsV1" | "runtime.RawExtension") => Shape::Any,
         Some(_) | None => definitions().get(name).map_or(Shape::Any, |json| shape(name, json, built)),
     };
-    let made = Arc::new(Schema { name: name.to_string(), shape });
+    let made = Arc::new(Schema { name: name.to_string(), shape, atomic: rule(name, "-").atomic });
     built.insert(name.to_string(), made.clone());
     made
 }
@@ -42,7 +42,7 @@ fn nameless(json: &Value, built: &mut HashMap<String, Arc<Schema>>) -> Arc<Schem
     if let Some(target) = json["$ref"].as_str() {
         return named(target.strip_prefix(PREFIX).unwrap_or(target), built);
     }
-    Arc::new(Schema { name: String::new(), shape: shape("", json, built) })
+    Arc::new(Schema { name: String::new(), shape: shape("", json, built), atomic: false })
 }
 
 fn shape(name: &str, json: &Value, built: &mut HashMap<String, Arc<Schema>>) -> Shape {
@@ -75,9 +75,7 @@ fn fields(
     let mut fields = BTreeMap::new();
     for (key, json) in properties {
         let schema = nameless(json, built);
-        let mut rule = rule(name, key);
-        rule.atomic |= self::rule(&schema.name, "-").atomic;
-        fields.insert(key.clone(), Field { schema, rule });
+        fields.insert(key.clone(), Field { schema, rule: rule(name, key) });
     }
     fields
 }

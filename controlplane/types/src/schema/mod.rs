@@ -21,6 +21,8 @@ pub struct Schema {
     pub name: String,
     /// What values look like.
     pub shape: Shape,
+    /// Server-side apply owns values of this type as a whole.
+    pub atomic: bool,
 }
 
 /// What values of a type look like.

@@ -59,8 +59,9 @@ fn hosts(names: &Names, links: &Set<LinkStatus>) -> String {
 }
 
 /// Writes [`Names`].
-pub struct NamesController<H> {
-    host: Arc<H>,
+pub struct NamesController<L, F> {
+    links_host: Arc<L>,
+    files: Arc<F>,
     spec: Reader<NamesSpec>,
     leases: Reader<Lease>,
     links: Reader<LinkStatus>,
@@ -68,11 +69,12 @@ pub struct NamesController<H> {
     written: [String; 3],
 }
 
-impl<H: LinkHost + FilesHost> NamesController<H> {
+impl<L: LinkHost, F: FilesHost> NamesController<L, F> {
     /// Declares inputs and output at `ports`.
-    pub fn new(ports: &mut Ports, host: Arc<H>) -> Self {
+    pub fn new(ports: &mut Ports, links_host: Arc<L>, files: Arc<F>) -> Self {
         NamesController {
-            host,
+            links_host,
+            files,
             spec: ports.input(),
             leases: ports.input(),
             links: ports.input(),
@@ -82,7 +84,7 @@ impl<H: LinkHost + FilesHost> NamesController<H> {
     }
 }
 
-impl<H: LinkHost + FilesHost> Controller for NamesController<H> {
+impl<L: LinkHost, F: FilesHost> Controller for NamesController<L, F> {
     type Error = NamesError;
 
     async fn reconcile(&mut self) -> Result<Outcome, NamesError> {
@@ -91,9 +93,9 @@ impl<H: LinkHost + FilesHost> Controller for NamesController<H> {
         let names = decide(&spec, &self.leases.all(), &links);
         let contents = [format!("{}\n", names.hostname), hosts(&names, &links), resolv_conf(&names)];
         if contents != self.written {
-            self.host.set_hostname(&names.hostname)?;
+            self.links_host.set_hostname(&names.hostname)?;
             for (file, text) in ["hostname", "hosts", "resolv.conf"].into_iter().zip(&contents) {
-                self.host.replace(&Path::new(ETC).join(file), text.as_bytes(), Lasting::Boot).await?;
+                self.files.replace(&Path::new(ETC).join(file), text.as_bytes(), Lasting::Boot).await?;
             }
             self.written = contents;
         }

@@ -141,7 +141,7 @@ pub enum StopSignal {
 /// Processes and cgroups of services. The host fires the controller's trigger when a process ends.
 pub trait ServiceHost: Send + Sync + 'static {
     /// Starts the command in the service's own cgroup, its output going to the service's log. Gives the main process.
-    fn launch(&self, name: &str, command: &[String]) -> impl Future<Output = Result<u32, ServiceError>> + Send;
+    fn launch(&self, name: &str, spec: &ServiceSpec) -> impl Future<Output = Result<u32, ServiceError>> + Send;
     /// The main process that an earlier machined left running, if there is one.
     fn adopt(&self, name: &str) -> impl Future<Output = Option<u32>> + Send;
     /// Processes that ended since the last call.

@@ -93,7 +93,7 @@ impl<H: ServiceHost> ServiceController<H> {
         let action = if action == Action::None { machine.step(wish, now) } else { action };
         match action {
             Action::None => Ok(()),
-            Action::Launch => match self.host.launch(name, &spec.command).await {
+            Action::Launch => match self.host.launch(name, spec).await {
                 Ok(pid) => {
                     tracing::info!(service = name, pid, "service started");
                     machine.started(pid, Instant::now());

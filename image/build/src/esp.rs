@@ -1,0 +1,114 @@
+//! The EFI system partition: FAT32 with systemd-boot, its configuration and the UKI of slot A.
+//!
+//! Called by the disk stage. Times are FAT's first, the volume's number is fixed: the same files give the same bytes. Must never
+//! hold a secret: nothing protects it.
+
+use std::io::{self, Cursor, Write as _};
+
+use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+use init_boot::{Slot, UKI_FOLDER};
+
+/// systemd-boot under the name that firmware starts from any disk.
+const BOOT_LOADER: &str = "/EFI/BOOT/BOOTX64.EFI";
+/// Configuration of systemd-boot.
+const LOADER_CONFIGURATION: &str = "/loader/loader.conf";
+/// Bytes of a cluster: small enough that a partition of 64 MiB is still FAT32.
+const CLUSTER_BYTES: u32 = 512;
+/// Number of the volume, fixed ("CARN").
+const VOLUME_ID: u32 = 0x4341_524e;
+/// Label of the volume, padded as FAT wants it.
+const VOLUME_LABEL: [u8; 11] = *b"CAIRN ESP  ";
+
+/// Why there is no ESP.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {path} to an EFI system partition of {size} bytes; enlarge it in the profile")]
+pub struct EspError {
+    path: String,
+    size: u64,
+    #[source]
+    source: io::Error,
+}
+
+/// Starts slot A at once, unless PID 1 or machined named another entry in an EFI variable, and lets nobody edit it.
+fn loader_configuration() -> String {
+    format!("default {}\ntimeout 0\neditor no\n", Slot::A.entry_name())
+}
+
+/// Builds the partition's content.
+///
+/// # Errors
+/// When the files do not fit.
+pub fn build(size: u64, boot_loader: &[u8], uki: &[u8]) -> Result<Vec<u8>, EspError> {
+    let failed = |path: &str| {
+        let path = path.to_owned();
+        move |source| EspError { path, size, source }
+    };
+    let length = usize::try_from(size).expect("because partitions are addressable in memory on 64-bit hosts");
+    let mut bytes = vec![0; length];
+    let options = FormatVolumeOptions::new()
+        .fat_type(FatType::Fat32)
+        .bytes_per_cluster(CLUSTER_BYTES)
+        .volume_id(VOLUME_ID)
+        .volume_label(VOLUME_LABEL);
+    fatfs::format_volume(Cursor::new(&mut bytes[..]), options).map_err(failed("a file system"))?;
+    let files = [
+        (BOOT_LOADER.to_owned(), boot_loader),
+        (LOADER_CONFIGURATION.to_owned(), &loader_configuration().into_bytes()),
+        (format!("{UKI_FOLDER}/{}", Slot::A.entry_name()), uki),
+    ];
+    for (path, content) in files {
+        write_file(&mut bytes, &path, content).map_err(failed(&path))?;
+    }
+    Ok(bytes)
+}
+
+fn write_file(volume: &mut [u8], path: &str, content: &[u8]) -> io::Result<()> {
+    let volume = FileSystem::new(Cursor::new(volume), FsOptions::new())?;
+    let mut folder = volume.root_dir();
+    let mut names = path.trim_start_matches('/').split('/').peekable();
+    while let Some(name) = names.next() {
+        if names.peek().is_some() {
+            folder = folder.create_dir(name)?;
+        } else {
+            let mut file = folder.create_file(name)?;
+            file.truncate()?;
+            file.write_all(content)?;
+            file.flush()?;
+        }
+    }
+    drop(folder);
+    volume.unmount()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    const SIZE: u64 = 48 << 20;
+
+    #[test]
+    fn files_are_found_again_under_their_names() {
+        let mut bytes = build(SIZE, b"boot loader", b"kernel image").expect("because the files are small");
+        let volume = FileSystem::new(Cursor::new(&mut bytes[..]), FsOptions::new()).expect("because it was just made");
+        assert_eq!(volume.fat_type(), FatType::Fat32);
+        let mut content = String::new();
+        let mut file = volume.root_dir().open_file("EFI/Linux/cairn-a.efi").expect("because it was written");
+        file.read_to_string(&mut content).expect("because it is text");
+        assert_eq!(content, "kernel image");
+    }
+
+    #[test]
+    fn the_same_files_give_the_same_bytes() {
+        let build = || build(SIZE, b"boot loader", b"kernel image").expect("because the files are small");
+        assert!(build() == build());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let error =
+            build(SIZE, b"", &vec![1; SIZE as usize]).expect_err("because the file is as large as the partition");
+        assert!(error.to_string().contains("/EFI/Linux/cairn-a.efi"), "{error}");
+    }
+}

@@ -1,0 +1,134 @@
+//! The lock file: name, version and SHA-256 of every package (`image/profiles/<name>.lock`, committed).
+//!
+//! Written by the packages stage, one line a package, sorted, so that a change of version is a change of one line.
+//! Must never hold a host name or an address: whoever builds brings their own mirror, the digests decide.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// One pinned package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// Package name as Debian has it.
+    pub package: String,
+    /// Debian version.
+    pub version: String,
+    /// SHA-256 of the .deb file, lower-case hexadecimal.
+    pub sha256: String,
+    /// Size of the .deb file in bytes.
+    pub size: u64,
+}
+
+/// All pinned packages, by the name under which the profile asks for them.
+///
+/// For the kernel the two names differ: the profile asks for the package that always depends on the newest one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lock {
+    pins: BTreeMap<String, Pin>,
+}
+
+/// Why a lock file cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}:{line}: {what}; remove the file to have it written anew from the mirror")]
+pub struct LockError {
+    file: String,
+    line: usize,
+    what: &'static str,
+}
+
+/// First lines of every lock file.
+const HEAD: &str = "\
+# Packages of this profile: name asked for, package, version, size in bytes, SHA-256 of the .deb.
+# Written by cairn-image build; --refresh moves it to what the mirror has now.
+";
+
+impl Lock {
+    /// Parses a lock file; `file` is only named in messages.
+    ///
+    /// # Errors
+    /// When a line does not have its five fields.
+    pub fn parse(file: &str, text: &str) -> Result<Lock, LockError> {
+        let mut lock = Lock::default();
+        for (index, line) in text.lines().enumerate() {
+            let wrong = |what| LockError { file: file.to_owned(), line: index + 1, what };
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [wanted, package, version, size, sha256] = fields[..] else {
+                return Err(wrong("expected five fields: name, package, version, size, SHA-256"));
+            };
+            if sha256.len() != 64 || !sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+                return Err(wrong("the last field is not a SHA-256 in lower-case hexadecimal"));
+            }
+            let size = size.parse().map_err(|_| wrong("the size is not a whole number of bytes"))?;
+            let (package, version, sha256) = (package.to_owned(), version.to_owned(), sha256.to_owned());
+            if lock.pins.insert(wanted.to_owned(), Pin { package, version, sha256, size }).is_some() {
+                return Err(wrong("this name is pinned twice"));
+            }
+        }
+        Ok(lock)
+    }
+
+    /// The pin for a name of the profile.
+    pub fn get(&self, wanted: &str) -> Option<&Pin> {
+        self.pins.get(wanted)
+    }
+
+    /// Pins a name; returns what was pinned before.
+    pub fn insert(&mut self, wanted: &str, pin: Pin) -> Option<Pin> {
+        self.pins.insert(wanted.to_owned(), pin)
+    }
+
+    /// Forgets every name that is not in `wanted`.
+    pub fn keep_only(&mut self, wanted: &[String]) {
+        self.pins.retain(|name, _| wanted.contains(name));
+    }
+
+    /// All pins, sorted by the name asked for.
+    pub fn pins(&self) -> impl Iterator<Item = (&str, &Pin)> {
+        self.pins.iter().map(|(name, pin)| (name.as_str(), pin))
+    }
+
+    /// The text of the lock file.
+    pub fn render(&self) -> String {
+        let mut text = HEAD.to_owned();
+        for (wanted, pin) in &self.pins {
+            let Pin { package, version, sha256, size } = pin;
+            writeln!(text, "{wanted} {package} {version} {size} {sha256}")
+                .expect("because a String takes all it is given");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pin(version: &str) -> Pin {
+        Pin { package: "runc".to_owned(), version: version.to_owned(), sha256: "ab".repeat(32), size: 3_229_748 }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let mut lock = Lock::default();
+        lock.insert("runc", pin("1.1.15+ds1-2+b4"));
+        let kernel = Pin { package: "linux-image-6.12.117+deb13-cloud-amd64".to_owned(), ..pin("6.12.117-1") };
+        lock.insert("linux-image-cloud-amd64", kernel);
+        assert_eq!(Lock::parse("cloud.lock", &lock.render()).expect("because it was just written"), lock);
+    }
+
+    #[test]
+    fn a_bad_digest_is_refused_with_its_line() {
+        let error = Lock::parse("cloud.lock", "# head\nrunc runc 1 2 zz\n").expect_err("because zz is no digest");
+        assert!(error.to_string().starts_with("cloud.lock:2: the last field is not a SHA-256"), "{error}");
+    }
+
+    #[test]
+    fn a_name_pinned_twice_is_refused() {
+        let line = format!("runc runc 1 2 {}\n", "ab".repeat(32));
+        let error = Lock::parse("cloud.lock", &format!("{line}{line}")).expect_err("because runc is there twice");
+        assert!(error.to_string().contains("pinned twice"), "{error}");
+    }
+}

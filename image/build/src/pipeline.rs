@@ -1,0 +1,360 @@
+//! All stages in order, with what each hands to the next.
+//!
+//! ```text
+//! profile, lock -> packages -> root tree -> squashfs -> verity --root hash--> command line
+//!                         \-> modules, pid1 -> initramfs ----------------------------> UKI -> ESP -> disk
+//! ```
+//!
+//! Called by `cairn-image build` and by tests. The slow result (the squashfs) is kept in the build directory under the digest of
+//! its inputs; nothing else is worth keeping.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use init_boot::{CommandLine, CommandLineError, VerityError};
+use sha2::{Digest as _, Sha256};
+
+use crate::digest::Key;
+use crate::disk::{self, Contents, DiskError};
+use crate::esp::{self, EspError};
+use crate::files::{self, FileError};
+use crate::initramfs;
+use crate::lock::{Lock, LockError};
+use crate::manifest::{FileLine, Manifest, PackageLine};
+use crate::modules::{Catalogue, ModulesError};
+use crate::packages::{self, LockMode, Mirror, Packages, PackagesError};
+use crate::profile::{Profile, ProfileError};
+use crate::progress::Progress;
+use crate::qcow2;
+use crate::root::{self, RootError};
+use crate::squashfs::{self, SquashfsError};
+use crate::tools::{Tool, ToolError};
+use crate::tree::{Node, Tree};
+use crate::uki::{self, UkiError};
+use crate::verity::{self, RootImage};
+
+/// Programs and boot files in Debian's packages.
+const MKSQUASHFS: &str = "/usr/bin/mksquashfs";
+const EFI_STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+const BOOT_LOADER: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
+/// Name of PID 1 among our programs.
+const PID1: &str = "pid1";
+/// Squashfs files kept in the build directory; the oldest go first.
+const KEPT_ROOTS: usize = 4;
+
+/// What to build, from what, to where.
+pub struct Request {
+    /// Folder of profiles and lock files.
+    pub profiles: PathBuf,
+    /// Name of the profile.
+    pub profile: String,
+    /// What to do when lock and mirror disagree.
+    pub mode: LockMode,
+    /// `--mirror`.
+    pub mirror: Option<Mirror>,
+    /// Folder with our own programs.
+    pub binaries: PathBuf,
+    /// OCI archives to bake in.
+    pub preload: Vec<PathBuf>,
+    /// File with the seed.
+    pub seed: Option<PathBuf>,
+    /// Folder for downloads and intermediate results.
+    pub cache: PathBuf,
+    /// Folder for the image.
+    pub output: PathBuf,
+}
+
+/// What was built.
+pub struct Built {
+    /// What the image is made of.
+    pub manifest: Manifest,
+    /// How long each stage took, in order.
+    pub timings: Vec<(&'static str, Duration)>,
+    /// Packages whose pin moved, one line each.
+    pub moved: Vec<String>,
+}
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The profile.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// The lock file.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Packages.
+    #[error(transparent)]
+    Packages(#[from] PackagesError),
+    /// Modules.
+    #[error(transparent)]
+    Modules(#[from] ModulesError),
+    /// The root tree.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// A tool of the build.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// The root file system.
+    #[error(transparent)]
+    Squashfs(#[from] SquashfsError),
+    /// The hash tree.
+    #[error("cannot seal the root file system with dm-verity")]
+    Verity(#[from] VerityError),
+    /// The command line.
+    #[error("the command line of the profile cannot be used")]
+    CommandLine(#[from] CommandLineError),
+    /// A file of a package that every image needs.
+    #[error("no package of the profile has {0}; add the package that has it")]
+    NoBootFile(&'static str),
+    /// The initramfs.
+    #[error("cannot compress the initramfs")]
+    Initramfs(#[source] io::Error),
+    /// The unified kernel image.
+    #[error(transparent)]
+    Uki(#[from] UkiError),
+    /// The EFI system partition.
+    #[error(transparent)]
+    Esp(#[from] EspError),
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Measures stages.
+struct Stopwatch {
+    started: Instant,
+    timings: Vec<(&'static str, Duration)>,
+}
+
+impl Stopwatch {
+    fn lap(&mut self, stage: &'static str) {
+        self.timings.push((stage, self.started.elapsed()));
+        self.started = Instant::now();
+    }
+}
+
+/// Builds an image.
+///
+/// # Errors
+/// See [`BuildError`].
+pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildError> {
+    let mut watch = Stopwatch { started: Instant::now(), timings: Vec::new() };
+    files::create_dir(&request.output)?;
+    let profile = Profile::load(&request.profiles, &request.profile)?;
+    let packages = provide_packages(request, &profile, progress)?;
+    watch.lap("packages");
+
+    progress.step("Assembling the root file tree");
+    let catalogue = Catalogue::read(&packages.kernel.folder)?;
+    let os_release = os_release(&profile);
+    let tree = root::assemble(
+        &root::Request {
+            profile: &profile,
+            profiles: &request.profiles,
+            packages: &packages.image,
+            catalogue: &catalogue,
+            binaries: &request.binaries,
+            preload: &request.preload,
+            os_release: &os_release,
+        },
+        progress,
+    )?;
+    watch.lap("root tree");
+
+    progress.step("Compressing the root file system");
+    let root = verity::seal(root_file_system(&tree, &profile, &packages, &request.cache)?)?;
+    watch.lap("root file system");
+
+    progress.step("Building the unified kernel image");
+    let (uki, initramfs_bytes, command_line) =
+        kernel_image(request, &profile, &packages, &catalogue, &root, &os_release)?;
+    watch.lap("kernel image");
+
+    progress.step("Writing the disk image");
+    let seed = request.seed.as_deref().map(files::read).transpose()?;
+    let boot_loader = boot_file(&packages, BOOT_LOADER)?;
+    let contents = Contents {
+        esp: esp::build(profile.disk.esp, &boot_loader, &uki)?,
+        root: &root.bytes,
+        root_hash: root.root_hash,
+        seed: seed.as_deref(),
+    };
+    let disk = disk::lay_out(&profile.disk, contents)?;
+    disk::write_raw(&disk, &request.output.join("disk.raw"))?;
+    qcow2::write(&disk, &request.output.join("disk.qcow2"))?;
+    files::write(&request.output.join("cairn.efi"), &uki)?;
+    files::write(&request.output.join("root.img"), &root.bytes)?;
+    let manifest = Manifest {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        profile: profile.name.clone(),
+        kernel: catalogue.release.clone(),
+        root_hash: root.root_hash.to_string(),
+        command_line,
+        uki_bytes: uki.len() as u64,
+        initramfs_bytes,
+        root_bytes: root.bytes.len() as u64,
+        root_files_bytes: 0,
+        uki_sha256: crate::digest::sha256_hex(&uki),
+        root_sha256: crate::digest::sha256_hex(&root.bytes),
+        disk_bytes: disk.size,
+        seed: seed.is_some(),
+        packages: package_lines(&packages),
+        files: Vec::new(),
+    };
+    let manifest = with_files(manifest, &tree)?;
+    manifest.save(&request.output)?;
+    watch.lap("disk image");
+    Ok(Built { manifest, timings: watch.timings, moved: packages.moved })
+}
+
+/// Stage 1 between reading and writing the lock file.
+fn provide_packages(request: &Request, profile: &Profile, progress: &dyn Progress) -> Result<Packages, BuildError> {
+    let path = request.profiles.join(format!("{}.lock", request.profile));
+    let old = if path.exists() { files::read_text(&path)? } else { String::new() };
+    let provided = packages::provide(
+        packages::Request {
+            profile,
+            lock: Lock::parse(&path.display().to_string(), &old)?,
+            mode: request.mode,
+            mirror: request.mirror.clone(),
+            cache: &request.cache,
+        },
+        progress,
+    )?;
+    let new = provided.lock.render();
+    if new != old {
+        files::write(&path, new.as_bytes())?;
+        match old.is_empty() {
+            true => {
+                progress.warn(&format!("{} is new; it pins {} packages", path.display(), provided.lock.pins().count()))
+            }
+            false => {
+                for line in &provided.moved {
+                    progress.warn(&format!("{} moved: {line}", path.display()));
+                }
+            }
+        }
+    }
+    Ok(provided)
+}
+
+/// The squashfs, from the build directory when the same one was made before.
+fn root_file_system(tree: &Tree, profile: &Profile, packages: &Packages, cache: &Path) -> Result<Vec<u8>, BuildError> {
+    let mksquashfs = Tool::find(MKSQUASHFS, &packages.tools)?;
+    let mut hash = HashWriter(Sha256::new());
+    tree.write_tar(&mut hash).map_err(SquashfsError::Feed)?;
+    let mut key = Key::of("squashfs").with(hash.0.finalize()).with(format!("{:?}", profile.compression));
+    for package in packages.tools.iter() {
+        key = key.with(&package.pin.sha256);
+    }
+    let folder = cache.join("roots");
+    files::create_dir(&folder)?;
+    let target = folder.join(format!("{}.squashfs", key.finish()));
+    if !target.exists() {
+        let partial = target.with_extension("partial");
+        let _ = fs::remove_file(&partial);
+        squashfs::write(tree, &profile.compression, &mksquashfs, &partial)?;
+        fs::rename(&partial, &target).map_err(FileError::because("rename into place", &target))?;
+        forget_oldest(&folder)?;
+    }
+    Ok(files::read(&target)?)
+}
+
+/// Keeps the build directory from growing for ever.
+fn forget_oldest(folder: &Path) -> Result<(), FileError> {
+    let modified = |path: &PathBuf| fs::metadata(path).and_then(|found| found.modified()).ok();
+    let mut kept = files::list(folder)?;
+    kept.sort_by_key(modified);
+    let surplus = kept.len().saturating_sub(KEPT_ROOTS);
+    for path in &kept[..surplus] {
+        fs::remove_file(path).map_err(FileError::because("remove", path))?;
+    }
+    Ok(())
+}
+
+/// Stages 5 and 6; returns image, size of the initramfs and command line.
+fn kernel_image(
+    request: &Request,
+    profile: &Profile,
+    packages: &Packages,
+    catalogue: &Catalogue,
+    root: &RootImage,
+    os_release: &str,
+) -> Result<(Vec<u8>, u64, String), BuildError> {
+    let modules = catalogue.select(&profile.modules.stage_one)?;
+    let pid1 = request.binaries.join(PID1);
+    if !pid1.exists() {
+        return Err(RootError::NotBuilt(pid1).into());
+    }
+    let archive = initramfs::archive(&root::static_program(&pid1)?, &modules);
+    let initramfs = initramfs::compress(&archive).map_err(BuildError::Initramfs)?;
+    let mut command_line = CommandLine::parse(&profile.command_line.join(" "))?;
+    command_line.root = Some(root.root_hash);
+    command_line.root_blocks = Some(root.data_blocks);
+    let command_line = command_line.render()?;
+    let kernel = packages.kernel.folder.join(format!("boot/vmlinuz-{}", catalogue.release));
+    let parts = uki::Parts {
+        stub: &boot_file(packages, EFI_STUB)?,
+        os_release,
+        command_line: &command_line,
+        release: &catalogue.release,
+        initramfs: &initramfs,
+        kernel: &files::read(&kernel)?,
+    };
+    Ok((uki::build(&parts)?, initramfs.len() as u64, command_line))
+}
+
+fn boot_file(packages: &Packages, path: &'static str) -> Result<Vec<u8>, BuildError> {
+    let source = packages.tools.file(path).or_else(|| packages.image.file(path));
+    Ok(files::read(&source.ok_or(BuildError::NoBootFile(path))?)?)
+}
+
+/// What /etc/os-release and the boot loader say.
+fn os_release(profile: &Profile) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    format!(
+        "NAME=\"Cairn\"\nID=cairn\nPRETTY_NAME=\"Cairn {version}\"\nVERSION_ID={version}\nIMAGE_ID=cairn-{}\nIMAGE_VERSION={version}\n",
+        profile.name
+    )
+}
+
+fn package_lines(packages: &Packages) -> Vec<PackageLine> {
+    let all = packages.image.iter().chain(std::iter::once(&packages.kernel));
+    let line = |package: &packages::Unpacked| PackageLine {
+        name: package.pin.package.clone(),
+        version: package.pin.version.clone(),
+        sha256: package.pin.sha256.clone(),
+    };
+    all.map(line).collect()
+}
+
+fn with_files(mut manifest: Manifest, tree: &Tree) -> Result<Manifest, FileError> {
+    for (path, node) in tree.iter() {
+        if let Node::File { content, .. } = node {
+            let bytes = content.size()?;
+            manifest.root_files_bytes += bytes;
+            manifest.files.push(FileLine { path: path.to_owned(), bytes });
+        }
+    }
+    Ok(manifest)
+}
+
+/// A stream that is only hashed.
+struct HashWriter(Sha256);
+
+impl io::Write for HashWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

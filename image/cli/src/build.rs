@@ -1,0 +1,115 @@
+//! `cairn-image build`: arguments -> `image_build::pipeline`, and a short summary.
+//!
+//! Must never decide anything about the image: that is the profile's part.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use image_build::packages::{LockMode, Mirror};
+use image_build::pipeline::{self, Built, Request};
+
+use crate::report::{self, Steps};
+
+/// Where an image goes unless told otherwise.
+pub(crate) const DEFAULT_IMAGE: &str = ".cairn/image";
+/// Where release builds of our programs lie.
+const DEFAULT_BINARIES: &str = "target/x86_64-unknown-linux-gnu/release";
+/// Where downloads and intermediate results lie.
+const DEFAULT_CACHE: &str = ".cairn/build";
+
+/// Build an image: disk.raw, disk.qcow2, cairn.efi, root.img and manifest.json.
+///
+/// Takes kernel, containerd and a few more files from Debian packages that apt has verified, and our own programs from the
+/// folder of a release build. Versions are pinned in the profile's lock file; one that the mirror no longer carries is replaced by
+/// the current one and the lock file rewritten, unless --locked is given. Needs no root.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Profile: a file <NAME>.kdl in the folder of profiles.
+    #[arg(long, value_name = "NAME", default_value = "cloud")]
+    profile: String,
+    /// Folder of profiles and lock files [default: image/profiles of the checkout that this folder belongs to].
+    #[arg(long, value_name = "DIR")]
+    profiles: Option<PathBuf>,
+    /// Debian mirror, such as http://deb.debian.org/debian [default: the one of this host's apt].
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
+    /// Refuse to build when the mirror lacks a pinned package.
+    #[arg(long, conflicts_with = "refresh")]
+    locked: bool,
+    /// Move every pin to what the mirror has now.
+    #[arg(long)]
+    refresh: bool,
+    /// Folder with our programs, linked statically.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_BINARIES)]
+    binaries: PathBuf,
+    /// OCI archive to bake into the image; may be given more than once. See cairn-image oci.
+    #[arg(long, value_name = "FILE")]
+    preload: Vec<PathBuf>,
+    /// Seed to write to the META partition: KDL text with introduction, repository and network.
+    #[arg(long, value_name = "FILE")]
+    seed: Option<PathBuf>,
+    /// Folder for downloads and intermediate results; a second build is quick because of it.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_CACHE)]
+    cache: PathBuf,
+    /// Folder for the image.
+    #[arg(short, long, value_name = "DIR", default_value = DEFAULT_IMAGE)]
+    output: PathBuf,
+}
+
+/// Builds.
+pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
+    let mode = match (arguments.locked, arguments.refresh) {
+        (true, _) => LockMode::Locked,
+        (false, true) => LockMode::Refresh,
+        (false, false) => LockMode::Follow,
+    };
+    let request = Request {
+        profiles: match &arguments.profiles {
+            Some(folder) => folder.clone(),
+            None => find_profiles()?,
+        },
+        profile: arguments.profile.clone(),
+        mode,
+        mirror: arguments.mirror.as_deref().map(Mirror::of_archive).transpose()?,
+        binaries: arguments.binaries.clone(),
+        preload: arguments.preload.clone(),
+        seed: arguments.seed.clone(),
+        cache: arguments.cache.clone(),
+        output: arguments.output.clone(),
+    };
+    let steps = Steps::new();
+    let built = pipeline::build(&request, &steps);
+    steps.finish();
+    summarize(&built?, &arguments.output);
+    Ok(())
+}
+
+/// Looks for image/profiles here and in the folders above.
+fn find_profiles() -> anyhow::Result<PathBuf> {
+    let here = std::env::current_dir().context("cannot tell the current folder")?;
+    let found = here.ancestors().map(|folder| folder.join("image/profiles")).find(|folder| folder.is_dir());
+    match found {
+        Some(folder) => Ok(folder),
+        None => bail!("no image/profiles here or above; run this inside of a checkout of Cairn, or name --profiles"),
+    }
+}
+
+fn summarize(built: &Built, output: &Path) {
+    let manifest = &built.manifest;
+    let sum = manifest.uki_bytes + manifest.root_bytes;
+    println!("{}", output.display());
+    println!("  kernel   {}", manifest.kernel);
+    println!(
+        "  size     UKI {} + root {} = {}",
+        report::mebibytes(manifest.uki_bytes),
+        report::mebibytes(manifest.root_bytes),
+        report::mebibytes(sum)
+    );
+    println!("  root     {}", manifest.root_hash);
+    let stages: Vec<String> =
+        built.timings.iter().map(|(stage, time)| format!("{stage} {}", report::seconds(*time))).collect();
+    let total: Duration = built.timings.iter().map(|(_, time)| *time).sum();
+    println!("  time     {} ({})", report::seconds(total), stages.join(", "));
+}

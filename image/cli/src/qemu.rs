@@ -1,0 +1,181 @@
+//! QEMU: what a virtual machine looks like on its command line, and where firmware and accelerator come from.
+//!
+//! `plan` turns a [`Machine`] into arguments and is pure; `run` starts them. Must never use KVM unasked when nobody has seen it work
+//! on this host: see `accelerator`.
+
+pub(crate) mod accelerator;
+pub(crate) mod firmware;
+pub(crate) mod monitor;
+
+use std::path::PathBuf;
+
+use accelerator::Accelerator;
+use firmware::Firmware;
+
+/// The emulator.
+pub(crate) const QEMU: &str = "qemu-system-x86_64";
+/// Files of a machine, in its folder, which is QEMU's working folder: socket paths may be long otherwise.
+pub(crate) const DISK: &str = "disk.qcow2";
+/// UEFI variables of this machine.
+pub(crate) const VARIABLES: &str = "vars.fd";
+/// What the serial console said.
+pub(crate) const SERIAL_LOG: &str = "serial.log";
+/// Process id of a detached QEMU.
+pub(crate) const PID_FILE: &str = "qemu.pid";
+/// QEMU's control socket.
+pub(crate) const MONITOR: &str = "qmp.sock";
+
+/// One port of the host that leads into the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Forward {
+    /// TCP port on the host's loopback address.
+    pub(crate) host: u16,
+    /// TCP port in the machine.
+    pub(crate) guest: u16,
+}
+
+impl std::str::FromStr for Forward {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Forward, String> {
+        let parsed = text.split_once(':').and_then(|(host, guest)| Some((host.parse().ok()?, guest.parse().ok()?)));
+        let (host, guest) = parsed.ok_or_else(|| "expected HOSTPORT:GUESTPORT, such as 50000:50000".to_owned())?;
+        Ok(Forward { host, guest })
+    }
+}
+
+/// Where the serial console goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Serial {
+    /// This terminal, with QEMU's monitor behind Ctrl-a c, and the log.
+    Terminal,
+    /// The log only.
+    Log,
+}
+
+/// A virtual machine.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    /// What runs the guest's instructions.
+    pub(crate) accelerator: Accelerator,
+    /// Its firmware.
+    pub(crate) firmware: Firmware,
+    /// Its disk: absolute, or relative to the folder of the machine.
+    pub(crate) disk: PathBuf,
+    /// `qcow2` or `raw`.
+    pub(crate) format: &'static str,
+    /// Memory in MiB.
+    pub(crate) memory_mib: u32,
+    /// Virtual processors.
+    pub(crate) processors: u32,
+    /// Ports that lead in.
+    pub(crate) forwards: Vec<Forward>,
+    /// Where the console goes.
+    pub(crate) serial: Serial,
+    /// Whether QEMU goes to the background once the machine is set up.
+    pub(crate) detached: bool,
+    /// Whether QEMU ends when the machine restarts.
+    pub(crate) no_reboot: bool,
+}
+
+impl Machine {
+    /// QEMU's arguments.
+    pub(crate) fn plan(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        let mut add = |name: &str, value: String| arguments.extend([format!("-{name}"), value]);
+        add("machine", "q35".to_owned());
+        add("accel", self.accelerator.argument().to_owned());
+        add("cpu", self.accelerator.processor().to_owned());
+        add("smp", self.processors.to_string());
+        add("m", format!("{}M", self.memory_mib));
+        add("display", "none".to_owned());
+        let code = comma_escaped(&self.firmware.code);
+        add("drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"));
+        add("drive", format!("if=pflash,unit=1,format=raw,file={VARIABLES}"));
+        let disk = comma_escaped(&self.disk);
+        add("drive", format!("if=none,id=disk,format={},discard=unmap,file={disk}", self.format));
+        add("device", "virtio-blk-pci,drive=disk,bootindex=1".to_owned());
+        let forwards: String = self
+            .forwards
+            .iter()
+            .map(|forward| format!(",hostfwd=tcp:127.0.0.1:{}-:{}", forward.host, forward.guest))
+            .collect();
+        add("netdev", format!("user,id=net{forwards}"));
+        // Without its ROM the firmware does not try to boot from the network.
+        add("device", "virtio-net-pci,netdev=net,romfile=".to_owned());
+        add("device", "virtio-rng-pci".to_owned());
+        add(
+            "chardev",
+            match self.serial {
+                Serial::Terminal => format!("stdio,id=serial,mux=on,signal=off,logfile={SERIAL_LOG}"),
+                Serial::Log => format!("file,id=serial,path={SERIAL_LOG}"),
+            },
+        );
+        add("serial", "chardev:serial".to_owned());
+        if self.serial == Serial::Terminal {
+            add("mon", "chardev=serial,mode=readline".to_owned());
+        }
+        add("qmp", format!("unix:{MONITOR},server=on,wait=off"));
+        add("pidfile", PID_FILE.to_owned());
+        arguments.extend(["-nodefaults".to_owned(), "-no-user-config".to_owned()]);
+        if self.detached {
+            arguments.push("-daemonize".to_owned());
+        }
+        if self.no_reboot {
+            arguments.push("-no-reboot".to_owned());
+        }
+        arguments
+    }
+}
+
+/// A path as a value inside of one of QEMU's comma-separated options.
+fn comma_escaped(path: &std::path::Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine {
+            accelerator: Accelerator::Tcg,
+            firmware: Firmware { code: PathBuf::from("/fw/code.fd"), variables: PathBuf::from("/fw/vars.fd") },
+            disk: PathBuf::from("/images/a,b.raw"),
+            format: "raw",
+            memory_mib: 1024,
+            processors: 2,
+            forwards: vec![Forward { host: 8080, guest: 30080 }],
+            serial: Serial::Log,
+            detached: true,
+            no_reboot: false,
+        }
+    }
+
+    #[test]
+    fn ports_are_open_on_loopback_only() {
+        let arguments = machine().plan().join(" ");
+        assert!(arguments.contains("user,id=net,hostfwd=tcp:127.0.0.1:8080-:30080"), "{arguments}");
+    }
+
+    #[test]
+    fn a_comma_in_a_path_does_not_start_an_option() {
+        let arguments = machine().plan().join(" ");
+        assert!(arguments.contains("file=/images/a,,b.raw"), "{arguments}");
+    }
+
+    #[test]
+    fn a_detached_machine_has_a_log_and_no_terminal() {
+        let arguments = machine().plan();
+        assert!(arguments.contains(&"-daemonize".to_owned()));
+        assert!(arguments.contains(&format!("file,id=serial,path={SERIAL_LOG}")));
+        assert!(!arguments.iter().any(|argument| argument.contains("stdio")));
+    }
+
+    #[test]
+    fn a_forward_is_two_ports() {
+        assert_eq!("1:2".parse(), Ok(Forward { host: 1, guest: 2 }));
+        assert!("70000:1".parse::<Forward>().is_err());
+        assert!("80".parse::<Forward>().is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! `cairn-image run` and `stop`: one virtual machine from an image, in a folder of its own.
+//!
+//! The folder keeps disk, UEFI variables, console log, control socket and process id. The disk is a copy of the image's (some 70 MB), so
+//! that building a new image never pulls the ground from under a machine.
+
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use image_build::uki;
+
+use crate::build::DEFAULT_IMAGE;
+use crate::qemu::accelerator::{self, OVERRIDE};
+use crate::qemu::{DISK, Forward, MONITOR, Machine, PID_FILE, QEMU, SERIAL_LOG, Serial, VARIABLES, firmware, monitor};
+
+/// Folder of the machine unless told otherwise.
+const DEFAULT_MACHINE: &str = ".cairn/machine";
+/// File beside the machines that remembers what the host can do.
+const ACCELERATOR_MEMORY: &str = "accelerator";
+
+/// Boot an image in QEMU with UEFI firmware.
+///
+/// The first run copies the image's disk into the folder of the machine; later runs boot that disk again, with all that the
+/// machine has written. The serial console is this terminal (Ctrl-a x ends the machine), or serial.log with --detach.
+/// KVM is used where a probe guest shows that it works, else QEMU's translator; CAIRN_QEMU_ACCEL=kvm or tcg overrides.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Folder of the image.
+    #[arg(value_name = "DIR", default_value = DEFAULT_IMAGE)]
+    image: PathBuf,
+    /// Folder of the machine: disk, UEFI variables, serial.log, qmp.sock, qemu.pid.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_MACHINE)]
+    machine: PathBuf,
+    /// Boot this disk (raw or qcow2, by its ending) instead of a copy of the image's.
+    #[arg(long, value_name = "FILE")]
+    disk: Option<PathBuf>,
+    /// Begin again: new copy of the image's disk, empty UEFI variables.
+    #[arg(long, conflicts_with = "disk")]
+    fresh: bool,
+    /// Lead a TCP port of this host's loopback address into the machine; may be given more than once.
+    #[arg(long, value_name = "HOSTPORT:GUESTPORT")]
+    forward: Vec<Forward>,
+    /// Memory in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    memory: u32,
+    /// Virtual processors.
+    #[arg(long, value_name = "COUNT", default_value_t = 2)]
+    cpus: u32,
+    /// Return once the machine is set up; the console goes to serial.log only.
+    #[arg(long)]
+    detach: bool,
+    /// End QEMU instead of restarting when the machine restarts.
+    #[arg(long)]
+    no_reboot: bool,
+}
+
+/// End a machine that was started with run --detach.
+///
+/// Ends QEMU at once, after it has written what the machine's disk had accepted; the machine notices nothing, as in a power cut.
+#[derive(Args)]
+pub(crate) struct StopArguments {
+    /// Folder of the machine.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_MACHINE)]
+    machine: PathBuf,
+}
+
+/// Boots.
+pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
+    let folder = &arguments.machine;
+    fs::create_dir_all(folder).with_context(|| format!("cannot create folder {}", folder.display()))?;
+    let folder = fs::canonicalize(folder).with_context(|| format!("cannot resolve {}", folder.display()))?;
+    if let Some(process) = running(&folder) {
+        bail!(
+            "the machine in {} is running already (process {process}); end it with: cairn-image stop --machine {}",
+            folder.display(),
+            arguments.machine.display()
+        );
+    }
+    let firmware = firmware::find()?;
+    let disk = prepare(arguments, &folder, &firmware)?;
+    let memory = folder.parent().unwrap_or(&folder).join(ACCELERATOR_MEMORY);
+    let accelerator = accelerator::choose(&memory, || kernel_of(&arguments.image))?;
+    eprintln!("Machine {}, accelerator {} ({OVERRIDE} overrides)", folder.display(), accelerator.argument());
+    let machine = Machine {
+        accelerator,
+        firmware,
+        format: if disk.extension().is_some_and(|extension| extension == "qcow2") { "qcow2" } else { "raw" },
+        disk,
+        memory_mib: arguments.memory,
+        processors: arguments.cpus,
+        forwards: arguments.forward.clone(),
+        serial: if arguments.detach { Serial::Log } else { Serial::Terminal },
+        detached: arguments.detach,
+        no_reboot: arguments.no_reboot,
+    };
+    let mut command = Command::new(QEMU);
+    command.args(machine.plan()).current_dir(&folder);
+    let missing = || format!("cannot run {QEMU}; install it with: apt-get install qemu-system-x86");
+    if !arguments.detach {
+        // QEMU takes this process over, and with it the terminal.
+        return Err(command.exec()).with_context(missing);
+    }
+    let status = command.status().with_context(missing)?;
+    if !status.success() {
+        bail!("QEMU could not start the machine ({status}); it said why above");
+    }
+    eprintln!("Console: {}", folder.join(SERIAL_LOG).display());
+    Ok(())
+}
+
+/// Ends a machine.
+pub(crate) fn stop(arguments: &StopArguments) -> anyhow::Result<()> {
+    let folder = &arguments.machine;
+    let Some(process) = running(folder) else {
+        eprintln!("No machine runs in {}", folder.display());
+        return Ok(());
+    };
+    // Socket addresses are short; the folder's name may not be.
+    std::env::set_current_dir(folder).with_context(|| format!("cannot enter {}", folder.display()))?;
+    monitor::command(Path::new(MONITOR), "quit")
+        .with_context(|| format!("cannot end the machine; its process is {process}"))
+}
+
+/// The disk to boot; makes the machine's own files where they are missing.
+fn prepare(arguments: &Arguments, folder: &Path, firmware: &firmware::Firmware) -> anyhow::Result<PathBuf> {
+    let copy = |from: &Path, name: &str| {
+        let to = folder.join(name);
+        if arguments.fresh || !to.exists() {
+            fs::copy(from, &to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+        }
+        anyhow::Ok(())
+    };
+    copy(&firmware.variables, VARIABLES)?;
+    if let Some(disk) = &arguments.disk {
+        return fs::canonicalize(disk).with_context(|| format!("there is no disk {}", disk.display()));
+    }
+    let source = arguments.image.join("disk.qcow2");
+    if !source.exists() {
+        bail!("there is no image in {}; build it with: cairn-image build", arguments.image.display());
+    }
+    copy(&source, DISK)?;
+    Ok(PathBuf::from(DISK))
+}
+
+/// The process of a machine that runs in this folder.
+fn running(folder: &Path) -> Option<u32> {
+    let process: u32 = fs::read_to_string(folder.join(PID_FILE)).ok()?.trim().parse().ok()?;
+    let name = fs::read_to_string(format!("/proc/{process}/comm")).ok()?;
+    // The kernel keeps 15 bytes of a name; a recycled id belongs to something else.
+    name.starts_with("qemu-system").then_some(process)
+}
+
+/// The kernel inside of the image's UKI.
+fn kernel_of(image: &Path) -> anyhow::Result<Vec<u8>> {
+    let path = image.join("cairn.efi");
+    let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let kernel = uki::section(&bytes, ".linux").with_context(|| format!("{} has no kernel", path.display()))?;
+    Ok(kernel.to_vec())
+}
