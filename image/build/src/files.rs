@@ -3,7 +3,7 @@
 //! Every stage goes through here when it touches the disk, so that no message ever says only "No such file".
 //! Must never delete anything outside of the build directory: `replace_dir` is handed paths below it only.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -49,11 +49,40 @@ pub fn read_text(path: &Path) -> Result<String, FileError> {
 /// # Errors
 /// When the folder does not exist or cannot be written.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    replace_with(path, |partial| fs::write(partial, bytes).map_err(FileError::because("write", partial)))
+}
+
+/// Has a file made under another name beside it, and renames it into place when that is done.
+///
+/// # Errors
+/// The maker's own, or when the old file cannot be replaced.
+pub fn replace_with<E: From<FileError>>(path: &Path, make: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
-    fs::write(&partial, bytes).map_err(FileError::because("write", &partial))?;
-    fs::rename(&partial, path).map_err(FileError::because("rename into place", path))
+    match fs::remove_file(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(FileError::because("remove", &partial)(error).into());
+        }
+        _ => {}
+    }
+    make(&partial)?;
+    Ok(fs::rename(&partial, path).map_err(FileError::because("rename into place", path))?)
+}
+
+/// Makes a folder and waits until nobody else holds its lock; `busy` is called when somebody does.
+///
+/// # Errors
+/// When the folder cannot be made or locked.
+pub fn lock(folder: &Path, busy: impl FnOnce()) -> Result<File, FileError> {
+    create_dir(folder)?;
+    let path = folder.join("lock");
+    let file = File::create(&path).map_err(FileError::because("create", &path))?;
+    if file.try_lock().is_err() {
+        busy();
+        file.lock().map_err(FileError::because("lock", &path))?;
+    }
+    Ok(file)
 }
 
 /// Makes a folder and its parents.

@@ -141,7 +141,7 @@ pub fn provide(request: Request<'_>, progress: &dyn Progress) -> Result<Packages
         };
         let apt = apt::PrivateApt::set_up(&cache.join("apt"), profile, &mirror)?;
         progress.step("Reading the package index");
-        let index = apt.update()?;
+        let index = apt.update(&lock)?;
         moved = settle(&mut lock, &names, &index, mode)?;
         let missing = missing(&lock, &downloads);
         if !missing.is_empty() {

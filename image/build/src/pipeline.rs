@@ -118,6 +118,9 @@ pub enum BuildError {
     /// The EFI system partition.
     #[error(transparent)]
     Esp(#[from] EspError),
+    /// The seed is none.
+    #[error("{} is not a seed; expected KDL text with one node: seed {{ ... }}", .0.display())]
+    Seed(PathBuf),
     /// The disk.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -146,6 +149,8 @@ impl Stopwatch {
 pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildError> {
     let mut watch = Stopwatch { started: Instant::now(), timings: Vec::new() };
     files::create_dir(&request.output)?;
+    // Two builds at the same time would write the same partial files.
+    let _alone = files::lock(&request.cache, || progress.step("Waiting for another build to end"))?;
     let profile = Profile::load(&request.profiles, &request.profile)?;
     let packages = provide_packages(request, &profile, progress)?;
     watch.lap("packages");
@@ -177,7 +182,7 @@ pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildE
     watch.lap("kernel image");
 
     progress.step("Writing the disk image");
-    let seed = request.seed.as_deref().map(files::read).transpose()?;
+    let seed = request.seed.as_deref().map(read_seed).transpose()?;
     let boot_loader = boot_file(&packages, BOOT_LOADER)?;
     let contents = Contents {
         esp: esp::build(profile.disk.esp, &boot_loader, &uki)?,
@@ -186,8 +191,8 @@ pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildE
         seed: seed.as_deref(),
     };
     let disk = disk::lay_out(&profile.disk, contents)?;
-    disk::write_raw(&disk, &request.output.join("disk.raw"))?;
-    qcow2::write(&disk, &request.output.join("disk.qcow2"))?;
+    files::replace_with(&request.output.join("disk.raw"), |path| disk::write_raw(&disk, path))?;
+    files::replace_with(&request.output.join("disk.qcow2"), |path| qcow2::write(&disk, path))?;
     files::write(&request.output.join("cairn.efi"), &uki)?;
     files::write(&request.output.join("root.img"), &root.bytes)?;
     let manifest = Manifest {
@@ -211,6 +216,16 @@ pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildE
     manifest.save(&request.output)?;
     watch.lap("disk image");
     Ok(Built { manifest, timings: watch.timings, moved: packages.moved })
+}
+
+/// Reads a seed; what it says is judged by machined, but that it is one is seen before it is baked in.
+fn read_seed(path: &Path) -> Result<Vec<u8>, BuildError> {
+    let text = files::read_text(path)?;
+    let is_seed = |document: kdl::KdlDocument| matches!(document.nodes(), [node] if node.name().value() == "seed");
+    match kdl::KdlDocument::parse_v2(&text).is_ok_and(is_seed) {
+        true => Ok(text.into_bytes()),
+        false => Err(BuildError::Seed(path.to_path_buf())),
+    }
 }
 
 /// Stage 1 between reading and writing the lock file.
@@ -257,10 +272,7 @@ fn root_file_system(tree: &Tree, profile: &Profile, packages: &Packages, cache: 
     files::create_dir(&folder)?;
     let target = folder.join(format!("{}.squashfs", key.finish()));
     if !target.exists() {
-        let partial = target.with_extension("partial");
-        let _ = fs::remove_file(&partial);
-        squashfs::write(tree, &profile.compression, &mksquashfs, &partial)?;
-        fs::rename(&partial, &target).map_err(FileError::because("rename into place", &target))?;
+        files::replace_with(&target, |path| squashfs::write(tree, &profile.compression, &mksquashfs, path))?;
         forget_oldest(&folder)?;
     }
     Ok(files::read(&target)?)

@@ -190,3 +190,6 @@ fn kernel_modules(tree: &mut Tree, request: &Request<'_>) -> Result<(), RootErro
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //! Called by the packages stage. The host's configuration is not read but for two things that belong to its network: proxies
 //! and mirror passwords. Must never run as anything else than the calling user, and never install.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,7 +11,7 @@ use std::process::{Command, Output};
 use super::index::{Index, IndexError};
 use super::sources::Mirror;
 use crate::files::{self, FileError};
-use crate::lock::Pin;
+use crate::lock::{Lock, Pin};
 use crate::profile::Profile;
 
 /// Debian's own keys, from the package debian-archive-keyring.
@@ -98,15 +99,18 @@ impl PrivateApt {
         })
     }
 
-    /// Fetches and verifies the index, and returns what it says about the packages of the profile.
-    pub(super) fn update(&self) -> Result<Index, AptError> {
+    /// Fetches and verifies the index, and returns what it says about the packages of the profile and the pinned ones: for the
+    /// kernel they are others.
+    pub(super) fn update(&self, lock: &Lock) -> Result<Index, AptError> {
         let output = self.run("apt-get", &["update", "--error-on=any"])?;
         let message = said(&output);
         if message.contains("NO_PUBKEY") || message.contains("Missing key") || message.contains("is not signed") {
             return Err(AptError::OldKeyring { suite: self.suite.clone(), message });
         }
         self.successful(output, "apt-get update")?;
-        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        let pinned = lock.pins().map(|(_, pin)| &pin.package);
+        let names: BTreeSet<&str> = self.names.iter().chain(pinned).map(String::as_str).collect();
+        let names: Vec<&str> = names.into_iter().collect();
         let mut index = self.show(&names)?;
         let kernel = index.follow_kernel(&self.kernel)?;
         index.merge(self.show(&[&kernel])?);

@@ -53,7 +53,8 @@ impl Unpacked {
 }
 
 impl UnpackedSet {
-    pub(super) fn new(packages: Vec<Unpacked>) -> UnpackedSet {
+    /// A set that is searched in this order.
+    pub fn new(packages: Vec<Unpacked>) -> UnpackedSet {
         UnpackedSet(packages)
     }
 
