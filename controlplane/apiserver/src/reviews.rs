@@ -8,10 +8,8 @@ use crate::query::Query;
 use crate::request::ResourcePath;
 use crate::server::Inner;
 use controlplane_types::object::{self, text};
-use controlplane_types::schema::{Schema, Shape};
-use controlplane_types::{ApiError, KindInfo, Registry, Scope, strategy};
+use controlplane_types::{ApiError, KindInfo, Registry, Scope, schema, strategy};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 /// A question that is answered in place: a kind that discovery lists and that has no objects.
 pub(crate) struct Review {
@@ -46,7 +44,7 @@ pub(crate) fn register(kinds: &mut Registry) {
             writer: None,
             renames: &[],
             strategy: &strategy::PLAIN,
-            schema: Arc::new(Schema { name: String::new(), shape: Shape::Any }),
+            schema: schema::schema(&format!("io.k8s.api.{}.v1.{}", review.group, review.kind)),
         });
     }
 }
