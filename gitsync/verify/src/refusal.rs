@@ -115,15 +115,15 @@ pub struct Refusal {
     /// What happened and what to do next, for people.
     pub message: String,
     /// For files that cannot be read: every mistake in them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub mistakes: Vec<Mistake>,
+    #[serde(default, skip_serializing_if = "<[Mistake]>::is_empty")]
+    pub mistakes: Box<[Mistake]>,
 }
 
 impl Refusal {
     /// A refusal that is about nothing more than its words yet.
     #[must_use]
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Refusal { reason, commit: None, path: None, rule: None, message: message.into(), mistakes: Vec::new() }
+        Refusal { reason, commit: None, path: None, rule: None, message: message.into(), mistakes: Box::default() }
     }
 
     /// Names the commit, unless a closer place already did.
@@ -155,7 +155,7 @@ impl Refusal {
         let path = mistakes.first().map(|m| m.path.clone());
         let noun = if count == 1 { "mistake" } else { "mistakes" };
         let message = format!("{count} {noun}; correct and push again:\n{}", list.join("\n"));
-        Refusal { reason, commit: None, path, rule: None, message, mistakes }
+        Refusal { reason, commit: None, path, rule: None, message, mistakes: mistakes.into() }
     }
 }
 
