@@ -1,0 +1,174 @@
+//! The fetch child against real git servers: git's own `http-backend`, and servers that misbehave.
+
+use gitsync_fetch::{FetchError, Fetched, Fetcher, RepositoryUrl, Request};
+use gitsync_verify::{DeployRef, ObjectId, ObjectKind};
+use machined_ids::CommitId;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use tests_support::{Server, git};
+
+struct Lab {
+    folder: tempfile::TempDir,
+    server: Server,
+}
+
+impl Lab {
+    async fn new(format: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("gitsync-fetch-").tempdir().expect("because /tmp can be written");
+        // The child drops to another user when tests run as root, and has to get into its folder.
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("because the folder is ours");
+        let served = folder.path().join("served");
+        std::fs::create_dir(&served).expect("because the folder is new");
+        let format = format!("--object-format={format}");
+        git::git(&served, &["init", "-q", "--bare", "-b", "main", &format, "demo.git"]).expect("because git works");
+        git::git(folder.path(), &["init", "-q", "-b", "main", &format, "work"]).expect("because git works");
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = git::serve(&served, listen).await.expect("because the port is free");
+        Lab { folder, server }
+    }
+
+    fn work(&self) -> PathBuf {
+        self.folder.path().join("work")
+    }
+
+    fn git(&self, arguments: &[&str]) -> String {
+        git::git(&self.work(), arguments).expect("because git works")
+    }
+
+    /// Commits a file and pushes the branch.
+    fn push(&self, path: &str, text: &str) -> CommitId {
+        let file = self.work().join(path);
+        std::fs::create_dir_all(file.parent().expect("because it has a folder")).expect("because /tmp can be written");
+        std::fs::write(file, text).expect("because /tmp can be written");
+        self.git(&["add", "-A"]);
+        self.git(&["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", path]);
+        self.git(&["push", "-q", "-f", "../served/demo.git", "HEAD:refs/heads/main"]);
+        CommitId::parse(&self.git(&["rev-parse", "HEAD"])).expect("because git prints ids")
+    }
+
+    fn url(&self) -> RepositoryUrl {
+        RepositoryUrl::parse(&format!("http://{}/demo.git", self.server.address())).expect("because it is a URL")
+    }
+
+    fn request(&self, tip: Option<&CommitId>, stop_at: &[CommitId]) -> Request {
+        Request {
+            folder: self.folder.path().join("fetch"),
+            url: Some(self.url()),
+            deploy_ref: DeployRef::parse("refs/heads/main").expect("because it is a branch"),
+            tip: tip.cloned(),
+            stop_at: stop_at.to_vec(),
+        }
+    }
+}
+
+fn fetcher() -> Fetcher {
+    Fetcher::new(Path::new(env!("CARGO_BIN_EXE_gitsync")), &["fetch-child"])
+}
+
+async fn fetch(request: &Request) -> (CommitId, gitsync_verify::ObjectSet) {
+    match fetcher().fetch(request).await {
+        Ok(Fetched::New(tip, objects)) => (tip, objects),
+        Ok(Fetched::Unchanged(tip)) => panic!("unchanged at {tip}"),
+        Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
+    }
+}
+
+#[tokio::test]
+async fn a_chain_comes_whole_and_a_second_look_costs_one_request() {
+    let lab = Lab::new("sha1").await;
+    let first = lab.push("apps/a.yaml", "a: 1\n");
+    let second = lab.push("apps/deep/b.yaml", "b: 1\n");
+    let (tip, objects) = fetch(&lab.request(None, &[])).await;
+    assert_eq!(tip, second);
+    // Two commits; the first has two trees and one blob, the second two more trees and one more blob besides apps/a.yaml.
+    assert_eq!(objects.len(), 2 + 2 + 1 + 3 + 1);
+    assert!(objects.get(&ObjectId::of_commit(&first), ObjectKind::Commit).is_ok());
+    match fetcher().fetch(&lab.request(Some(&second), &[])).await {
+        Ok(Fetched::Unchanged(tip)) => assert_eq!(tip, second),
+        other => panic!("{other:?}"),
+    }
+    let third = lab.push("apps/a.yaml", "a: 2\n");
+    let (tip, objects) = fetch(&lab.request(Some(&second), std::slice::from_ref(&second))).await;
+    assert_eq!(tip, third);
+    assert!(!objects.contains(&ObjectId::of_commit(&first)), "the chain stops at what is known");
+}
+
+#[tokio::test]
+async fn a_sha256_repository_is_fetched_when_a_commit_of_it_is_known() {
+    let lab = Lab::new("sha256").await;
+    let first = lab.push("a", "1\n");
+    let tip = lab.push("a", "2\n");
+    assert_eq!(fetch(&lab.request(None, &[first])).await.0, tip);
+}
+
+#[tokio::test]
+async fn what_was_fetched_is_read_again_without_a_network() {
+    let lab = Lab::new("sha1").await;
+    let tip = lab.push("apps/a.yaml", "a: 1\n");
+    let (_, before) = fetch(&lab.request(None, &[])).await;
+    let request = Request { url: None, ..lab.request(Some(&tip), std::slice::from_ref(&tip)) };
+    let (again, objects) = fetch(&request).await;
+    assert_eq!((again, objects.len()), (tip, before.len()));
+}
+
+#[tokio::test]
+async fn t2_a_rewritten_branch_brings_commits_only() {
+    let lab = Lab::new("sha1").await;
+    let known = lab.push("a", "1\n");
+    fetch(&lab.request(None, &[])).await;
+    lab.git(&["checkout", "-q", "--orphan", "other"]);
+    let other = lab.push("b", "1\n");
+    let (tip, objects) = fetch(&lab.request(Some(&known), std::slice::from_ref(&known))).await;
+    assert_eq!(tip, other);
+    assert_eq!(objects.len(), 1, "the verifier needs no trees to say that it does not descend");
+}
+
+#[tokio::test]
+async fn an_empty_repository_and_a_missing_branch_are_said() {
+    let lab = Lab::new("sha1").await;
+    assert!(matches!(fetcher().fetch(&lab.request(None, &[])).await, Err(FetchError::RefMissing(_))));
+    lab.push("a", "1\n");
+    let other = DeployRef::parse("refs/heads/other").expect("because it is a branch");
+    let request = Request { deploy_ref: other, ..lab.request(None, &[]) };
+    assert!(matches!(fetcher().fetch(&request).await, Err(FetchError::RefMissing(_))));
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_and_comes_back_costs_nothing() {
+    let lab = Lab::new("sha1").await;
+    let tip = lab.push("a", "1\n");
+    let nobody = RepositoryUrl::parse("http://127.0.0.1:1/demo.git").expect("because it is a URL");
+    let request = Request { url: Some(nobody), ..lab.request(None, &[]) };
+    let error = fetcher().fetch(&request).await.expect_err("because nobody listens there");
+    assert!(matches!(error, FetchError::Unreachable(_)), "{error}");
+    assert_eq!(fetch(&lab.request(None, &[])).await.0, tip);
+}
+
+#[tokio::test]
+async fn t12_a_branch_deleted_and_made_again_is_fetched() {
+    let lab = Lab::new("sha1").await;
+    let first = lab.push("a", "1\n");
+    fetch(&lab.request(None, &[])).await;
+    git::git(&lab.folder.path().join("served/demo.git"), &["update-ref", "-d", "refs/heads/main"])
+        .expect("because git works");
+    assert!(matches!(fetcher().fetch(&lab.request(Some(&first), &[])).await, Err(FetchError::RefMissing(_))));
+    let second = lab.push("a", "2\n");
+    assert_eq!(fetch(&lab.request(Some(&first), std::slice::from_ref(&first))).await.0, second);
+}
+
+#[tokio::test]
+async fn a_damaged_fetch_folder_is_made_afresh() {
+    let lab = Lab::new("sha1").await;
+    let tip = lab.push("a", "1\n");
+    fetch(&lab.request(None, &[])).await;
+    std::fs::write(lab.folder.path().join("fetch/config"), "[core\n").expect("because the folder is there");
+    assert_eq!(fetch(&lab.request(None, &[])).await.0, tip);
+}
+
+#[tokio::test]
+async fn a_child_that_says_nothing_is_an_error_and_no_hang() {
+    let lab = Lab::new("sha1").await;
+    let silent = Fetcher::new("/bin/true", &[]);
+    assert!(matches!(silent.fetch(&lab.request(None, &[])).await, Err(FetchError::Child(_))));
+}

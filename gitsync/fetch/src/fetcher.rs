@@ -1,0 +1,189 @@
+//! The parent's side: starts a child, bounds it, and hashes again whatever it says.
+
+use crate::frame::{self, FailureKind, Frame};
+use crate::request::Request;
+use gitsync_verify::{ObjectFormat, ObjectSet, Refusal};
+use init_linux::sandbox::{Demand, Identity, Limit, NetworkUse, PathAccess, PathRule, Sandbox};
+use machined_ids::CommitId;
+use nix::unistd::{Gid, Uid, chown};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::process::Command;
+
+/// A fetch ends after this long, whatever the server does. A first fetch of 200 MB over a slow line still fits.
+const FETCH_DEADLINE: Duration = Duration::from_secs(120);
+
+/// User and group of the child on a machine; the image's passwd calls it `gitsync-fetch`.
+const FETCH_USER: u32 = 900;
+
+/// What the child may take.
+const LIMITS: [Limit; 6] = [
+    Limit::AddressSpaceBytes(2 << 30), // a pack of the largest size mapped twice, and room for threads
+    Limit::FileBytes(512 << 20),       // one pack
+    Limit::CpuSeconds(60),             // a delta bomb ends here
+    Limit::OpenFiles(256),
+    Limit::Processes(64), // threads count
+    Limit::CoreBytes(0),
+];
+
+/// What the child reads besides its own folder: name servers and hosts, and whom TLS trusts. Those that are there.
+const READABLE: [&str; 7] = [
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/ssl",
+    "/usr/share/ca-certificates",
+    "/usr/lib/ssl",
+    "/dev/urandom",
+];
+
+/// Starts children.
+#[derive(Debug, Clone)]
+pub struct Fetcher {
+    program: PathBuf,
+    arguments: Vec<String>,
+}
+
+/// What came.
+#[derive(Debug)]
+pub enum Fetched {
+    /// The branch is where it was.
+    Unchanged(CommitId),
+    /// The branch's tip, and the objects down to what was asked for.
+    New(CommitId, ObjectSet),
+}
+
+/// Nothing came, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Nobody answered, or not as a git server.
+    #[error("the repository cannot be reached ({0}); check the URL, the server and this machine's network")]
+    Unreachable(String),
+    /// The repository has no such branch.
+    #[error("{0}")]
+    RefMissing(String),
+    /// The transfer broke off, or what came was no pack.
+    #[error("the transfer failed ({0}); it is tried again")]
+    Transfer(String),
+    /// It took too long.
+    #[error("the fetch did not end in {} s; the server trickles or the repository is too large", FETCH_DEADLINE.as_secs())]
+    Deadline,
+    /// An object that the verifier does not take.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The child could not be started, or ended without its last frame (its limits, or a fault in it).
+    #[error("the fetch process failed; its limits may have ended it")]
+    Child(#[source] io::Error),
+    /// The child's folder or limits.
+    #[error("{0}")]
+    Local(String),
+}
+
+impl Fetcher {
+    /// A fetcher whose children run `program` with `arguments`; that process must call [`crate::child::run`] at once.
+    #[must_use]
+    pub fn new(program: impl Into<PathBuf>, arguments: &[&str]) -> Self {
+        Fetcher { program: program.into(), arguments: arguments.iter().map(|word| (*word).to_owned()).collect() }
+    }
+
+    /// Does one request in a child of its own.
+    ///
+    /// # Errors
+    /// [`FetchError`]; nothing but the child's folder has changed then.
+    pub async fn fetch(&self, request: &Request) -> Result<Fetched, FetchError> {
+        prepare_folder(&request.folder).map_err(FetchError::Child)?;
+        tokio::time::timeout(FETCH_DEADLINE, self.run(request)).await.unwrap_or(Err(FetchError::Deadline))
+    }
+
+    async fn run(&self, request: &Request) -> Result<Fetched, FetchError> {
+        let folder = &request.folder;
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.arguments)
+            .env_clear()
+            // Without it gix asks glibc for the user's folder, which a static binary cannot answer.
+            .env("HOME", folder)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true);
+        cage(folder)
+            .apply_in_child(command.as_std_mut())
+            .map_err(|error| FetchError::Child(io::Error::other(error)))?;
+        let mut child = command.spawn().map_err(FetchError::Child)?;
+        let mut stdin = child.stdin.take().expect("because it was piped");
+        let stdout = child.stdout.take().expect("because it was piped");
+        let request = serde_json::to_vec(request).map_err(|error| FetchError::Child(error.into()))?;
+        stdin.write_all(&request).await.map_err(FetchError::Child)?;
+        drop(stdin);
+        let fetched = receive(&mut BufReader::new(stdout)).await;
+        // The answer is complete or worthless; either way the child has nothing left to do.
+        child.kill().await.map_err(FetchError::Child)?;
+        fetched
+    }
+}
+
+/// What the child may still do.
+fn cage(folder: &Path) -> Sandbox {
+    let readable = READABLE.iter().filter(|path| Path::new(path).exists());
+    let mut paths: Vec<_> =
+        readable.map(|path| PathRule { path: PathBuf::from(path), access: PathAccess::Read }).collect();
+    paths.push(PathRule { path: folder.to_owned(), access: PathAccess::ReadWrite });
+    let root = Uid::effective().is_root();
+    Sandbox {
+        identity: root.then_some(Identity { user: FETCH_USER, group: FETCH_USER }),
+        limits: LIMITS.to_vec(),
+        paths,
+        network: NetworkUse::Client,
+        landlock: Demand::IfAvailable,
+    }
+}
+
+/// The child's folder belongs to its user, where we may give it away.
+fn prepare_folder(folder: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    if Uid::effective().is_root() {
+        chown(folder, Some(Uid::from_raw(FETCH_USER)), Some(Gid::from_raw(FETCH_USER)))?;
+    }
+    Ok(())
+}
+
+async fn receive(input: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<Fetched, FetchError> {
+    let tip = match frame::read(input).await.map_err(FetchError::Child)? {
+        Frame::Unchanged(tip) => return Ok(Fetched::Unchanged(commit_id(&tip)?)),
+        Frame::Tip(tip) => commit_id(&tip)?,
+        Frame::Failure(failure) => return Err(from_child(failure)),
+        Frame::Object(..) | Frame::End => return Err(out_of_order()),
+    };
+    let format = if tip.as_str().len() == 64 { ObjectFormat::Sha256 } else { ObjectFormat::Sha1 };
+    let mut objects = ObjectSet::new(format);
+    loop {
+        match frame::read(input).await.map_err(FetchError::Child)? {
+            Frame::Object(id, kind, bytes) => objects.insert(id, kind, bytes)?,
+            Frame::End => return Ok(Fetched::New(tip, objects)),
+            Frame::Failure(failure) => return Err(from_child(failure)),
+            Frame::Unchanged(_) | Frame::Tip(_) => return Err(out_of_order()),
+        }
+    }
+}
+
+fn out_of_order() -> FetchError {
+    FetchError::Child(io::Error::new(io::ErrorKind::InvalidData, "frames out of order"))
+}
+
+fn commit_id(text: &str) -> Result<CommitId, FetchError> {
+    CommitId::parse(text).map_err(|error| FetchError::Child(io::Error::new(io::ErrorKind::InvalidData, error)))
+}
+
+fn from_child(failure: frame::Failure) -> FetchError {
+    match failure.kind {
+        FailureKind::Unreachable => FetchError::Unreachable(failure.message),
+        FailureKind::RefMissing => FetchError::RefMissing(failure.message),
+        FailureKind::Transfer | FailureKind::Limit => FetchError::Transfer(failure.message),
+        FailureKind::Local => FetchError::Local(failure.message),
+    }
+}

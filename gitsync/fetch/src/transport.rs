@@ -1,0 +1,116 @@
+//! gix, and the only file that knows it talks to servers: a bare repository, one branch, http(s), no redirects.
+
+use crate::frame::{Failure, FailureKind};
+use crate::request::Request;
+use crate::url::RepositoryUrl;
+use gix::bstr::ByteSlice;
+use gix::remote::Direction;
+use gix::remote::fetch::Tags;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+/// Packs in the child's repository before it starts afresh. gix never repacks; each fetch of something new leaves one.
+const MAX_PACKS: usize = 48;
+
+/// Where the tip of the branch is kept between fetches, for negotiation.
+const TIP_REF: &str = "refs/cairn/tip";
+
+/// What a server must not be able to switch on, and what we do not want.
+const SETTINGS: [&str; 11] = [
+    "core.useReplaceRefs=false",
+    "core.deltaBaseCacheLimit=16777216",
+    "gitoxide.objects.cacheLimit=16777216",
+    "pack.threads=1",
+    "protocol.version=2",
+    "protocol.allow=never",
+    "protocol.http.allow=always",
+    "protocol.https.allow=always",
+    "http.followRedirects=false",
+    "clone.rejectShallow=true",
+    "credential.helper=",
+];
+
+pub(crate) fn failure(kind: FailureKind, what: &str, error: impl std::fmt::Display) -> Failure {
+    Failure { kind, message: format!("{what}: {error:#}") }
+}
+
+fn options() -> gix::open::Options {
+    gix::open::Options::isolated().config_overrides(SETTINGS).open_path_as_is(true)
+}
+
+/// Opens the child's repository, or makes one; one with too many packs is replaced.
+pub(crate) fn open(folder: &Path, format: gix::hash::Kind) -> Result<gix::Repository, Failure> {
+    let local = |error: &dyn std::fmt::Display| failure(FailureKind::Local, "the fetch folder cannot be used", error);
+    let packs = std::fs::read_dir(folder.join("objects/pack"));
+    let packs = packs.map_or(0, |entries| {
+        entries.flatten().filter(|e| e.file_name().as_encoded_bytes().ends_with(b".pack")).count()
+    });
+    if folder.join("HEAD").exists() && packs <= MAX_PACKS {
+        match gix::open_opts(folder, options()) {
+            Ok(repository) if repository.object_hash() == format => return Ok(repository),
+            // Damaged by a power cut, or of the other format: everything in it can be fetched again.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    empty(folder).map_err(|error| local(&error))?;
+    let create = gix::create::Options { object_hash: Some(format), ..gix::create::Options::default() };
+    gix::ThreadSafeRepository::init_opts(folder, gix::create::Kind::Bare, create, options())
+        .map(Into::into)
+        .map_err(|error| local(&error))
+}
+
+/// Removes what is inside the folder, not the folder: its parent does not belong to the child.
+fn empty(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() { std::fs::remove_dir_all(&path)? } else { std::fs::remove_file(&path)? }
+    }
+    Ok(())
+}
+
+/// What a look at the server came to.
+pub(crate) enum Look {
+    /// The branch is where it was.
+    Unchanged(String),
+    /// The branch is there, with everything it needs in the repository.
+    Tip(gix::ObjectId),
+}
+
+/// Asks the server for the branch and fetches it when it moved. One request when nothing is new.
+pub(crate) fn look(repository: &gix::Repository, url: &RepositoryUrl, request: &Request) -> Result<Look, Failure> {
+    let unreachable = |error: &dyn std::fmt::Display| failure(FailureKind::Unreachable, url.as_str(), error);
+    let branch = request.deploy_ref.as_str();
+    let spec = format!("+{branch}:{TIP_REF}");
+    let remote = repository
+        .remote_at_without_url_rewrite(url.as_str())
+        .and_then(|remote| remote.with_fetch_tags(Tags::None).with_refspecs([spec.as_str()], Direction::Fetch))
+        .map_err(|error| unreachable(&error))?;
+    let connection = remote.connect(Direction::Fetch).map_err(|error| unreachable(&error))?;
+    // Nobody to ask for a password: a server that wants one is unreachable.
+    let connection = connection.with_credentials(|_| Ok(None));
+    let prepared = connection
+        .prepare_fetch(gix::progress::Discard, gix::remote::ref_map::Options::default())
+        .map_err(|error| unreachable(&error))?;
+    let mapping = prepared
+        .ref_map()
+        .mappings
+        .iter()
+        .find(|mapping| mapping.remote.as_name().is_some_and(|name| name == branch.as_bytes().as_bstr()));
+    let Some(tip) = mapping.and_then(|mapping| mapping.remote.as_id()).map(ToOwned::to_owned) else {
+        return Err(Failure {
+            kind: FailureKind::RefMissing,
+            message: format!("{url} has no {branch}; push the branch, or correct the introduction"),
+        });
+    };
+    if request.tip.as_ref().is_some_and(|known| tip == *known.as_str()) {
+        return Ok(Look::Unchanged(tip.to_string()));
+    }
+    if prepared.ref_map().object_hash != repository.object_hash() {
+        return Err(Failure { kind: FailureKind::Transfer, message: format!("{url} changed its object format") });
+    }
+    prepared
+        .receive(gix::progress::Discard, &AtomicBool::new(false))
+        .map_err(|error| failure(FailureKind::Transfer, url.as_str(), error))?;
+    Ok(Look::Tip(tip))
+}
