@@ -1,0 +1,107 @@
+//! A commit's files to everything that should be, or to every mistake in them.
+
+use crate::documents::{self, MachineDocuments};
+use crate::manifests;
+use crate::object::DesiredObject;
+use gitsync_verify::{Commit, Files, Mistake, ObjectSet, Policy, Position, Reason, Refusal, Verified, access_table};
+use machined_access::AccessTable;
+use machined_ids::ClusterId;
+
+/// Everything that a verified commit says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DesiredState {
+    /// The commit's place in the chain.
+    pub source: Position,
+    /// What machines read.
+    pub documents: MachineDocuments,
+    /// Who may reach the APIs.
+    pub access: AccessTable,
+    /// Cluster objects, in the order of files.
+    pub objects: Vec<DesiredObject>,
+    /// The commit's own policy; budgets of deletions are judged by it.
+    pub policy: Policy,
+}
+
+/// Renders a verified commit and judges all of it, before anything is written anywhere.
+///
+/// # Errors
+/// `Parse` with every mistake of every file; `OutOfReach` for objects that their file's rule may not touch.
+pub fn render(commit: &Verified<Commit>, objects: &ObjectSet) -> Result<DesiredState, Refusal> {
+    let id = &commit.position().commit;
+    let files = commit.files(objects).map_err(|refusal| refusal.of_commit(id))?;
+    let content = content(&files, Some(commit.cluster()), Some(commit.policy())).map_err(|r| r.of_commit(id))?;
+    let table = access_table(commit.cluster(), commit.position(), commit.policy(), content.documents.entries());
+    Ok(DesiredState {
+        source: commit.position().clone(),
+        documents: content.documents,
+        access: table,
+        objects: content.objects,
+        policy: commit.policy().clone(),
+    })
+}
+
+/// The access table of an accepted commit whose other files may have mistakes: people are who accepted says they are, also
+/// while its workloads wait for a correction.
+///
+/// # Errors
+/// `Parse` when its `machines/` cannot be read.
+pub fn access(commit: &Verified<Commit>, objects: &ObjectSet) -> Result<AccessTable, Refusal> {
+    let files = commit.files(objects)?;
+    let mut mistakes = Vec::new();
+    match documents::read(&files, Some(commit.cluster()), &mut mistakes) {
+        Some(read) => Ok(access_table(commit.cluster(), commit.position(), commit.policy(), read.entries())),
+        None => Err(Refusal::of_mistakes(Reason::Parse, mistakes)),
+    }
+}
+
+/// Judges files that are not committed yet as [`render`] would, without any say on who may. For `cairnctl` and CI.
+///
+/// # Errors
+/// `PolicyInvalid`, `Parse`, `OutOfReach`.
+pub fn lint(files: &Files) -> Result<(), Refusal> {
+    let policy = Policy::parse(files)?;
+    content(files, None, Some(&policy)).map(|_content| ())
+}
+
+struct Content {
+    documents: MachineDocuments,
+    objects: Vec<DesiredObject>,
+}
+
+fn content(files: &Files, cluster: Option<ClusterId>, policy: Option<&Policy>) -> Result<Content, Refusal> {
+    let mut mistakes: Vec<Mistake> = Vec::new();
+    let documents = documents::read(files, cluster, &mut mistakes);
+    let objects = manifests::read(files, &mut mistakes);
+    match documents {
+        Some(documents) if mistakes.is_empty() => {
+            policy.map_or(Ok(()), |policy| objects.iter().try_for_each(|object| reach(policy, object)))?;
+            Ok(Content { documents, objects })
+        }
+        Some(_) | None => {
+            mistakes.sort();
+            Err(Refusal::of_mistakes(Reason::Parse, mistakes))
+        }
+    }
+}
+
+/// An object must lie in the reach of every rule that owns its file, whoever approved it.
+fn reach(policy: &Policy, object: &DesiredObject) -> Result<(), Refusal> {
+    let path = &object.origin.path;
+    let namespace = Some(object.key.namespace.as_str()).filter(|namespace| !namespace.is_empty());
+    // A Namespace is cluster-scoped, but making one's own namespace is not reaching beyond it.
+    let place = if object.key.kind == "Namespace" && object.key.group.is_empty() {
+        Some(object.key.name.as_str())
+    } else {
+        namespace
+    };
+    for rule in policy.owners(path) {
+        if !rule.reach.covers(&object.key.kind, place) {
+            let message = format!(
+                "line {}: {} is out of reach of the rule that owns the file; move it, or let root widen the rule's reach",
+                object.origin.line, object.key
+            );
+            return Err(Refusal::new(Reason::OutOfReach, message).at_path(path).by_rule(&rule.name));
+        }
+    }
+    Ok(())
+}
