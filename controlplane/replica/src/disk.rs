@@ -107,6 +107,9 @@ impl Disk for StateDisk {
     }
 }
 
+/// Gets the key and the value of a row.
+type Row<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), DiskError> + 'a;
+
 type ReadTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 /// One consistent state of the file.
@@ -148,11 +151,7 @@ impl StateView {
     }
 
     /// Visits every row of a table.
-    pub(crate) fn rows(
-        &self,
-        table: Table,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), DiskError>,
-    ) -> Result<(), DiskError> {
+    pub(crate) fn rows(&self, table: Table, visit: &mut Row<'_>) -> Result<(), DiskError> {
         for row in self.table(table).iter().map_err(|error| failed("read", error))? {
             let (key, value) = row.map_err(|error| failed("read", error))?;
             visit(key.value(), value.value())?;
