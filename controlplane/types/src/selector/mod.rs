@@ -2,6 +2,7 @@
 
 mod field;
 mod label;
+pub mod typed;
 
 pub use field::FieldSelector;
 pub use label::{LabelSelector, Operator, Requirement, SelectorError, from_label_selector};
