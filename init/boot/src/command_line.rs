@@ -1,6 +1,7 @@
 //! The kernel command line: the few parameters that are ours, typed, and the rest kept as it stands.
 //!
-//! The image builder renders it into a UKI, stage one parses /proc/cmdline. The kernel's own parameters are not judged here.
+//! The image builder renders it into a UKI, stage one parses /proc/cmdline. The kernel's own parameters are not
+//! judged here.
 
 use std::fmt;
 

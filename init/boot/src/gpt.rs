@@ -1,7 +1,8 @@
-//! GUID partition tables: the values, their limits and the names that Cairn's disks use. `encode` writes them, `parse` reads them.
+//! GUID partition tables: the values, their limits and the names that Cairn's disks use. `encode` writes them,
+//! `parse` reads them.
 //!
-//! The image builder makes a table, stage one reads it to find its slot, machined changes a slot's GUID at an upgrade. Sectors have 512
-//! bytes; a disk with native sectors of 4096 bytes is not supported yet.
+//! The image builder makes a table, stage one reads it to find its slot, machined changes a slot's GUID at an
+//! upgrade. Sectors have 512 bytes; a disk with native sectors of 4096 bytes is not supported yet.
 //!
 //! Format: UEFI specification 2.10, chapter 5.
 
@@ -126,7 +127,7 @@ pub enum TableError {
     },
     /// Outside of the usable sectors, or backwards.
     #[error(
-        "partition {label:?} from sector {first} to {last} lies outside of the usable sectors {usable_first} to {usable_last}"
+        "partition {label:?} from sector {first} to {last} is not within the usable sectors {usable_first} to {usable_last}"
     )]
     Outside {
         /// Its label.

@@ -1,4 +1,5 @@
-//! Globally unique identifiers in the order in which people write them; GPT's mixed byte order stays at the rim of `gpt`.
+//! Globally unique identifiers in the order in which people write them; GPT's mixed byte order stays at the rim of
+//! `gpt`.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,8 @@
 //! What PID 1, machined and the image builder must agree on, as values and bytes.
 //!
-//! The image builder encodes, PID 1 and machined parse. Nothing here opens a file, asks the clock or draws a random number, and bytes
-//! from a disk or a socket never panic: they are parsed into typed values or refused with the reason.
+//! The image builder encodes, PID 1 and machined parse. Nothing here opens a file, asks the clock or draws a random
+//! number, and bytes from a disk or a socket never panic: they are parsed into typed values or refused with the
+//! reason.
 
 mod command_line;
 mod crc32;

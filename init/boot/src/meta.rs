@@ -1,7 +1,8 @@
-//! Records on the META partition: a few fixed places, each with a header that says what it is and proves that it is whole.
+//! Records on the META partition: a few fixed places, each with a header that says what it is and proves that it is
+//! whole.
 //!
-//! The image builder writes the seed, machined reads it and keeps its identity key here. Writers write the whole record and sync; a torn
-//! write shows as a wrong digest, which is an error and never "absent".
+//! The image builder writes the seed, machined reads it and keeps its identity key here. Writers write the whole
+//! record and sync; a torn write shows as a wrong digest, which is an error and never "absent".
 //!
 //! ```text
 //! magic 8 | kind u32 | length u32 | SHA-256 of kind, length and bytes 32 | bytes      (integers little-endian)

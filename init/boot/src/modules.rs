@@ -1,7 +1,7 @@
 //! The list of kernel modules to load, in order: written by the image builder, read by both stages of PID 1.
 //!
-//! Each line is one level: its modules depend only on lines above, so they may be loaded at the same time. A line holds one or more
-//! absolute paths separated by spaces; empty lines and lines that begin with `#` are skipped.
+//! Each line is one level: its modules depend only on lines above, so they may be loaded at the same time. A line
+//! holds one or more absolute paths separated by spaces; empty lines and lines that begin with `#` are skipped.
 
 use thiserror::Error;
 

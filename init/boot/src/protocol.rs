@@ -1,7 +1,7 @@
 //! PID 1's own small protocol: one text message a packet on the SOCK_SEQPACKET socket that machined inherits.
 //!
-//! PID 1 tells which processes it reaped, those that ended while no machined ran included; machined says that it is healthy and asks for
-//! the end. An unreadable message is dropped and logged by its receiver, never a reason to stop.
+//! PID 1 tells which processes it reaped, those that ended while no machined ran included; machined says that it is
+//! healthy and asks for the end. An unreadable message is dropped and logged by its receiver, never a reason to stop.
 
 use std::fmt;
 use std::str::FromStr;

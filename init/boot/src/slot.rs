@@ -1,7 +1,8 @@
-//! The two root slots: their labels, boot entries and partition GUIDs, and how PID 1 asks systemd-boot for the other one.
+//! The two root slots: their labels, boot entries and partition GUIDs, and how PID 1 asks systemd-boot for the other
+//! one.
 //!
-//! A slot's partition GUID says what it holds: half of the root hash, or [`EMPTY_SLOT_GUID`]. So stage one finds its slot by the hash on
-//! the command line alone, whatever order the disks come in.
+//! A slot's partition GUID says what it holds: half of the root hash, or [`EMPTY_SLOT_GUID`]. So stage one finds its
+//! slot by the hash on the command line alone, whatever order the disks come in.
 
 use crate::gpt::{Partition, Table, label};
 use crate::guid::Guid;
@@ -15,7 +16,8 @@ pub const EMPTY_SLOT_GUID: Guid = Guid::from_text_order([
 /// The folder of the boot entries on the EFI system partition.
 pub const UKI_FOLDER: &str = "/EFI/Linux";
 
-/// The variable that systemd-boot reads and deletes: the entry to start once (Boot Loader Interface, systemd.io/BOOT_LOADER_INTERFACE).
+/// The variable that systemd-boot reads and deletes: the entry to start once (Boot Loader Interface,
+/// systemd.io/BOOT_LOADER_INTERFACE).
 pub const LOADER_ENTRY_ONE_SHOT: &str = "LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 
 /// Non-volatile, visible to boot services and at run time: what efivarfs wants as four bytes before a variable's value.
@@ -58,7 +60,8 @@ impl Slot {
         }
     }
 
-    /// What to write to efivarfs under [`LOADER_ENTRY_ONE_SHOT`] so that this slot starts once: attributes, then UTF-16 with its NUL.
+    /// What to write to efivarfs under [`LOADER_ENTRY_ONE_SHOT`] so that this slot starts once: attributes, then
+    /// UTF-16 with its NUL.
     pub fn one_shot_variable(self) -> Vec<u8> {
         let mut bytes = EFI_VARIABLE_ATTRIBUTES.to_le_bytes().to_vec();
         for unit in self.entry_name().encode_utf16().chain([0]) {

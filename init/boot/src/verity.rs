@@ -1,10 +1,12 @@
-//! The dm-verity superblock (version 1, as veritysetup writes it) and the table line that the kernel's verity target takes.
+//! The dm-verity superblock (version 1, as veritysetup writes it) and the table line that the kernel's verity target
+//! takes.
 //!
-//! The image builder encodes the superblock behind the data, stage one parses it for the salt. Only SHA-256 over blocks of 4096 bytes is
-//! accepted: one shape is tested, others are mistakes. Nothing in the superblock is trusted: a wrong salt or count gives a wrong hash,
-//! and the kernel compares with the root hash of the command line.
+//! The image builder encodes the superblock behind the data, stage one parses it for the salt. Only SHA-256 over
+//! blocks of 4096 bytes is accepted: one shape is tested, others are mistakes. Nothing in the superblock is trusted:
+//! a wrong salt or count gives a wrong hash, and the kernel compares with the root hash of the command line.
 //!
-//! Layout: <https://gitlab.com/cryptsetup/cryptsetup/-/wikis/DMVerity>, table: Documentation/admin-guide/device-mapper/verity.rst.
+//! Layout: <https://gitlab.com/cryptsetup/cryptsetup/-/wikis/DMVerity>, table:
+//! Documentation/admin-guide/device-mapper/verity.rst.
 
 use thiserror::Error;
 
@@ -148,7 +150,8 @@ impl Superblock {
         Ok(Self { uuid, data_blocks, salt: block[88..88 + salt_length].to_vec() })
     }
 
-    /// The table for `device` (a path or `major:minor`), which holds data, superblock and hash tree one after the other.
+    /// The table for `device` (a path or `major:minor`), which holds data, superblock and hash tree one after the
+    /// other.
     ///
     /// # Errors
     /// When `command_line_blocks`, the count that the UKI vouches for, is another than the superblock's.

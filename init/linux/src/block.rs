@@ -32,7 +32,8 @@ const ANNOUNCEMENT_BYTES_MAX: usize = 2048;
 pub fn block_device_bytes(device: &Path) -> Result<u64, SystemError> {
     let file = File::open(device).map_err(|source| SystemError::path("open", device, source))?;
     let mut bytes = 0_usize;
-    // SAFETY: BLKGETSIZE64 writes one u64, which is what usize is on the 64-bit machines that we build for, to a place that outlives the call.
+    // SAFETY: BLKGETSIZE64 writes one u64, which is what usize is on the 64-bit machines that we build for, to a
+    // place that outlives the call.
     unsafe { call::blkgetsize64(file.as_raw_fd(), &raw mut bytes) }
         .map_err(|source| SystemError::path("ioctl(BLKGETSIZE64)", device, source))?;
     Ok(bytes as u64)

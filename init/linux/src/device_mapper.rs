@@ -1,6 +1,7 @@
 //! dm-verity by three ioctls on /dev/mapper/control: create the device, load its table, resume it.
 //!
-//! The request is laid out by hand, as linux/dm-ioctl.h has it: a header of 312 bytes, one target description of 40, its parameters.
+//! The request is laid out by hand, as linux/dm-ioctl.h has it: a header of 312 bytes, one target description of 40,
+//! its parameters.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -36,7 +37,8 @@ pub(crate) fn map_verity(name: &str, table: &VerityTable) -> Result<PathBuf, Sys
     call(&control, Command::LoadTable, name, request(name, Some(table)))?;
     // The flag for "suspend" is not set, so this resumes: the loaded table becomes the live one.
     call(&control, Command::Resume, name, request(name, None))?;
-    // huge_encode_dev(): twelve bits of major in the middle, the minor around them; the node's name needs the minor only.
+    // huge_encode_dev(): twelve bits of major in the middle, the minor around them; the node's name needs the minor
+    // only.
     let device = u64::from_ne_bytes(field(&created, 40));
     let minor = (device & 0xff) | ((device >> 12) & 0xfff_ff00);
     Ok(PathBuf::from(format!("/dev/dm-{minor}")))
@@ -73,8 +75,8 @@ fn call(control: &File, command: Command, name: &str, mut request: Vec<u8>) -> R
         Command::LoadTable => "ioctl(DM_TABLE_LOAD)",
     };
     let number: c_ulong = nix::request_code_readwrite!(0xfd, command as u8, HEADER_BYTES);
-    // SAFETY: the kernel reads and writes at most the `data_size` bytes that the request's own header states, which is the length of
-    // this vector, and the vector outlives the call.
+    // SAFETY: the kernel reads and writes at most the `data_size` bytes that the request's own header states, which
+    // is the length of this vector, and the vector outlives the call.
     let answer = unsafe { libc::ioctl(control.as_raw_fd(), number, request.as_mut_ptr()) };
     match answer {
         -1 => Err(SystemError::new(what, name, std::io::Error::last_os_error())),

@@ -1,4 +1,5 @@
-//! A kernel for tests: files in memory, a clock that only waiting moves, scripted events, and a record of what was asked.
+//! A kernel for tests: files in memory, a clock that only waiting moves, scripted events, and a record of what was
+//! asked.
 //!
 //! Waiting without a deadline when the script is over fails, so that a test ends instead of hanging.
 

@@ -13,8 +13,8 @@ use crate::error::SystemError;
 /// The inherited descriptor can have one owner only.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// The socket on which PID 1 tells of ended processes and hears what is asked of it. Reads and writes never block: wait for the
-/// descriptor to be readable.
+/// The socket on which PID 1 tells of ended processes and hears what is asked of it. Reads and writes never block:
+/// wait for the descriptor to be readable.
 #[derive(Debug)]
 pub struct InitSocket(OwnedFd);
 
@@ -39,8 +39,8 @@ impl InitSocket {
         if !promised || TAKEN.swap(true, Ordering::SeqCst) {
             return Ok(None);
         }
-        // SAFETY: PID 1 hands this descriptor down for nobody but us, and `TAKEN` lets only the first caller come here. When nothing is
-        // open under the number, the next call says so and the value is forgotten.
+        // SAFETY: PID 1 hands this descriptor down for nobody but us, and `TAKEN` lets only the first caller come
+        // here. When nothing is open under the number, the next call says so and the value is forgotten.
         let descriptor = unsafe { OwnedFd::from_raw_fd(INIT_FD) };
         match Self::from_descriptor(descriptor) {
             Ok(socket) => Ok(Some(socket)),

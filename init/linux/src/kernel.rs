@@ -69,7 +69,8 @@ pub trait Kernel: Sync {
     /// # Errors
     /// When one of device-mapper's ioctls fails.
     fn map_verity(&self, name: &str, table: &VerityTable) -> Result<PathBuf>;
-    /// Waits until the kernel announces a device or the time is over; says whether it announced one. The first call begins to listen.
+    /// Waits until the kernel announces a device or the time is over; says whether it announced one. The first call
+    /// begins to listen.
     ///
     /// # Errors
     /// When the announcements cannot be heard.
@@ -90,8 +91,8 @@ pub trait Kernel: Sync {
     /// # Errors
     /// When there are none, or the firmware refuses.
     fn write_efi_variable(&self, name: &str, bytes: &[u8]) -> Result<()>;
-    /// From now on signals come through `wait`, Ctrl-Alt-Del among them. To be called before any thread starts: a thread that does not
-    /// block them would swallow them.
+    /// From now on signals come through `wait`, Ctrl-Alt-Del among them. To be called before any thread starts: a
+    /// thread that does not block them would swallow them.
     ///
     /// # Errors
     /// When they cannot be blocked.

@@ -48,9 +48,11 @@ impl Writer {
     }
 }
 
-/// Gives the write end of a pipe; a thread carries its lines to the kernel's log as `<name>: <line>` until all writers are gone.
+/// Gives the write end of a pipe; a thread carries its lines to the kernel's log as `<name>: <line>` until all
+/// writers are gone.
 ///
-/// A program must not write to /dev/kmsg itself: a line that is too long fails there, and a failing standard error ends a Rust program.
+/// A program must not write to /dev/kmsg itself: a line that is too long fails there, and a failing standard error
+/// ends a Rust program.
 pub(crate) fn carry_lines(name: &'static str) -> Result<OwnedFd, SystemError> {
     let failed = |source: io::Error| SystemError::new("pipe", name, source);
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|source| failed(source.into()))?;

@@ -1,8 +1,8 @@
 //! The only crate with unsafe code: what PID 1 and machined ask of the Linux kernel, as safe functions.
 //!
-//! PID 1 goes through the [`Kernel`] trait, so that its decisions are tested against a `FakeKernel` (feature `fake`); the other crates call the plain
-//! functions in the modules. What `nix` or `std` already offer safely is not wrapped again. Nothing here decides anything: each function
-//! does one thing and says with which subject it failed.
+//! PID 1 goes through the [`Kernel`] trait, so that its decisions are tested against a `FakeKernel` (feature `fake`);
+//! the other crates call the plain functions in the modules. What `nix` or `std` already offer safely is not wrapped
+//! again. Nothing here decides anything: each function does one thing and says with which subject it failed.
 
 mod block;
 pub mod clock;

@@ -1,7 +1,7 @@
 //! Network name spaces: making them last under a path, and working inside of one.
 //!
-//! A thread belongs to a name space, not a process; so work is done on a thread of its own, which ends with it and can never go on in
-//! the wrong one.
+//! A thread belongs to a name space, not a process; so work is done on a thread of its own, which ends with it and
+//! can never go on in the wrong one.
 
 use std::fs::File;
 use std::io;
@@ -14,8 +14,8 @@ use crate::error::SystemError;
 
 const OWN_NETWORK: &str = "/proc/thread-self/ns/net";
 
-/// Makes a network name space and keeps it under `path` until [`remove_network_namespace`]; there is nothing in it but a loopback link
-/// that is down.
+/// Makes a network name space and keeps it under `path` until [`remove_network_namespace`]; there is nothing in it
+/// but a loopback link that is down.
 ///
 /// # Errors
 /// When `path` exists, or the caller may not make name spaces.
@@ -50,7 +50,8 @@ pub fn remove_network_namespace(path: &Path) -> Result<(), SystemError> {
     }
 }
 
-/// Runs `work` on a thread inside of the network name space at `path` and gives what it gives. Sockets opened there stay there.
+/// Runs `work` on a thread inside of the network name space at `path` and gives what it gives. Sockets opened there
+/// stay there.
 ///
 /// # Errors
 /// When the name space cannot be entered; `work` has not run then.

@@ -1,7 +1,8 @@
 //! A cage for a child that reads bytes from strangers: no privileges, few system calls, few files, bounded resources.
 //!
-//! gitsync's fetch child runs in it. Everything is worked out and opened before the fork; between fork and exec there are system calls
-//! only. The order matters: limits, user, no_new_privs, Landlock, seccomp last, for it forbids some of the former.
+//! gitsync's fetch child runs in it. Everything is worked out and opened before the fork; between fork and exec there
+//! are system calls only. The order matters: limits, user, no_new_privs, Landlock, seccomp last, for it forbids some
+//! of the former.
 
 mod landlock;
 mod limits;
@@ -22,7 +23,8 @@ pub use limits::Limit;
 /// What the child may still do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sandbox {
-    /// The user and group to become; `None` stays who the parent is, which only a parent without privileges should want.
+    /// The user and group to become; `None` stays who the parent is, which only a parent without privileges should
+    /// want.
     pub identity: Option<Identity>,
     /// Bounds on what it takes.
     pub limits: Vec<Limit>,
@@ -119,8 +121,8 @@ impl Sandbox {
             }
             filter.install()
         };
-        // SAFETY: the closure runs between fork and exec and makes system calls only; ruleset and filter were made before the fork, and
-        // nothing in it allocates or takes locks.
+        // SAFETY: the closure runs between fork and exec and makes system calls only; ruleset and filter were made
+        // before the fork, and nothing in it allocates or takes locks.
         unsafe { command.pre_exec(enter) };
         Ok(applied)
     }

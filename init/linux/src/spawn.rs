@@ -79,7 +79,8 @@ impl ChildSetup {
         let Self { session, cgroup, inherited, dies_with_parent } = self;
         let members = cgroup.as_deref().map(open_members).transpose()?;
         let prepare = move || -> io::Result<()> {
-            // The parent may read its signals from a descriptor; a child that inherited the blocked ones would not hear SIGTERM.
+            // The parent may read its signals from a descriptor; a child that inherited the blocked ones would not
+            // hear SIGTERM.
             SigSet::empty().thread_set_mask()?;
             if let Some(members) = &members {
                 join(members)?;

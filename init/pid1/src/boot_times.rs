@@ -1,7 +1,7 @@
 //! When each part of the boot was over, in milliseconds since the kernel started.
 //!
-//! Stage one hands its part to stage two as an argument; stage two writes all of it to /run/cairn/boot-times for machined, one
-//! `name milliseconds` a line.
+//! Stage one hands its part to stage two as an argument; stage two writes all of it to /run/cairn/boot-times for
+//! machined, one `name milliseconds` a line.
 
 use std::time::Duration;
 

@@ -14,7 +14,8 @@ pub(crate) const MACHINED_GROUP: &str = "/sys/fs/cgroup/cairn/machined";
 const INIT_GROUP: &str = "/sys/fs/cgroup/cairn/init";
 const GROUPS: [&str; 5] =
     ["/sys/fs/cgroup/cairn", INIT_GROUP, MACHINED_GROUP, "/sys/fs/cgroup/cairn/services", "/sys/fs/cgroup/cairn/shims"];
-/// Groups whose children get controllers. PID 1 leaves the root first: a group with processes may not hand controllers down.
+/// Groups whose children get controllers. PID 1 leaves the root first: a group with processes may not hand
+/// controllers down.
 const PARENTS: [&str; 3] = ["/sys/fs/cgroup", "/sys/fs/cgroup/cairn", "/sys/fs/cgroup/cairn/services"];
 const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
 

@@ -1,4 +1,5 @@
-//! What happens when PID 1 itself cannot go on: it says so on the console, leaves time to read it, and starts the machine again.
+//! What happens when PID 1 itself cannot go on: it says so on the console, leaves time to read it, and starts the
+//! machine again.
 //!
 //! A PID 1 that ends is a kernel panic, which shows less and may not restart.
 
@@ -8,8 +9,8 @@ use init_linux::{Kernel, Linux, Power};
 
 use crate::log;
 
-/// How long a message stays on the console before the machine starts again: long enough to read, short enough for a machine that
-/// nobody watches.
+/// How long a message stays on the console before the machine starts again: long enough to read, short enough for a
+/// machine that nobody watches.
 const READING_TIME: Duration = Duration::from_secs(10);
 
 /// Makes every panic end in [`restart`].

@@ -1,8 +1,8 @@
 //! PID 1: initramfs /init and the real root's first process, one binary for both stages.
 //!
-//! The kernel starts it without our argument: stage one finds, verifies and mounts the root and starts this program again from there,
-//! as stage two, which prepares the machine, runs machined and outlives everything. Neither may ever end or panic: what cannot be
-//! handled is told on the console and the machine starts again.
+//! The kernel starts it without our argument: stage one finds, verifies and mounts the root and starts this program
+//! again from there, as stage two, which prepares the machine, runs machined and outlives everything. Neither may
+//! ever end or panic: what cannot be handled is told on the console and the machine starts again.
 
 mod boot_times;
 mod cgroups;
@@ -11,6 +11,7 @@ mod last_resort;
 mod load_modules;
 mod log;
 mod mount_table;
+mod other_slot;
 mod shutdown;
 mod stage_one;
 mod stage_two;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use init_linux::MountFlag::{self, NoDevices, NoExecute, NoSetUserId};
+use init_linux::efi::EFI_VARIABLES;
 use init_linux::{Kernel, Mount};
 
 use crate::log;
@@ -41,7 +42,7 @@ const SECOND: [Row; 10] = [
 ];
 
 /// What needs a module of the root first.
-const LATE: [Row; 1] = [("efivarfs", "/sys/firmware/efi/efivars", &[NoSetUserId, NoDevices, NoExecute], "", Need::May)];
+const VARIABLES: [Row; 1] = [("efivarfs", EFI_VARIABLES, &[NoSetUserId, NoDevices, NoExecute], "", Need::May)];
 
 /// Places that the root cannot hold and that nobody else makes.
 const DIRECTORIES: [(&str, u32); 4] =
@@ -61,9 +62,13 @@ pub(crate) fn mount_second(kernel: &dyn Kernel) -> Result<(), String> {
     Ok(())
 }
 
-/// Mounts what the root's modules have made possible.
-pub(crate) fn mount_late(kernel: &dyn Kernel) {
-    if let Err(reason) = mount_rows(kernel, &LATE) {
+/// Mounts the EFI variables where that was not possible earlier.
+pub(crate) fn mount_variables(kernel: &dyn Kernel) {
+    let mounted = kernel.list(Path::new(EFI_VARIABLES)).is_ok_and(|names| !names.is_empty());
+    if mounted {
+        return;
+    }
+    if let Err(reason) = mount_rows(kernel, &VARIABLES) {
         log::line(kernel, &reason);
     }
 }

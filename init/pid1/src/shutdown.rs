@@ -7,7 +7,8 @@ use init_linux::{Kernel, Power, Wake};
 
 use crate::log;
 
-/// How long processes may take after SIGTERM. machined has stopped its services before it asked, so this is for what is left.
+/// How long processes may take after SIGTERM. machined has stopped its services before it asked, so this is for what
+/// is left.
 const TERM_WAIT: Duration = Duration::from_secs(10);
 /// How long the kernel may take to end processes after SIGKILL; longer means one hangs in a device.
 const KILL_WAIT: Duration = Duration::from_secs(5);
@@ -62,7 +63,8 @@ fn stop_processes(kernel: &dyn Kernel) {
     log::line(kernel, "some processes do not end, the machine ends without them");
 }
 
-/// Reaps until there are no children or the time is over; says whether there are none. Orphans become children, so all are counted.
+/// Reaps until there are no children or the time is over; says whether there are none. Orphans become children, so
+/// all are counted.
 fn reap_until_alone(kernel: &dyn Kernel, wait: Duration) -> bool {
     let deadline = kernel.uptime() + wait;
     loop {
@@ -115,7 +117,8 @@ fn disk_mounts(kernel: &dyn Kernel) -> Vec<PathBuf> {
     String::from_utf8_lossy(&table).lines().filter_map(disk_mount).collect()
 }
 
-/// Reads a line of mountinfo (proc_pid_mountinfo(5)): the target is the fifth field, the type the first one behind " - ".
+/// Reads a line of mountinfo (proc_pid_mountinfo(5)): the target is the fifth field, the type the first one behind "
+/// - ".
 fn disk_mount(line: &str) -> Option<PathBuf> {
     let (before, behind) = line.split_once(" - ")?;
     let target = unescape(before.split(' ').nth(4)?);

@@ -11,7 +11,7 @@ use init_linux::{Kernel, Mount, MountFlag};
 
 use crate::boot_times::BootTimes;
 use crate::find_slot::{FoundSlot, find_slot};
-use crate::{PID1_PROGRAM, STAGE_TWO, last_resort, load_modules, log, mount_table};
+use crate::{PID1_PROGRAM, STAGE_TWO, last_resort, load_modules, log, mount_table, other_slot};
 
 /// How long stage one waits for the disk to appear: a slow RAID controller takes this long, a missing disk never comes.
 const DISK_WAIT: Duration = Duration::from_secs(60);
@@ -28,7 +28,10 @@ const ROOT_KINDS: [&str; 2] = ["squashfs", "erofs"];
 pub(crate) fn run(kernel: &dyn Kernel) -> ExitCode {
     match boot(kernel) {
         Ok(never) => match never {},
-        Err(reason) => last_resort::restart(kernel, &format!("the root could not be started: {reason}")),
+        Err(reason) => {
+            let next = other_slot::choose(kernel);
+            last_resort::restart(kernel, &format!("the root could not be started: {reason}. {next}"))
+        }
     }
 }
 

@@ -5,13 +5,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use init_boot::{LOADER_ENTRY_ONE_SHOT, ROOT_MODULES, ToInit};
+use init_boot::{ROOT_MODULES, ToInit};
 use init_linux::{Channel, Kernel, Launch, Linux, Power, Wake};
 
 use crate::boot_times::{BOOT_TIMES, BootTimes};
-use crate::find_slot::find_slot;
 use crate::supervision::{Ended, Next, QUICK_FAILURES_MAX, Supervision};
-use crate::{cgroups, last_resort, load_modules, log, mount_table, shutdown, stage_one};
+use crate::{cgroups, last_resort, load_modules, log, mount_table, other_slot, shutdown};
 
 const MACHINED: &str = "/usr/bin/machined";
 /// What all processes inherit unless they choose otherwise: containerd holds several descriptors for each container.
@@ -64,7 +63,7 @@ pub(crate) fn prepare(kernel: &dyn Kernel, times: &mut BootTimes) -> Result<(), 
 
 fn load_root_modules(kernel: &dyn Kernel) {
     let loaded = load_modules::load_list(kernel, Path::new(ROOT_MODULES));
-    mount_table::mount_late(kernel);
+    mount_table::mount_variables(kernel);
     log::line(kernel, &format!("{loaded} modules of the root are loaded"));
 }
 
@@ -160,21 +159,8 @@ fn reap_all(kernel: &dyn Kernel, supervision: &mut Supervision, channel: &mut Op
 
 /// machined does not work in this root: the other slot is tried when it holds something, else the same one again.
 fn give_up(kernel: &dyn Kernel) {
-    let next = match choose_other_slot(kernel) {
-        Ok(name) => format!("The next start is from {name}."),
-        Err(why) => format!("The next start is from this root again, for the other one cannot be chosen: {why}."),
-    };
+    let next = other_slot::choose(kernel);
     let reason = format!("machined failed {QUICK_FAILURES_MAX} times in a row and never became healthy. {next}");
     last_resort::announce(kernel, &reason);
     shutdown::end(kernel, Power::Reboot);
-}
-
-/// Asks the boot loader for the other slot, once.
-fn choose_other_slot(kernel: &dyn Kernel) -> Result<&'static str, String> {
-    let (root, _) = stage_one::read_command_line(kernel)?;
-    let mut notes = Vec::new();
-    let found = find_slot(kernel, &root, &mut notes).ok_or_else(|| notes.join("; "))?;
-    let other = found.other.filter(|other| !other.is_empty()).ok_or("the other slot is empty")?;
-    kernel.write_efi_variable(LOADER_ENTRY_ONE_SHOT, &other.slot.one_shot_variable()).map_err(|error| error.story())?;
-    Ok(other.slot.entry_name())
 }

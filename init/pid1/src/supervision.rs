@@ -20,7 +20,8 @@ const QUICK: Duration = Duration::from_secs(60);
 const BACK_OFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
-/// Ends that are kept for the next machined; a storm of orphans pushes out the oldest, which a new machined also learns from its cgroups.
+/// Ends that are kept for the next machined; a storm of orphans pushes out the oldest, which a new machined also
+/// learns from its cgroups.
 pub(crate) const REMEMBERED_MAX: usize = 1024;
 
 /// What PID 1 knows about machined.

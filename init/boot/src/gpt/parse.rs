@@ -1,4 +1,5 @@
-//! Reads a partition table from the first and the last sectors of a disk: the primary copy, or the backup where that one is damaged.
+//! Reads a partition table from the first and the last sectors of a disk: the primary copy, or the backup where that
+//! one is damaged.
 
 use thiserror::Error;
 
@@ -68,7 +69,8 @@ const SECTOR: usize = SECTOR_BYTES as usize;
 const ENTRIES_BYTES: usize = ENTRIES_MAX as usize * ENTRY_BYTES;
 
 impl Table {
-    /// Parses the table of a disk of `sectors` sectors from its first [`PRIMARY_SECTORS`] and its last [`BACKUP_SECTORS`].
+    /// Parses the table of a disk of `sectors` sectors from its first [`PRIMARY_SECTORS`] and its last
+    /// [`BACKUP_SECTORS`].
     ///
     /// An image copied to a larger disk keeps its size: the primary copy says where its backup lies, and that is what
     /// [`Table::sectors`] tells.

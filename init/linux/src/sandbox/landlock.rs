@@ -1,6 +1,7 @@
 //! Landlock rules by system call (landlock(7)): an allowlist of paths, and no TCP listening.
 //!
-//! Rights that a kernel does not know yet are not asked of it; what it knows is handled, and so denied wherever no rule allows it.
+//! Rights that a kernel does not know yet are not asked of it; what it knows is handled, and so denied wherever no
+//! rule allows it.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -1,7 +1,7 @@
 //! A seccomp filter: what a child that reads strangers' bytes never needs is answered with an error.
 //!
-//! It is a denylist of the families through which kernels were broken into, and of sockets other than those that were asked for. An
-//! allowlist would break with each new libc; Landlock, the user and the limits carry the rest.
+//! It is a denylist of the families through which kernels were broken into, and of sockets other than those that were
+//! asked for. An allowlist would break with each new libc; Landlock, the user and the limits carry the rest.
 
 use std::io;
 

@@ -1,4 +1,5 @@
-//! The cage is tried on real children of this test program's host. What needs root, or a kernel with Landlock, is tried where it can be.
+//! The cage is tried on real children of this test program's host. What needs root, or a kernel with Landlock, is
+//! tried where it can be.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Output;
