@@ -1,0 +1,325 @@
+//! The local API: what services on this machine may ask of machined. Each caller is known by its cgroup.
+//!
+//! The peer's process id is the kernel's word (SO_PEERCRED), and the cgroup of that process names the service. Unprivileged helpers
+//! in the same cgroup (gitsync's fetch child) are not the service: the user must be root.
+
+use crate::model::Model;
+use jiff::Timestamp;
+use machined_access::LEAF_LIFETIME;
+use machined_api::local_server::Local;
+use machined_api::{
+    ApplyReply, ApplyRequest, CheckStateReply, CheckStateRequest, CommitRecord, ContextReply, ContextRequest,
+    IssueLeafReply, IssueLeafRequest, ReportCommitReply, ReportCommitRequest, ReportConditionReply,
+    ReportConditionRequest, SealStateReply, SealStateRequest,
+};
+use machined_controllers::identity::MachineKey;
+use machined_controllers::introduction::Introduced;
+use machined_controllers::ledger::{ApplyError, DesiredMachine, RawDesired};
+use machined_controllers::services::{CONTROLPLANE, GITSYNC};
+use machined_host::cgroup_of;
+use machined_ids::{Generation, Seq};
+use std::pin::Pin;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio_stream::Stream;
+use tonic::transport::server::Connected;
+use tonic::{Request, Response, Status};
+
+/// Names in one leaf; a machine has a few addresses and names.
+const LEAF_NAMES_MAX: usize = 64;
+
+/// Who is at the other end of a local connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// A service of machined, by name.
+    Service(String),
+    /// Anybody else, with what they are.
+    Stranger(String),
+}
+
+impl Caller {
+    /// Judges a peer by its user and its cgroup ("/cairn/services/gitsync").
+    fn judge(uid: u32, cgroup: Option<&str>) -> Self {
+        let service = cgroup.and_then(|cgroup| cgroup.strip_prefix("/cairn/services/"));
+        match service {
+            Some(name) if uid == 0 && !name.is_empty() && !name.contains('/') => Caller::Service(name.to_owned()),
+            Some(_) | None => Caller::Stranger(format!("user {uid} in cgroup {}", cgroup.unwrap_or("unknown"))),
+        }
+    }
+}
+
+/// A local connection whose peer was judged.
+pub(crate) struct LocalStream {
+    stream: UnixStream,
+    caller: Caller,
+}
+
+impl LocalStream {
+    /// Judges the peer of a connection.
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        let caller = match stream.peer_cred() {
+            Ok(peer) => {
+                let cgroup = peer.pid().and_then(|pid| cgroup_of(pid.unsigned_abs()));
+                Caller::judge(peer.uid(), cgroup.as_deref())
+            }
+            Err(error) => Caller::Stranger(format!("unknown: {error}")),
+        };
+        LocalStream { stream, caller }
+    }
+}
+
+impl Connected for LocalStream {
+    type ConnectInfo = Caller;
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl AsyncRead for LocalStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for LocalStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Serves services.
+pub(crate) struct LocalService {
+    model: Model,
+}
+
+/// Lets a call in when its caller is one of `allowed`; gives the service's name.
+fn admit<T>(request: &Request<T>, call: &'static str, allowed: &[&'static str]) -> Result<&'static str, Status> {
+    let caller = request.extensions().get::<Caller>();
+    let service = match caller {
+        Some(Caller::Service(name)) => allowed.iter().find(|allowed| *allowed == name).copied(),
+        Some(Caller::Stranger(_)) | None => None,
+    };
+    service.ok_or_else(|| {
+        tracing::warn!(target: "audit", call, ?caller, "refused on the local socket");
+        Status::permission_denied(format!("{call} is for {} only", allowed.join(" and ")))
+    })
+}
+
+fn context_of(model: &Model) -> ContextReply {
+    let desired = model.desired.get(DesiredMachine::ID).map(|desired| desired.raw);
+    let introduction = match model.introduced.get(Introduced::ID) {
+        Some(Introduced::As(introduction)) => Some(introduction),
+        Some(Introduced::Not) | None => None,
+    };
+    let text = |of: fn(&RawDesired) -> String| desired.as_ref().map(of).unwrap_or_default();
+    let access = desired.as_ref().map(|raw| serde_json::to_vec(&raw.access).expect("because its map keys are strings"));
+    ContextReply {
+        machine: text(|raw| raw.machine.to_string()),
+        identity: model.identity(),
+        introduction: introduction.as_ref().map(|found| found.json.clone().into_bytes()).unwrap_or_default(),
+        repositories: introduction.map(|found| found.repositories).unwrap_or_default(),
+        generation: desired.as_ref().map_or(0, |raw| raw.generation.0),
+        step: text(|raw| raw.step.to_string()),
+        commit: text(|raw| raw.commit.to_string()),
+        cluster_kdl: text(|raw| raw.cluster_kdl.clone()),
+        machine_kdl: text(|raw| raw.machine_kdl.clone()),
+        access: access.unwrap_or_default(),
+        addresses: model.addresses(),
+    }
+}
+
+/// Wire to values; says which field is wrong.
+fn desired_of(request: ApplyRequest) -> Result<RawDesired, Status> {
+    fn field<T, E: std::fmt::Display>(name: &str, parsed: Result<T, E>) -> Result<T, Status> {
+        parsed.map_err(|error| Status::invalid_argument(format!("{name}: {error}")))
+    }
+    Ok(RawDesired {
+        generation: Generation(request.generation),
+        step: field("step", request.step.parse())?,
+        commit: field("commit", request.commit.parse())?,
+        seq: Seq(request.seq),
+        signer: field("signer", request.signer.parse())?,
+        machine: field("machine", request.machine.parse())?,
+        cluster_kdl: request.cluster_kdl,
+        machine_kdl: request.machine_kdl,
+        access: field("access", serde_json::from_slice(&request.access))?,
+    })
+}
+
+fn refused(error: &ApplyError) -> Status {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    match error {
+        ApplyError::NotReady { .. } => Status::unavailable(text),
+        ApplyError::Older { .. } | ApplyError::Reused(_) => Status::failed_precondition(text),
+        ApplyError::Documents(_) | ApplyError::OtherMachine { .. } | ApplyError::OtherCluster { .. } => {
+            Status::invalid_argument(text)
+        }
+        ApplyError::Write(_) => Status::internal(text),
+    }
+}
+
+impl LocalService {
+    pub(crate) fn new(model: Model) -> Self {
+        LocalService { model }
+    }
+
+    fn key(&self) -> Result<MachineKey, Status> {
+        self.model.keys.get(MachineKey::ID).ok_or_else(|| Status::unavailable("the identity key is not loaded yet"))
+    }
+
+    fn tell_of(&self, record: &CommitRecord) {
+        let kind = match record.state.as_str() {
+            "accepted" => "CommitAccepted",
+            "refused" => "CommitRefused",
+            "healthy" => "CommitHealthy",
+            // machined itself tells of what it applied; the others are seen in the list.
+            _ => return,
+        };
+        let message = match record.reason.as_str() {
+            "" => record.subject.clone(),
+            reason => format!("{reason}: {}", record.message),
+        };
+        self.model.events.add(kind, format!("commit/{}", record.commit), message);
+    }
+}
+
+#[tonic::async_trait]
+impl Local for LocalService {
+    type ContextStream = Pin<Box<dyn Stream<Item = Result<ContextReply, Status>> + Send>>;
+
+    async fn context(&self, request: Request<ContextRequest>) -> Result<Response<Self::ContextStream>, Status> {
+        admit(&request, "Context", &[GITSYNC, CONTROLPLANE])?;
+        let mut model = self.model.clone();
+        let contexts = async_stream::stream! {
+            let mut told = None;
+            loop {
+                let context = context_of(&model);
+                if told.as_ref() != Some(&context) {
+                    told = Some(context.clone());
+                    yield Ok(context);
+                }
+                model.changed().await;
+            }
+        };
+        Ok(Response::new(Box::pin(contexts)))
+    }
+
+    async fn issue_leaf(&self, request: Request<IssueLeafRequest>) -> Result<Response<IssueLeafReply>, Status> {
+        let service = admit(&request, "IssueLeaf", &[GITSYNC, CONTROLPLANE])?;
+        let IssueLeafRequest { spki, names } = request.into_inner();
+        if names.len() > LEAF_NAMES_MAX {
+            return Err(Status::invalid_argument(format!("a leaf has at most {LEAF_NAMES_MAX} names")));
+        }
+        let now = Timestamp::now();
+        let chain = self.key()?.key.issue_leaf(&spki, service, &names, now);
+        let chain = chain.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        tracing::info!(target: "audit", call = "IssueLeaf", service, ?names, "allowed");
+        let chain = chain.into_iter().map(|der| der.as_ref().to_vec()).collect();
+        Ok(Response::new(IssueLeafReply { chain, expires: (now + LEAF_LIFETIME).to_string() }))
+    }
+
+    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
+        admit(&request, "Apply", &[GITSYNC])?;
+        let raw = desired_of(request.into_inner())?;
+        let answer = self.model.apply.ask(raw).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        answer.map_err(|error| {
+            let status = refused(&error);
+            tracing::warn!(reason = status.message(), "a desired machine is refused");
+            self.model.events.add("ApplyRefused", "machine", status.message());
+            status
+        })?;
+        Ok(Response::new(ApplyReply {}))
+    }
+
+    async fn report_commit(
+        &self,
+        request: Request<ReportCommitRequest>,
+    ) -> Result<Response<ReportCommitReply>, Status> {
+        admit(&request, "ReportCommit", &[GITSYNC])?;
+        let record = request.into_inner().commit.ok_or_else(|| Status::invalid_argument("commit is missing"))?;
+        if self.model.reports.commit(record.clone()) {
+            self.tell_of(&record);
+        }
+        Ok(Response::new(ReportCommitReply {}))
+    }
+
+    async fn report_condition(
+        &self,
+        request: Request<ReportConditionRequest>,
+    ) -> Result<Response<ReportConditionReply>, Status> {
+        let service = admit(&request, "ReportCondition", &[GITSYNC, CONTROLPLANE])?;
+        let condition =
+            request.into_inner().condition.ok_or_else(|| Status::invalid_argument("condition is missing"))?;
+        if !self.model.reports.condition(service, condition) {
+            return Err(Status::resource_exhausted("this service has too many conditions"));
+        }
+        Ok(Response::new(ReportConditionReply {}))
+    }
+
+    async fn seal_state(&self, request: Request<SealStateRequest>) -> Result<Response<SealStateReply>, Status> {
+        admit(&request, "SealState", &[GITSYNC])?;
+        let seal = self.key()?.key.seal(&request.into_inner().state);
+        Ok(Response::new(SealStateReply { seal }))
+    }
+
+    async fn check_state(&self, request: Request<CheckStateRequest>) -> Result<Response<CheckStateReply>, Status> {
+        admit(&request, "CheckState", &[GITSYNC])?;
+        let CheckStateRequest { state, seal } = request.into_inner();
+        Ok(Response::new(CheckStateReply { good: self.key()?.key.check_seal(&state, &seal) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call_by(caller: Caller) -> Request<()> {
+        let mut request = Request::new(());
+        request.extensions_mut().insert(caller);
+        request
+    }
+
+    #[test]
+    fn a_service_is_known_by_its_cgroup_and_only_as_root() {
+        let judge = |uid, cgroup| Caller::judge(uid, Some(cgroup));
+        assert_eq!(judge(0, "/cairn/services/gitsync"), Caller::Service("gitsync".to_owned()));
+        assert!(matches!(judge(900, "/cairn/services/gitsync"), Caller::Stranger(_)));
+        assert!(matches!(judge(0, "/cairn/services/gitsync/child"), Caller::Stranger(_)));
+        assert!(matches!(judge(0, "/pods/cairn/services/gitsync"), Caller::Stranger(_)));
+        assert!(matches!(judge(0, "/cairn/services/"), Caller::Stranger(_)));
+        assert!(matches!(Caller::judge(0, None), Caller::Stranger(_)));
+    }
+
+    #[test]
+    fn only_gitsync_hands_down_machines() {
+        let allowed = [GITSYNC];
+        let service = |name: &str| call_by(Caller::Service(name.to_owned()));
+        assert_eq!(admit(&service(GITSYNC), "Apply", &allowed).ok(), Some(GITSYNC));
+        assert!(admit(&service(CONTROLPLANE), "Apply", &allowed).is_err());
+        assert!(admit(&call_by(Caller::Stranger(String::new())), "Apply", &allowed).is_err());
+        assert!(admit(&Request::new(()), "Apply", &allowed).is_err());
+    }
+}

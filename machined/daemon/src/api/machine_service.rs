@@ -1,0 +1,191 @@
+//! The machine API for people: each call passes the gate first.
+
+use crate::facts::{COMMIT, VERSION, uptime};
+use crate::gate::Gate;
+use crate::log_book::Line;
+use crate::model::Model;
+use crate::power::End;
+use jiff::{SignedDuration, Timestamp};
+use machined_access::Access;
+use machined_api::machine_server::Machine;
+use machined_api::{
+    CommitsReply, CommitsRequest, DmesgRequest, Event, EventsRequest, LogLine, LogsRequest, RebootReply, RebootRequest,
+    RestartServiceReply, RestartServiceRequest, Service, ServicesReply, ServicesRequest, ShutdownReply,
+    ShutdownRequest, StatusReply, StatusRequest, VersionReply, VersionRequest,
+};
+use machined_host::{KernelLine, KernelLog, memory_of};
+use std::pin::Pin;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+/// What streams answer with.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Serves people.
+pub(crate) struct MachineService {
+    gate: Gate,
+    model: Model,
+}
+
+impl MachineService {
+    pub(crate) fn new(gate: Gate, model: Model) -> Self {
+        MachineService { gate, model }
+    }
+}
+
+fn log_line(line: &Line) -> LogLine {
+    LogLine { line: line.bytes.clone(), at: line.at.to_string() }
+}
+
+fn note(text: String) -> LogLine {
+    LogLine { line: text.into_bytes(), at: Timestamp::now().to_string() }
+}
+
+/// A kernel record as people read it, with the time of day it must have been.
+fn kernel_line(line: KernelLine, boot: Timestamp) -> LogLine {
+    match line {
+        KernelLine::Record(record) => {
+            let (seconds, micros) = (record.micros / 1_000_000, record.micros % 1_000_000);
+            let since = SignedDuration::from_micros(i64::try_from(record.micros).unwrap_or(i64::MAX));
+            let at = boot.checked_add(since).unwrap_or(boot);
+            LogLine { line: format!("[{seconds:5}.{micros:06}] {}", record.text).into_bytes(), at: at.to_string() }
+        }
+        KernelLine::Lost => note("[some records were lost: the reader was too slow]".to_owned()),
+    }
+}
+
+#[tonic::async_trait]
+impl Machine for MachineService {
+    async fn version(&self, request: Request<VersionRequest>) -> Result<Response<VersionReply>, Status> {
+        self.gate.admit("Version", Access::Reader, &request)?;
+        Ok(Response::new(VersionReply {
+            version: VERSION.to_owned(),
+            commit: COMMIT.unwrap_or_default().to_owned(),
+            kernel: self.model.facts.kernel.clone(),
+            image: self.model.facts.image.clone(),
+        }))
+    }
+
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        self.gate.admit("Status", Access::Reader, &request)?;
+        Ok(Response::new(self.model.status()))
+    }
+
+    async fn services(&self, request: Request<ServicesRequest>) -> Result<Response<ServicesReply>, Status> {
+        self.gate.admit("Services", Access::Reader, &request)?;
+        let services = self.model.services.all();
+        let service = |(name, status): (&String, &machined_controllers::services::ServiceStatus)| Service {
+            name: name.clone(),
+            state: status.state.as_str().to_owned(),
+            healthy: status.healthy,
+            pid: status.pid.unwrap_or_default(),
+            restarts: status.restarts,
+            message: status.message.clone(),
+            memory_bytes: memory_of(name),
+        };
+        Ok(Response::new(ServicesReply { services: services.iter().map(service).collect() }))
+    }
+
+    async fn restart_service(
+        &self,
+        request: Request<RestartServiceRequest>,
+    ) -> Result<Response<RestartServiceReply>, Status> {
+        self.gate.admit("RestartService", Access::Operator, &request)?;
+        let name = request.into_inner().name;
+        let services = self.model.services.all();
+        if !services.contains_key(&name) {
+            let names: Vec<&str> = services.keys().map(String::as_str).collect();
+            return Err(Status::not_found(format!("there is no service {name:?}; there are {}", names.join(", "))));
+        }
+        self.model.restarts.ask(&name);
+        Ok(Response::new(RestartServiceReply {}))
+    }
+
+    type LogsStream = Answers<LogLine>;
+
+    async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        self.gate.admit("Logs", Access::Reader, &request)?;
+        let LogsRequest { service, follow, tail } = request.into_inner();
+        let Some(log) = self.model.logs.tail(&service) else {
+            let names = self.model.logs.names().join(", ");
+            return Err(Status::not_found(format!("there is no log of {service:?}; there are {names}")));
+        };
+        let skip = if tail == 0 { 0 } else { log.past.len().saturating_sub(tail as usize) };
+        let (past, mut future) = (log.past, log.future);
+        let lines = async_stream::stream! {
+            for line in past.into_iter().skip(skip) {
+                yield Ok(log_line(&line));
+            }
+            while follow {
+                match future.recv().await {
+                    Ok(line) => yield Ok(log_line(&line)),
+                    Err(RecvError::Lagged(lost)) => yield Ok(note(format!("[{lost} lines were lost: the reader was too slow]"))),
+                    Err(RecvError::Closed) => break,
+                }
+            }
+        };
+        Ok(Response::new(Box::pin(lines)))
+    }
+
+    type DmesgStream = Answers<LogLine>;
+
+    async fn dmesg(&self, request: Request<DmesgRequest>) -> Result<Response<Self::DmesgStream>, Status> {
+        self.gate.admit("Dmesg", Access::Reader, &request)?;
+        let follow = request.into_inner().follow;
+        let failed = |error: std::io::Error| Status::internal(format!("the kernel's log cannot be read: {error}"));
+        let log = KernelLog::open().map_err(failed)?;
+        let boot = Timestamp::now() - SignedDuration::try_from(uptime()).unwrap_or_default();
+        let lines = async_stream::try_stream! {
+            while let Some(line) = log.ready().map_err(failed)? {
+                yield kernel_line(line, boot);
+            }
+            while follow {
+                yield kernel_line(log.next().await.map_err(failed)?, boot);
+            }
+        };
+        Ok(Response::new(Box::pin(lines)))
+    }
+
+    type EventsStream = Answers<Event>;
+
+    async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        self.gate.admit("Events", Access::Reader, &request)?;
+        let EventsRequest { tail, follow } = request.into_inner();
+        let (past, mut future) = self.model.events.tail(tail as usize);
+        let events = async_stream::stream! {
+            for event in past {
+                yield Ok(event);
+            }
+            while follow {
+                match future.recv().await {
+                    Ok(event) => yield Ok(event),
+                    // The next event's number shows the gap.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => break,
+                }
+            }
+        };
+        Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn commits(&self, request: Request<CommitsRequest>) -> Result<Response<CommitsReply>, Status> {
+        self.gate.admit("Commits", Access::Reader, &request)?;
+        let limit = request.into_inner().limit;
+        Ok(Response::new(CommitsReply { commits: self.model.reports.commits(limit as usize) }))
+    }
+
+    async fn reboot(&self, request: Request<RebootRequest>) -> Result<Response<RebootReply>, Status> {
+        self.gate.admit("Reboot", Access::Operator, &request)?;
+        self.model.events.add("Rebooting", "machine", "asked for over the machine API");
+        self.model.power.ask(End::Reboot);
+        Ok(Response::new(RebootReply {}))
+    }
+
+    async fn shutdown(&self, request: Request<ShutdownRequest>) -> Result<Response<ShutdownReply>, Status> {
+        self.gate.admit("Shutdown", Access::Operator, &request)?;
+        self.model.events.add("ShuttingDown", "machine", "asked for over the machine API");
+        self.model.power.ask(End::Shutdown);
+        Ok(Response::new(ShutdownReply {}))
+    }
+}

@@ -1,0 +1,5 @@
+//! The three services of `machined/api`: for people, for maintenance, for services on this machine.
+
+pub(crate) mod local_service;
+pub(crate) mod machine_service;
+pub(crate) mod maintenance_service;

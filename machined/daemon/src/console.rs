@@ -1,0 +1,90 @@
+//! The console: who the machine is, where it is reached, what it runs. It takes no input, and is painted again only when it changed.
+
+use crate::model::Model;
+use machined_api::StatusReply;
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+/// Every console that the kernel writes to.
+const CONSOLE: &str = "/dev/console";
+/// Something that changes many times at once is painted once.
+const SETTLE: std::time::Duration = std::time::Duration::from_millis(150);
+
+fn picture(status: &StatusReply, hostname: &str, port: u16) -> String {
+    let mut text = String::from("\n--- Cairn ");
+    let or = |value: &str, none: &str| if value.is_empty() { none.to_owned() } else { value.to_owned() };
+    let mut line = |name: &str, value: String| {
+        writeln!(text, "  {name:<10} {value}").expect("because a String takes all that is written to it");
+    };
+    let name = or(&status.name, hostname);
+    let addresses = status.addresses.iter().filter_map(|cidr| cidr.split('/').next());
+    let addresses: Vec<String> = addresses.map(|address| format!("{address}:{port}")).collect();
+    let commit = match status.commit.get(..12) {
+        Some(commit) => format!("{commit} (generation {}, signed by {})", status.generation, status.signer),
+        None => "none yet".to_owned(),
+    };
+    let next = match status.phase.as_str() {
+        "maintenance" => "maintenance: waits for `cairnctl enroll` with the identity above",
+        "enrolling" => "enrolling: waits for a signed commit that names the identity above",
+        "stopping" => "stopping",
+        _ if status.ready => "healthy",
+        _ => "starting",
+    };
+    line("machine", name);
+    line("address", or(&addresses.join("  "), "none yet"));
+    line("identity", status.identity.clone());
+    line("cluster", or(&status.cluster, "none"));
+    line("commit", commit);
+    line("state", next.to_owned());
+    let width = 60_usize.saturating_sub("--- Cairn ".len());
+    let head = format!("\n--- Cairn {}\n", "-".repeat(width));
+    text.replacen("\n--- Cairn ", &head, 1) + &"-".repeat(60) + "\n"
+}
+
+/// Paints until dropped. `port` is the machine API's.
+pub(crate) async fn paint(mut model: Model, port: u16) -> Result<Infallible, std::io::Error> {
+    let mut shown = String::new();
+    let mut said_ready = false;
+    loop {
+        let status = model.status();
+        let names = model.names.all();
+        let hostname = names.values().next().map_or("cairn", |names| names.hostname.as_str());
+        // Before the identity can be read and the API answers there is nothing to compare and nowhere to go.
+        if !status.identity.is_empty() && status.boot_api_ms > 0 {
+            let mut picture = picture(&status, hostname, port);
+            if picture != shown {
+                shown.clone_from(&picture);
+                if !said_ready && !status.addresses.is_empty() {
+                    said_ready = true;
+                    let millis = status.boot_api_ms;
+                    picture.push_str(&format!("cairn: READY phase={} api_ms={millis}\n", status.phase));
+                }
+                // One write, so that kernel messages do not come between the lines; a console wants carriage returns.
+                let bytes = picture.replace('\n', "\r\n");
+                std::fs::File::options().write(true).open(CONSOLE)?.write_all(bytes.as_bytes())?;
+            }
+        }
+        model.changed().await;
+        tokio::time::sleep(SETTLE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_console_shows_what_enrolment_needs() {
+        let status = StatusReply {
+            identity: "SHA256:abc".to_owned(),
+            addresses: vec!["10.0.2.15/24".to_owned()],
+            phase: "maintenance".to_owned(),
+            ..StatusReply::default()
+        };
+        let picture = picture(&status, "cairn-123456", 50_000);
+        for part in ["cairn-123456", "10.0.2.15:50000", "SHA256:abc", "cairnctl enroll", "none yet"] {
+            assert!(picture.contains(part), "{part} is missing in {picture}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Builds the controllers and starts them. Their inputs and outputs are declared in their constructors.
+
+use crate::model::Inboxes;
+use machined_config::{Addressing, MachineNetwork};
+use machined_controllers::block::VolumeController;
+use machined_controllers::files::SettingsController;
+use machined_controllers::identity::IdentityController;
+use machined_controllers::introduction::{IntroductionController, Seed, SeedController};
+use machined_controllers::ledger::{DesiredMachine, LedgerController};
+use machined_controllers::network::{
+    Layer, LayerLink, LeaseController, LinkConfigController, LinkSpecController, LinkStatusController, NamesController,
+    NetworkLayer,
+};
+use machined_controllers::services::{ServiceConfigController, ServiceController};
+use machined_controllers::time::TimeController;
+use machined_host::{LinuxBlock, LinuxClock, LinuxDhcp, LinuxFiles, LinuxLinks, LinuxMeta, LinuxServices};
+use machined_reconcile::{Supervisor, Trigger};
+use machined_runtime::{Ports, Reader, Store, start};
+use std::sync::Arc;
+
+/// What the daemon's other tasks need of the controllers.
+pub(crate) struct Started {
+    pub(crate) inboxes: Inboxes,
+    pub(crate) services: LinuxServices,
+    /// Fired when the kernel's network changes.
+    pub(crate) links: Trigger,
+}
+
+/// A document's or a seed's network as a layer.
+fn layer(layer: Layer, network: &MachineNetwork, hostname: Option<String>) -> NetworkLayer {
+    let links = network.links.iter().map(|link| match &link.addressing {
+        Addressing::Dhcp => LayerLink { name: link.name.clone(), dhcp: true, addresses: Vec::new(), gateway: None },
+        Addressing::Static { addresses, gateway } => {
+            LayerLink { name: link.name.clone(), dhcp: false, addresses: addresses.clone(), gateway: *gateway }
+        }
+    });
+    NetworkLayer { layer, links: links.collect(), nameservers: network.nameservers.clone(), hostname }
+}
+
+fn network_layers(seeds: &Reader<Seed>, desired: &Reader<DesiredMachine>) -> Vec<NetworkLayer> {
+    let seed = seeds.get(Seed::ID).map(|seed| layer(Layer::Seed, &seed.network, None));
+    let document = desired
+        .get(DesiredMachine::ID)
+        .map(|desired| layer(Layer::Document, &desired.machine.network, Some(desired.machine.name.to_string())));
+    seed.into_iter().chain(document).collect()
+}
+
+fn start_network(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>) -> Trigger {
+    let links = Arc::new(LinuxLinks);
+    let mut ports = Ports::new(store, "link status");
+    let trigger = ports.trigger();
+    let controller = LinkStatusController::new(&mut ports, Arc::clone(&links));
+    start(supervisor, &ports, controller);
+
+    let mut ports = Ports::new(store, "link config");
+    let (seeds, desired) = (ports.input(), ports.input());
+    let controller = LinkConfigController::new(&mut ports, Box::new(move || network_layers(&seeds, &desired)));
+    start(supervisor, &ports, controller);
+
+    let mut ports = Ports::new(store, "lease");
+    let controller = LeaseController::new(&mut ports, Arc::new(LinuxDhcp));
+    start(supervisor, &ports, controller);
+
+    let mut ports = Ports::new(store, "link spec");
+    let controller = LinkSpecController::new(&mut ports, Arc::clone(&links));
+    start(supervisor, &ports, controller);
+
+    let mut ports = Ports::new(store, "names");
+    let controller = NamesController::new(&mut ports, links, Arc::clone(files));
+    start(supervisor, &ports, controller);
+    trigger
+}
+
+fn start_state(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>) {
+    let mut ports = Ports::new(store, "volume");
+    let controller = VolumeController::new(&mut ports, Arc::new(LinuxBlock));
+    start(supervisor, &ports, controller);
+
+    let meta = Arc::new(LinuxMeta);
+    let mut ports = Ports::new(store, "identity");
+    let controller = IdentityController::new(&mut ports, Arc::clone(&meta));
+    start(supervisor, &ports, controller);
+
+    let mut ports = Ports::new(store, "seed");
+    let controller = SeedController::new(&mut ports, meta);
+    start(supervisor, &ports, controller);
+
+    let mut ports = Ports::new(store, "settings");
+    let controller = SettingsController::new(&mut ports, Arc::clone(files));
+    start(supervisor, &ports, controller);
+
+    let mut ports = Ports::new(store, "time");
+    let desired: Reader<DesiredMachine> = ports.input();
+    let servers =
+        move || desired.get(DesiredMachine::ID).map(|desired| desired.machine.time_servers).unwrap_or_default();
+    let controller = TimeController::new(&mut ports, Arc::new(LinuxClock), Box::new(servers));
+    start(supervisor, &ports, controller);
+}
+
+/// Starts every controller of the machine.
+pub(crate) fn start_all(store: &Store, supervisor: &Supervisor) -> Started {
+    let files = Arc::new(LinuxFiles);
+    // Network and identity first: the machine API waits for them.
+    let links = start_network(store, supervisor, &files);
+    start_state(store, supervisor, &files);
+
+    let mut ports = Ports::new(store, "introduction");
+    let (controller, introduce) = IntroductionController::new(&mut ports, Arc::clone(&files));
+    start(supervisor, &ports, controller);
+
+    let mut ports = Ports::new(store, "ledger");
+    let (controller, apply) = LedgerController::new(&mut ports, files);
+    start(supervisor, &ports, controller);
+
+    let mut ports = Ports::new(store, "service config");
+    let controller = ServiceConfigController::new(&mut ports);
+    start(supervisor, &ports, controller);
+
+    let mut ports = Ports::new(store, "services");
+    let services = LinuxServices::new(ports.trigger());
+    let (controller, restarts) = ServiceController::new(&mut ports, Arc::new(services.clone()));
+    start(supervisor, &ports, controller);
+
+    Started { inboxes: Inboxes { introduce, apply, restarts }, services, links }
+}

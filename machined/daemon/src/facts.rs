@@ -1,0 +1,104 @@
+//! What machined knows of the machine it runs on and of itself, read once at start.
+
+use init_boot::{CommandLine, RootHash, SECTOR_BYTES};
+use std::path::Path;
+use std::time::Duration;
+
+/// Where PID 1 left its times.
+const BOOT_TIMES: &str = "/run/cairn/boot-times";
+/// Longest files that are looked at here, in bytes.
+const FILE_BYTES_MAX: usize = 64 * 1024;
+
+/// Facts that do not change until the next boot.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Facts {
+    /// Kernel release.
+    pub(crate) kernel: String,
+    /// Root hash of the running image, hex; empty when it does not run from one.
+    pub(crate) image: String,
+    /// The running slot: a or b; empty when it does not run from one.
+    pub(crate) slot: String,
+    /// From kernel start to PID 1, in milliseconds.
+    pub(crate) kernel_millis: u64,
+}
+
+/// Release of these binaries.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Commit of these binaries, when the build said so.
+pub(crate) const COMMIT: Option<&str> = option_env!("CAIRN_COMMIT");
+
+fn short_file(path: &str) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&bytes[..bytes.len().min(FILE_BYTES_MAX)]).into_owned()
+}
+
+/// The time of one mark in PID 1's file.
+fn mark(times: &str, name: &str) -> Option<u64> {
+    times.lines().find_map(|line| line.split_once(' ').filter(|(mark, _)| *mark == name)?.1.trim().parse().ok())
+}
+
+/// Letter of the slot whose partition says that it holds this root.
+fn slot_of(root: &RootHash) -> Option<String> {
+    let blocks = std::fs::read_dir("/sys/class/block").ok()?;
+    for block in blocks.flatten() {
+        let uevent = std::fs::read_to_string(block.path().join("uevent")).unwrap_or_default();
+        let value =
+            |key: &str| uevent.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(str::to_owned));
+        let (Some(label), Some(number)) = (value("PARTNAME"), value("PARTN")) else { continue };
+        let letter = match label.as_str() {
+            init_boot::label::ROOT_A => "a",
+            init_boot::label::ROOT_B => "b",
+            _ => continue,
+        };
+        // The partition's folder lies in its disk's.
+        let disk = std::fs::canonicalize(block.path()).ok()?;
+        let disk = disk.parent()?.file_name()?.to_owned();
+        if holds(&Path::new("/dev").join(disk), number.parse().ok()?, root) == Some(true) {
+            return Some(letter.to_owned());
+        }
+    }
+    None
+}
+
+fn holds(disk: &Path, number: u32, root: &RootHash) -> Option<bool> {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::open(disk).ok()?;
+    let mut head = vec![0; (init_boot::PRIMARY_SECTORS * SECTOR_BYTES) as usize];
+    file.read_exact_at(&mut head, 0).ok()?;
+    // Entry `number` lies 128 bytes apart from sector 2 on; its GUID is the second 16 bytes, mixed-endian as in every GPT.
+    let at = 2 * SECTOR_BYTES as usize + (number as usize - 1) * 128 + 16;
+    let found: [u8; 16] = head.get(at..at + 16)?.try_into().ok()?;
+    Some(init_boot::Guid::from_disk(found) == root.partition_guid())
+}
+
+impl Facts {
+    /// Looks at the running machine. What cannot be found out stays empty.
+    pub(crate) fn read() -> Self {
+        let text = short_file("/proc/cmdline");
+        let line = CommandLine::parse(text.trim_end()).ok();
+        let root = line.as_ref().and_then(|line| line.root);
+        Facts {
+            kernel: short_file("/proc/sys/kernel/osrelease").trim().to_owned(),
+            image: root.as_ref().map(ToString::to_string).unwrap_or_default(),
+            slot: root.as_ref().and_then(slot_of).unwrap_or_default(),
+            kernel_millis: mark(&short_file(BOOT_TIMES), "kernel").unwrap_or_default(),
+        }
+    }
+}
+
+/// Time since the kernel started.
+pub(crate) fn uptime() -> Duration {
+    init_linux::clock::uptime()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_found_by_its_name() {
+        assert_eq!(mark("kernel 4600\ndisk 5100\n", "kernel"), Some(4600));
+        assert_eq!(mark("kernel 4600\n", "disk"), None);
+        assert_eq!(mark("kernel\n", "kernel"), None);
+    }
+}

@@ -1,0 +1,104 @@
+//! Who may call the machine API: every call passes here, and leaves an audit line.
+//!
+//! The TLS handshake proves a key; the login in the request says for whom it acts; the access table of the accepted step says what
+//! that principal may do. All three are looked at again on every call, so removing somebody takes effect at once.
+
+use jiff::Timestamp;
+use machined_access::{Access, Principal, SignedLogin, authenticate, tls};
+use machined_controllers::ledger::DesiredMachine;
+use machined_runtime::Reader;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tonic::{Request, Status};
+
+/// What the handshake of a connection proved; put on every request of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    /// The other end.
+    pub(crate) address: Option<SocketAddr>,
+    /// Certificates that the client showed and has the key of.
+    pub(crate) chain: Option<Arc<[CertificateDer<'static>]>>,
+}
+
+/// Lets calls in.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    desired: Reader<DesiredMachine>,
+}
+
+impl Gate {
+    /// Reads the access table from the desired machine.
+    pub(crate) fn new(desired: Reader<DesiredMachine>) -> Self {
+        Gate { desired }
+    }
+
+    /// Says who calls, or why they may not call `name`.
+    pub(crate) fn admit<T>(
+        &self,
+        name: &'static str,
+        needs: Access,
+        request: &Request<T>,
+    ) -> Result<Principal, Status> {
+        let connection = request.extensions().get::<Connection>();
+        let address = connection.and_then(|connection| connection.address).map(|address| address.to_string());
+        let decision = self.decide(needs, connection, request);
+        match &decision {
+            Ok(principal) => {
+                let (who, key) = describe(principal);
+                tracing::info!(target: "audit", call = name, who, key, address, "allowed");
+            }
+            Err(status) => {
+                tracing::warn!(target: "audit", call = name, reason = status.message(), address, "refused");
+            }
+        }
+        decision
+    }
+
+    fn decide<T>(
+        &self,
+        needs: Access,
+        connection: Option<&Connection>,
+        request: &Request<T>,
+    ) -> Result<Principal, Status> {
+        let Some(desired) = self.desired.get(DesiredMachine::ID) else {
+            return Err(Status::unavailable(
+                "this machine has no accepted step yet, so it knows nobody; its console shows what it waits for",
+            ));
+        };
+        let chain = connection.and_then(|connection| connection.chain.as_deref());
+        let peer = tls::peer(chain, UnixTime::now());
+        let login = login_of(request)?;
+        let principal = authenticate(&desired.raw.access, &peer, login.as_ref(), Timestamp::now())
+            .map_err(|denied| Status::unauthenticated(denied.to_string()))?;
+        let has = match &principal {
+            Principal::Person { access, .. } => *access,
+            // Machines of the cluster look at each other; what they may change goes over other ways.
+            Principal::Machine { .. } => Access::Reader,
+        };
+        if has < needs {
+            let (who, _) = describe(&principal);
+            return Err(Status::permission_denied(format!(
+                "{who} may not do this: it needs a role with access {needs:?} in trust/, and has {has:?}"
+            )));
+        }
+        Ok(principal)
+    }
+}
+
+/// The login in the `authorization` header, if there is one.
+fn login_of<T>(request: &Request<T>) -> Result<Option<SignedLogin>, Status> {
+    let Some(header) = request.metadata().get("authorization") else { return Ok(None) };
+    let text = header.to_str().map_err(|_| Status::unauthenticated("the authorization header is not ASCII"))?;
+    let token =
+        text.strip_prefix("Bearer ").ok_or_else(|| Status::unauthenticated("the login must be a bearer token"))?;
+    SignedLogin::from_token(token).map(Some).map_err(|error| Status::unauthenticated(error.to_string()))
+}
+
+/// A principal and its key, in words.
+fn describe(principal: &Principal) -> (String, String) {
+    match principal {
+        Principal::Person { name, key, .. } => (name.to_string(), key.to_string()),
+        Principal::Machine { name, service, identity, .. } => (format!("{service} on {name}"), identity.to_string()),
+    }
+}

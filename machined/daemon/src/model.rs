@@ -1,0 +1,172 @@
+//! Everything the API and the console show, in one handle: readers of the store, books, facts, and the ways to ask for things.
+
+use crate::event_book::EventBook;
+use crate::facts::Facts;
+use crate::log_book::LogBook;
+use crate::power::Power;
+use crate::reports::Reports;
+use machined_api::{Condition, StatusReply};
+use machined_controllers::identity::MachineKey;
+use machined_controllers::introduction::{IntroduceInbox, Introduced};
+use machined_controllers::ledger::{ApplyInbox, DesiredMachine};
+use machined_controllers::network::{LinkStatus, Names};
+use machined_controllers::services::{RestartRequests, ServiceSpec, ServiceStatus, Stopping};
+use machined_controllers::time::TimeStatus;
+use machined_runtime::{Reader, Store};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Shared by all APIs. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Model {
+    pub(crate) keys: Reader<MachineKey>,
+    pub(crate) introduced: Reader<Introduced>,
+    pub(crate) desired: Reader<DesiredMachine>,
+    pub(crate) links: Reader<LinkStatus>,
+    pub(crate) names: Reader<Names>,
+    pub(crate) services: Reader<ServiceStatus>,
+    pub(crate) specs: Reader<ServiceSpec>,
+    pub(crate) stopping: Reader<Stopping>,
+    pub(crate) time: Reader<TimeStatus>,
+    pub(crate) introduce: IntroduceInbox,
+    pub(crate) apply: ApplyInbox,
+    pub(crate) restarts: RestartRequests,
+    pub(crate) power: Power,
+    pub(crate) logs: LogBook,
+    pub(crate) events: EventBook,
+    pub(crate) reports: Reports,
+    pub(crate) facts: Arc<Facts>,
+    pub(crate) api_millis: Arc<AtomicU64>,
+}
+
+/// The ways to ask controllers for something.
+pub(crate) struct Inboxes {
+    pub(crate) introduce: IntroduceInbox,
+    pub(crate) apply: ApplyInbox,
+    pub(crate) restarts: RestartRequests,
+}
+
+/// The books of this process.
+#[derive(Clone, Default)]
+pub(crate) struct Books {
+    pub(crate) logs: LogBook,
+    pub(crate) events: EventBook,
+    pub(crate) reports: Reports,
+}
+
+impl Model {
+    /// Puts the handle together.
+    pub(crate) fn new(store: &Store, inboxes: Inboxes, power: Power, books: Books, facts: Facts) -> Self {
+        let Inboxes { introduce, apply, restarts } = inboxes;
+        let Books { logs, events, reports } = books;
+        Model {
+            keys: store.reader(),
+            introduced: store.reader(),
+            desired: store.reader(),
+            links: store.reader(),
+            names: store.reader(),
+            services: store.reader(),
+            specs: store.reader(),
+            stopping: store.reader(),
+            time: store.reader(),
+            introduce,
+            apply,
+            restarts,
+            power,
+            logs,
+            events,
+            reports,
+            facts: Arc::new(facts),
+            api_millis: Arc::default(),
+        }
+    }
+
+    /// The machine's fingerprint; empty before the key is there.
+    pub(crate) fn identity(&self) -> String {
+        self.keys.get(MachineKey::ID).map(|key| key.fingerprint.to_string()).unwrap_or_default()
+    }
+
+    /// Addresses of physical links, in CIDR notation.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let links = self.links.all();
+        let physical = links.values().filter(|link| link.physical);
+        physical.flat_map(|link| link.addresses.iter().map(ToString::to_string)).collect()
+    }
+
+    /// Where the machine is in its life.
+    pub(crate) fn phase(&self) -> &'static str {
+        if self.stopping.get(Stopping::ID).is_some() {
+            return "stopping";
+        }
+        match (self.introduced.get(Introduced::ID), self.desired.get(DesiredMachine::ID)) {
+            (_, Some(_)) => "running",
+            (Some(Introduced::As(_)), None) => "enrolling",
+            (Some(Introduced::Not) | None, None) => "maintenance",
+        }
+    }
+
+    /// Whether every service that should run is healthy.
+    pub(crate) fn ready(&self) -> bool {
+        let (specs, services) = (self.specs.all(), self.services.all());
+        !specs.is_empty() && specs.keys().all(|name| services.get(name).is_some_and(|service| service.healthy))
+    }
+
+    fn conditions(&self) -> Vec<Condition> {
+        let mut conditions = self.reports.conditions();
+        let time = self.time.get(TimeStatus::ID).unwrap_or_default();
+        let (reason, message) = match (&time.server, time.synchronised) {
+            (Some(server), true) => ("Following", format!("the clock follows {server}")),
+            (Some(_) | None, _) => {
+                ("NoServer", "no time server answers or none is configured; the hardware clock is believed".to_owned())
+            }
+        };
+        conditions.push(Condition {
+            r#type: "TimeSynchronised".to_owned(),
+            status: time.synchronised,
+            reason: reason.to_owned(),
+            message,
+        });
+        conditions
+    }
+
+    /// What the console shows and Status answers.
+    pub(crate) fn status(&self) -> StatusReply {
+        let desired = self.desired.get(DesiredMachine::ID).map(|desired| desired.raw);
+        let cluster = match self.introduced.get(Introduced::ID) {
+            Some(Introduced::As(introduction)) => introduction.cluster.to_string(),
+            Some(Introduced::Not) | None => String::new(),
+        };
+        let text =
+            |of: fn(&machined_controllers::ledger::RawDesired) -> String| desired.as_ref().map(of).unwrap_or_default();
+        StatusReply {
+            name: text(|raw| raw.machine.to_string()),
+            addresses: self.addresses(),
+            identity: self.identity(),
+            cluster,
+            generation: desired.as_ref().map_or(0, |raw| raw.generation.0),
+            commit: text(|raw| raw.commit.to_string()),
+            seq: desired.as_ref().map_or(0, |raw| raw.seq.0),
+            signer: text(|raw| raw.signer.to_string()),
+            phase: self.phase().to_owned(),
+            ready: self.ready(),
+            conditions: self.conditions(),
+            slot: self.facts.slot.clone(),
+            boot_kernel_ms: self.facts.kernel_millis,
+            boot_api_ms: self.api_millis.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits until something that [`Model::status`] shows may have changed.
+    pub(crate) async fn changed(&mut self) {
+        tokio::select! {
+            _ = self.keys.changed() => {}
+            _ = self.introduced.changed() => {}
+            _ = self.desired.changed() => {}
+            _ = self.links.changed() => {}
+            _ = self.names.changed() => {}
+            _ = self.services.changed() => {}
+            _ = self.stopping.changed() => {}
+            _ = self.time.changed() => {}
+        }
+    }
+}

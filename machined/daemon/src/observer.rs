@@ -1,0 +1,125 @@
+//! Turns changes of resources into events. It looks at two states of a set and says what happened between them.
+
+use crate::event_book::EventBook;
+use machined_controllers::introduction::Introduced;
+use machined_controllers::ledger::DesiredMachine;
+use machined_controllers::network::LinkStatus;
+use machined_controllers::services::{ServiceState, ServiceStatus};
+use machined_runtime::{Reader, Resource, Set};
+use std::sync::Arc;
+
+/// One event to be.
+type News = (&'static str, String, String);
+
+fn services(old: &Set<ServiceStatus>, new: &Set<ServiceStatus>) -> Vec<News> {
+    let mut news = Vec::new();
+    for (name, status) in new {
+        let before = old.get(name);
+        let subject = || format!("service/{name}");
+        let state = |status: &ServiceStatus| status.state;
+        if status.pid.is_some() && before.and_then(|b| b.pid) != status.pid {
+            news.push(("ServiceStarted", subject(), format!("process {}", status.pid.unwrap_or_default())));
+        }
+        if status.state == ServiceState::Backoff && before.map(state) != Some(ServiceState::Backoff) {
+            news.push(("ServiceFailed", subject(), status.message.clone()));
+        }
+        if status.state == ServiceState::Finished && before.map(state) != Some(ServiceState::Finished) {
+            news.push(("ServiceStopped", subject(), status.message.clone()));
+        }
+        match (before.is_some_and(|before| before.healthy), status.healthy) {
+            (false, true) => news.push(("ServiceHealthy", subject(), String::new())),
+            (true, false) => news.push(("ServiceUnhealthy", subject(), status.message.clone())),
+            (true, true) | (false, false) => {}
+        }
+    }
+    news
+}
+
+fn links(old: &Set<LinkStatus>, new: &Set<LinkStatus>) -> Vec<News> {
+    let mut news = Vec::new();
+    for (name, link) in new.iter().filter(|(_, link)| link.physical) {
+        let none = Vec::new();
+        let before = old.get(name).map_or(&none, |link| &link.addresses);
+        for added in link.addresses.iter().filter(|address| !before.contains(address)) {
+            news.push(("AddressAdded", format!("link/{name}"), added.to_string()));
+        }
+        for removed in before.iter().filter(|address| !link.addresses.contains(address)) {
+            news.push(("AddressRemoved", format!("link/{name}"), removed.to_string()));
+        }
+    }
+    news
+}
+
+fn introductions(_old: &Set<Introduced>, new: &Set<Introduced>) -> Vec<News> {
+    match new.get(Introduced::ID) {
+        Some(Introduced::As(introduction)) => {
+            vec![("Introduced", format!("cluster/{}", introduction.cluster), introduction.repositories.join(" "))]
+        }
+        Some(Introduced::Not) | None => Vec::new(),
+    }
+}
+
+fn activations(_old: &Set<DesiredMachine>, new: &Set<DesiredMachine>) -> Vec<News> {
+    let applied = new.get(DesiredMachine::ID).map(|desired| &desired.raw);
+    let news = applied.map(|raw| {
+        let message = format!("generation {} as machine {}, signed by {}", raw.generation, raw.machine, raw.signer);
+        ("CommitApplied", format!("commit/{}", raw.commit), message)
+    });
+    news.into_iter().collect()
+}
+
+async fn watch<T: Resource>(mut reader: Reader<T>, events: EventBook, compare: fn(&Set<T>, &Set<T>) -> Vec<News>) {
+    let mut old = Arc::new(Set::new());
+    loop {
+        let new = reader.all();
+        for (kind, subject, message) in compare(&old, &new) {
+            events.add(kind, subject, message);
+        }
+        old = new;
+        reader.changed().await;
+    }
+}
+
+/// What is observed.
+#[derive(Clone)]
+pub(crate) struct Observed {
+    pub(crate) services: Reader<ServiceStatus>,
+    pub(crate) links: Reader<LinkStatus>,
+    pub(crate) introduced: Reader<Introduced>,
+    pub(crate) desired: Reader<DesiredMachine>,
+}
+
+/// Observes until dropped.
+pub(crate) async fn observe(observed: Observed, events: EventBook) {
+    tokio::join!(
+        watch(observed.services, events.clone(), services),
+        watch(observed.links, events.clone(), links),
+        watch(observed.introduced, events.clone(), introductions),
+        watch(observed.desired, events, activations),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(state: ServiceState, healthy: bool, pid: Option<u32>) -> Set<ServiceStatus> {
+        let status = ServiceStatus { state, healthy, pid, restarts: 0, message: "exited with code 1".to_owned() };
+        Set::from([("gitsync".to_owned(), status)])
+    }
+
+    fn kinds(old: &Set<ServiceStatus>, new: &Set<ServiceStatus>) -> Vec<&'static str> {
+        services(old, new).into_iter().map(|(kind, _, _)| kind).collect()
+    }
+
+    #[test]
+    fn a_service_tells_its_life() {
+        let (none, starting) = (Set::new(), status(ServiceState::Starting, false, Some(1)));
+        let running = status(ServiceState::Running, true, Some(1));
+        let failed = status(ServiceState::Backoff, false, None);
+        assert_eq!(kinds(&none, &starting), ["ServiceStarted"]);
+        assert_eq!(kinds(&starting, &running), ["ServiceHealthy"]);
+        assert_eq!(kinds(&running, &running), Vec::<&str>::new());
+        assert_eq!(kinds(&running, &failed), ["ServiceFailed", "ServiceUnhealthy"]);
+    }
+}
