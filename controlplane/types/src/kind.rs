@@ -108,6 +108,8 @@ pub struct Strategy {
     pub default: fn(&mut Value),
     /// Changes a new object before validation, beyond resetting status.
     pub prepare_create: fn(&mut Value),
+    /// Whether a new object keeps the status that came with it; nodes describe themselves at once.
+    pub status_on_create: bool,
     /// Changes the new object (first) with regard to the old one before validation, at the main endpoint.
     pub prepare_update: fn(&mut Value, &Value),
     /// Checks the object without its metadata.

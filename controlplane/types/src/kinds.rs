@@ -105,7 +105,7 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 pub const ROWS: &[Row] = &[
     row("", "v1", "ConfigMap", "configmaps", Namespaced, &of::CONFIG_MAP, "io.k8s.api.core.v1.ConfigMap").short(&["cm"]),
     row("", "v1", "Endpoints", "endpoints", Namespaced, &of::ENDPOINTS, "io.k8s.api.core.v1.Endpoints").short(&["ep"]),
-    row("", "v1", "Event", "events", Namespaced, &of::EVENT, "io.k8s.api.core.v1.Event").short(&["ev"]),
+    row("", "v1", "Event", "events", Namespaced, &of::CORE_EVENT, "io.k8s.api.core.v1.Event").short(&["ev"]),
     row("", "v1", "Namespace", "namespaces", Cluster, &of::NAMESPACE, "io.k8s.api.core.v1.Namespace").short(&["ns"]).sub(&[Finalize, Status]),
     row("", "v1", "Node", "nodes", Cluster, &of::NODE, "io.k8s.api.core.v1.Node").short(&["no"]).sub(&[Status]),
     row("", "v1", "Pod", "pods", Namespaced, &of::POD, "io.k8s.api.core.v1.Pod").short(&["po"]).all().sub(&[Binding, Eviction, Exec, Log, Status]),

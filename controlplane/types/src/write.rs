@@ -80,10 +80,11 @@ pub fn begin_create(
         metadata.insert("creationTimestamp".into(), json!(object::time(context.now)));
     }
     drop_empty_metadata(&mut object);
-    if context.kind.has(crate::Subresource::Status) {
+    if context.kind.has(crate::Subresource::Status) && !context.kind.strategy.status_on_create {
         object::remove(&mut object, &[], "status");
     }
     (context.kind.strategy.prepare_create)(&mut object);
+    (context.kind.strategy.default)(&mut object);
     if context.kind.strategy.generation != Generation::Off {
         object::set(&mut object, &["metadata"], "generation", 1);
     }

@@ -1,6 +1,37 @@
 //! What is particular to each kind: a constant of plain functions that the kind's row points to.
+//!
+//! Defaults follow upstream's `SetDefaults_*`, preparation its `PrepareForCreate/Update`, validation its `Validate*`; texts
+//! of broken rules are upstream's.
+
+mod cairn;
+mod config;
+mod endpoints;
+mod event;
+mod lease;
+mod namespace;
+mod node;
+mod pod;
+mod pod_rules;
+mod pod_spec;
+mod pod_status;
+mod rbac;
+mod rules;
+mod service;
+mod workload;
 
 use serde_json::Value;
+
+pub use cairn::{COMMIT, MACHINE};
+pub use config::{CONFIG_MAP, CONTROLLER_REVISION, PRIORITY_CLASS, SECRET, SERVICE_ACCOUNT};
+pub use endpoints::{ENDPOINT_SLICE, ENDPOINTS};
+pub use event::{CORE_EVENT, EVENT};
+pub use lease::LEASE;
+pub use namespace::NAMESPACE;
+pub use node::NODE;
+pub use pod::POD;
+pub use rbac::{CLUSTER_ROLE_BINDING, ROLE, ROLE_BINDING};
+pub use service::SERVICE;
+pub use workload::{DEPLOYMENT, REPLICA_SET};
 
 use crate::error::FieldError;
 use crate::kind::{Generation, NameRule, Strategy};
@@ -17,7 +48,6 @@ fn valid_change(_: &Value, _: &Value) -> Vec<FieldError> {
 fn no_fields(_: &Value) -> Vec<(&'static str, String)> {
     Vec::new()
 }
-
 fn no_grace(_: &Value, _: Option<i64>) -> Option<i64> {
     None
 }
@@ -29,6 +59,7 @@ fn never(_: &Value) -> bool {
 pub const PLAIN: Strategy = Strategy {
     default: nothing,
     prepare_create: nothing,
+    status_on_create: false,
     prepare_update: no_change,
     validate: valid,
     validate_update: valid_change,
@@ -42,43 +73,3 @@ pub const PLAIN: Strategy = Strategy {
     selectable: no_fields,
     printer: table::PLAIN,
 };
-/// As plain as can be, so far.
-pub static CONFIG_MAP: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static ENDPOINTS: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static EVENT: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static NAMESPACE: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static NODE: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static POD: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static SECRET: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static SERVICE_ACCOUNT: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static SERVICE: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static CONTROLLER_REVISION: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static DEPLOYMENT: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static REPLICA_SET: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static LEASE: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static ENDPOINT_SLICE: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static ROLE: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static CLUSTER_ROLE_BINDING: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static ROLE_BINDING: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static PRIORITY_CLASS: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static COMMIT: Strategy = PLAIN;
-/// As plain as can be, so far.
-pub static MACHINE: Strategy = PLAIN;
