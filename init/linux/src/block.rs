@@ -26,10 +26,7 @@ const RECEIVE_BYTES: usize = 1024 * 1024;
 const ANNOUNCEMENT_BYTES_MAX: usize = 2048;
 
 /// The size of a block device, in bytes.
-///
-/// # Errors
-/// When it cannot be opened or is no block device.
-pub fn block_device_bytes(device: &Path) -> Result<u64, SystemError> {
+pub(crate) fn block_device_bytes(device: &Path) -> Result<u64, SystemError> {
     let file = File::open(device).map_err(|source| SystemError::path("open", device, source))?;
     let mut bytes = 0_usize;
     // SAFETY: BLKGETSIZE64 writes one u64, which is what usize is on the 64-bit machines that we build for, to a

@@ -22,10 +22,7 @@ mod call {
 use nix::libc;
 
 /// Writes `<name>-<vendor GUID>`: four bytes of attributes, then the value, in one write as efivarfs wants it.
-///
-/// # Errors
-/// When the machine has no EFI variables, or the firmware refuses.
-pub fn write_variable(name: &str, bytes: &[u8]) -> Result<(), SystemError> {
+pub(crate) fn write_variable(name: &str, bytes: &[u8]) -> Result<(), SystemError> {
     let path = PathBuf::from(EFI_VARIABLES).join(name);
     allow_writing(&path)?;
     let written = OpenOptions::new().write(true).create(true).truncate(false).open(&path);

@@ -1,39 +1,34 @@
-//! The kernel's log: writing lines, carrying a child's output there, reading records.
+//! The kernel's log: writing lines, carrying a child's output there, parsing records.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 
 use nix::fcntl::OFlag;
-use nix::libc;
 use nix::unistd::pipe2;
 
 use crate::error::SystemError;
 
 /// The device.
-pub const KMSG: &str = "/dev/kmsg";
+const KMSG: &str = "/dev/kmsg";
 /// The kernel refuses records above about 1 KiB; longer lines are cut here, in bytes.
 const LINE_BYTES_MAX: usize = 900;
-/// PRINTKRB_RECORD_MAX with its dictionary: a read of a longer record fails, in bytes.
-const RECORD_BYTES_MAX: usize = 8192;
+/// Lines of a child are cut earlier, for its name comes in front, in bytes.
+const PIECE_BYTES_MAX: usize = LINE_BYTES_MAX - 32;
 
 /// Writes lines to the kernel's log.
 #[derive(Debug)]
-pub struct Writer(File);
+pub(crate) struct Writer(File);
 
 impl Writer {
     /// Opens the device.
-    ///
-    /// # Errors
-    /// When it is not there or may not be written.
-    pub fn open() -> Result<Self, SystemError> {
+    pub(crate) fn open() -> Result<Self, SystemError> {
         let file = OpenOptions::new().write(true).open(KMSG);
         file.map(Self).map_err(|source| SystemError::new("open", KMSG, source))
     }
 
     /// Writes one line at level "info". A line that the kernel does not take is lost: there is no other place for it.
-    pub fn write_line(&mut self, line: &str) {
+    pub(crate) fn write_line(&mut self, line: &str) {
         let mut record = String::from("<6>");
         for character in line.trim_end().chars() {
             if record.len() >= LINE_BYTES_MAX {
@@ -67,19 +62,15 @@ pub(crate) fn carry_lines(name: &'static str) -> Result<OwnedFd, SystemError> {
     Ok(write)
 }
 
-/// One line without its end, cut at [`LINE_BYTES_MAX`]; the rest of a long line comes as the next one.
-fn bounded_line(lines: &mut impl io::BufRead) -> io::Result<Option<String>> {
+/// One line without its end, cut at [`PIECE_BYTES_MAX`]; the rest of a long line comes as the next one.
+fn bounded_line(lines: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
-    let mut limited = lines.take(LINE_BYTES_MAX as u64);
-    match io::BufRead::read_until(&mut limited, b'\n', &mut line)? {
+    let mut limited = lines.take(PIECE_BYTES_MAX as u64);
+    match limited.read_until(b'\n', &mut line)? {
         0 => Ok(None),
         _ => Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned())),
     }
 }
-
-/// Reads records from the kernel's log, the oldest one first.
-#[derive(Debug)]
-pub struct Reader(File);
 
 /// One record: `priority,sequence,microseconds,flags;text`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,63 +83,6 @@ pub struct Record {
     pub micros: u64,
     /// The text, without the continuation lines that name a device.
     pub text: String,
-}
-
-/// What a read gave.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// A record.
-    Record(Record),
-    /// The ring went round: records before the next one are lost.
-    Overrun,
-    /// Nothing more now.
-    Empty,
-}
-
-impl Reader {
-    /// Opens the log at its oldest record; reads never block.
-    ///
-    /// # Errors
-    /// When the device is not there or may not be read.
-    pub fn open() -> Result<Self, SystemError> {
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(KMSG);
-        file.map(Self).map_err(|source| SystemError::new("open", KMSG, source))
-    }
-
-    /// Reads the next record without waiting. To wait, poll the descriptor for reading.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn next_record(&mut self) -> Result<Next, SystemError> {
-        let mut buffer = [0; RECORD_BYTES_MAX];
-        loop {
-            match self.0.read(&mut buffer) {
-                Ok(length) => {
-                    if let Some(record) = Record::parse(&buffer[..length]) {
-                        return Ok(Next::Record(record));
-                    }
-                }
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => return Ok(Next::Empty),
-                    Some(libc::EPIPE) => return Ok(Next::Overrun),
-                    Some(libc::EINTR) => {}
-                    Some(_) | None => return Err(SystemError::new("read", KMSG, error)),
-                },
-            }
-        }
-    }
-}
-
-impl std::os::fd::AsFd for Reader {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl std::os::fd::AsRawFd for Reader {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_raw_fd()
-    }
 }
 
 impl Record {
@@ -185,12 +119,12 @@ mod tests {
 
     #[test]
     fn long_lines_come_in_pieces() {
-        let text = "x".repeat(LINE_BYTES_MAX + 5) + "\nshort";
+        let text = "x".repeat(PIECE_BYTES_MAX + 5) + "\nshort";
         let mut lines = io::Cursor::new(text.into_bytes());
         let mut lengths = Vec::new();
         while let Some(line) = bounded_line(&mut lines).expect("because memory does not fail") {
             lengths.push(line.len());
         }
-        assert_eq!(lengths, [LINE_BYTES_MAX, 5, 5]);
+        assert_eq!(lengths, [PIECE_BYTES_MAX, 5, 5]);
     }
 }

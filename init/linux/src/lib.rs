@@ -18,21 +18,17 @@ pub mod kmsg;
 mod linux;
 mod modules;
 mod mounts;
-pub mod namespace;
-pub mod power;
+mod power;
 mod process;
-mod random;
 pub mod sandbox;
 mod spawn;
 mod switch_root;
 
-pub use block::block_device_bytes;
 pub use error::SystemError;
 #[cfg(feature = "fake")]
 pub use fake::{Call, Event, FakeKernel, State};
 pub use init_socket::{InitSocket, Received};
 pub use kernel::{Channel, Kernel, Launch, Mount, MountFlag, Power, Reaped, Started, Wake};
 pub use linux::Linux;
-pub use process::{ProcessHandle, signal_everything};
-pub use random::fill_random;
+pub use process::ProcessHandle;
 pub use spawn::{ChildSetup, Session};

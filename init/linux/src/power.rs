@@ -7,7 +7,7 @@ use crate::error::SystemError;
 use crate::kernel::Power;
 
 /// Ends the machine at once, without writing anything; comes back only with the reason why not.
-pub fn end(power: Power) -> SystemError {
+pub(crate) fn end(power: Power) -> SystemError {
     let (mode, subject) = match power {
         Power::Reboot => (RebootMode::RB_AUTOBOOT, "restart"),
         Power::Off => (RebootMode::RB_POWER_OFF, "power off"),
@@ -22,6 +22,6 @@ pub fn end(power: Power) -> SystemError {
 ///
 /// # Errors
 /// When the caller may not.
-pub fn soften_ctrl_alt_del() -> Result<(), SystemError> {
+pub(crate) fn soften_ctrl_alt_del() -> Result<(), SystemError> {
     set_cad_enabled(false).map_err(|source: Errno| SystemError::new("reboot", "Ctrl-Alt-Del", source))
 }

@@ -77,7 +77,8 @@ fn receive(channel: &Channel) -> Result<Wake, SystemError> {
         Ok(0) | Err(Errno::ECONNRESET | Errno::EPIPE) => Ok(Wake::Closed),
         Ok(length) => Ok(Wake::Message(packet[..length].to_vec())),
         Err(Errno::EAGAIN | Errno::EINTR) => Ok(Wake::Child),
-        Err(source) => Err(SystemError::new("recv", "machined's socket", source)),
+        // Whatever else it is, nothing more can be read here; machined's own end follows or it goes on without us.
+        Err(_) => Ok(Wake::Closed),
     }
 }
 
@@ -119,11 +120,8 @@ fn ended(status: WaitStatus) -> Option<Reaped> {
     Some(Reaped { pid: pid.as_raw().unsigned_abs(), status })
 }
 
-/// Sends SIGKILL or else SIGTERM to every process but PID 1 and the caller.
-///
-/// # Errors
-/// When kill(-1) fails for another reason than that nobody is left.
-pub fn signal_everything(with_kill: bool) -> Result<(), SystemError> {
+/// Sends SIGKILL or else SIGTERM to every process but PID 1 and the caller; that nobody is left is fine.
+pub(crate) fn signal_everything(with_kill: bool) -> Result<(), SystemError> {
     let signal = if with_kill { Signal::SIGKILL } else { Signal::SIGTERM };
     match kill(Pid::from_raw(-1), signal) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),

@@ -34,7 +34,6 @@ pub struct ChildSetup {
     session: Session,
     cgroup: Option<PathBuf>,
     inherited: Option<(OwnedFd, RawFd)>,
-    dies_with_parent: bool,
 }
 
 impl ChildSetup {
@@ -64,19 +63,12 @@ impl ChildSetup {
         self
     }
 
-    /// Sends the child SIGKILL when the thread that starts it ends.
-    #[must_use]
-    pub fn dies_with_parent(mut self) -> Self {
-        self.dies_with_parent = true;
-        self
-    }
-
     /// Adds all of it to a command, which may be spawned once.
     ///
     /// # Errors
     /// When the cgroup is not there.
     pub fn apply(self, command: &mut Command) -> Result<(), SystemError> {
-        let Self { session, cgroup, inherited, dies_with_parent } = self;
+        let Self { session, cgroup, inherited } = self;
         let members = cgroup.as_deref().map(open_members).transpose()?;
         let prepare = move || -> io::Result<()> {
             // The parent may read its signals from a descriptor; a child that inherited the blocked ones would not
@@ -88,16 +80,13 @@ impl ChildSetup {
             if session == Session::Own {
                 nix::unistd::setsid()?;
             }
-            if dies_with_parent {
-                nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-            }
             match &inherited {
                 Some((descriptor, number)) => hand_down(descriptor, *number),
                 None => Ok(()),
             }
         };
         // SAFETY: the closure runs between fork and exec and makes system calls only: sigprocmask, write, setsid,
-        // prctl, dup2, fcntl. It neither
+        // dup2, fcntl. It neither
         // allocates nor takes locks; what it captures was opened before the fork.
         unsafe { command.pre_exec(prepare) };
         Ok(())

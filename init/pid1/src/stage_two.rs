@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use init_boot::{ROOT_MODULES, ToInit};
 use init_linux::{Channel, Kernel, Launch, Linux, Power, Wake};
@@ -17,6 +18,10 @@ const MACHINED: &str = "/usr/bin/machined";
 const OPEN_FILES_SOFT: u64 = 65_536;
 /// What they may raise it to: the kernel's fs.nr_open.
 const OPEN_FILES_HARD: u64 = 1_048_576;
+/// Waits may fail for want of memory, which passes; more failures than this do not.
+const FAILED_WAITS_MAX: u32 = 10;
+/// The pause after a failed wait, so that it is not asked again at once.
+const FAILED_WAIT_PAUSE: Duration = Duration::from_secs(1);
 /// Settings that must be right before anything else runs: name, value, reason.
 const SETTINGS: [(&str, &str); 3] = [
     // A kernel that panics starts again: nobody stands beside the machine.
@@ -71,6 +76,7 @@ fn load_root_modules(kernel: &dyn Kernel) {
 pub(crate) fn supervise(kernel: &dyn Kernel) {
     let mut supervision = Supervision::new();
     let mut channel: Option<Channel> = None;
+    let mut failed_waits = 0;
     loop {
         let now = kernel.uptime();
         let timeout = match supervision.next(now) {
@@ -101,7 +107,11 @@ pub(crate) fn supervise(kernel: &dyn Kernel) {
             Ok(Wake::PowerOff) => return shutdown::end(kernel, Power::Off),
             Err(error) => {
                 log::line(kernel, &error.story());
-                return shutdown::end(kernel, Power::Reboot);
+                failed_waits += 1;
+                if failed_waits == FAILED_WAITS_MAX {
+                    return shutdown::end(kernel, Power::Reboot);
+                }
+                kernel.pause(FAILED_WAIT_PAUSE);
             }
         }
     }

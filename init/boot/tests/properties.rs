@@ -1,0 +1,105 @@
+//! Properties of everything that is read from disks, sockets and the command line: what is written is read back, and no
+//! bytes panic.
+
+use init_boot::{
+    COMMAND_LINE_BYTES_MAX, CommandLine, Guid, MetaKind, MetaRecord, ModuleList, Parameter, RootHash, Superblock,
+    Table, ToInit, ToMachined,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// A disk of 256 MiB, in sectors.
+const SECTORS: u64 = 1 << 19;
+
+fn guid() -> impl Strategy<Value = Guid> {
+    any::<[u8; 16]>().prop_map(|mut bytes| {
+        // All zeros would mean an unused entry.
+        bytes[0] |= 1;
+        Guid::from_text_order(bytes)
+    })
+}
+
+fn parameter() -> impl Strategy<Value = Parameter> {
+    // Names that are ours would be read as ours.
+    let value = proptest::option::of("[ -!#-~]{0,20}");
+    ("[a-z][a-z0-9_.-]{0,8}", value)
+        .prop_filter("a name of ours", |(name, _)| name != "console")
+        .prop_map(|(name, value)| Parameter { name, value })
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in vec(any::<u8>(), 0..2048)) {
+        let text = String::from_utf8_lossy(&bytes);
+        let _ = CommandLine::parse(&text);
+        let _ = ModuleList::parse(&text);
+        let _ = text.parse::<Guid>();
+        let _ = text.parse::<RootHash>();
+        let _ = Superblock::parse(&bytes);
+        let _ = ToMachined::parse(&bytes);
+        let _ = ToInit::parse(&bytes);
+        for kind in [MetaKind::Seed, MetaKind::IdentityKey] {
+            let _ = MetaRecord::parse(kind, &bytes);
+        }
+        let _ = Table::parse(&bytes, &bytes, bytes.len() as u64);
+    }
+
+    #[test]
+    fn command_lines_are_read_as_written(
+        root in proptest::option::of(any::<[u8; 32]>()),
+        blocks in proptest::option::of(1_u64..),
+        consoles in vec("[a-zA-Z0-9,]{1,12}", 0..3),
+        extra in vec(parameter(), 0..8),
+    ) {
+        let line = CommandLine { root: root.map(RootHash::from_bytes), root_blocks: blocks, consoles, extra };
+        let text = line.render().expect("because every parameter is writable");
+        prop_assert!(text.len() <= COMMAND_LINE_BYTES_MAX);
+        prop_assert_eq!(CommandLine::parse(&text), Ok(line));
+    }
+
+    #[test]
+    fn tables_are_read_as_written_from_either_copy(
+        disk in any::<[u8; 16]>(),
+        partitions in vec((guid(), guid(), "[A-Za-z -]{0,36}", 1_u64..8192), 0..12),
+    ) {
+        let mut table = Table::new(Guid::from_text_order(disk), SECTORS).expect("because 256 MiB hold a table");
+        for (kind, guid, label, sectors) in &partitions {
+            table.append(*kind, *guid, label, *sectors).expect("because all together are smaller than the disk");
+        }
+        let encoded = table.encode();
+        let primary = Table::parse(&encoded.primary, &[], SECTORS);
+        prop_assert_eq!(primary.as_ref(), Ok(&table));
+        let backup = Table::parse(&[], &encoded.backup, SECTORS);
+        prop_assert_eq!(backup.as_ref(), Ok(&table));
+    }
+
+    #[test]
+    fn a_changed_bit_never_gives_another_table(index in 512_usize..17408, bit in 0_u8..8) {
+        let mut table = Table::new(Guid::from_text_order([7; 16]), SECTORS).expect("because 256 MiB hold a table");
+        table
+            .append(Guid::from_text_order([8; 16]), Guid::from_text_order([9; 16]), "STATE", 4096)
+            .expect("because the disk has room");
+        let mut primary = table.encode().primary;
+        primary[index] ^= 1 << bit;
+        // Behind the header's 92 bytes its sector is padding, which nothing reads.
+        match Table::parse(&primary, &[], SECTORS) {
+            Ok(parsed) => prop_assert!(parsed == table && (512 + 92..1024).contains(&index)),
+            Err(_) => prop_assert!(!(512 + 92..1024).contains(&index)),
+        }
+    }
+
+    #[test]
+    fn records_and_superblocks_are_read_as_written(
+        bytes in vec(any::<u8>(), 0..4096),
+        salt in vec(any::<u8>(), 0..=256),
+        data_blocks in 1_u64..1 << 50,
+        uuid in any::<[u8; 16]>(),
+    ) {
+        let record = MetaRecord { kind: MetaKind::IdentityKey, bytes };
+        let encoded = record.encode().expect("because it is short");
+        prop_assert_eq!(MetaRecord::parse(MetaKind::IdentityKey, &encoded), Ok(Some(record)));
+        let superblock = Superblock { uuid, data_blocks, salt };
+        let encoded = superblock.encode().expect("because it is well formed");
+        prop_assert_eq!(Superblock::parse(&encoded), Ok(superblock));
+    }
+}
