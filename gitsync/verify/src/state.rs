@@ -177,11 +177,18 @@ impl TrustState {
         }
     }
 
-    /// Records an activation of an accepted step and returns its generation.
-    pub fn activate(&mut self, commit: &Verified<Commit>) -> Generation {
-        let Position { seq, step, commit, .. } = commit.position().clone();
+    /// Begins a new activation of what is applied already (who may reach the APIs changed, or the receiver knows a newer
+    /// generation than `at_least`), and returns its generation.
+    pub fn reactivate(&mut self, at_least: Generation) -> Generation {
+        self.generation = self.generation.max(at_least).next();
+        self.generation
+    }
+
+    /// Records the activation of a remembered step; `None` when the step is not one of the history.
+    pub fn activate(&mut self, step: &StepId) -> Option<Generation> {
+        let Position { seq, step, commit, .. } = self.history.iter().find(|known| known.step == *step)?.clone();
         self.applied = Some(Applied { seq, step, commit });
         self.generation = self.generation.next();
-        self.generation
+        Some(self.generation)
     }
 }

@@ -46,7 +46,8 @@ fn the_state_survives_being_written_down() {
     let mut machine = lab.machine();
     lab.change("ada", "apps/a.yaml", "a: 1\n");
     let step = lab.accepted(&mut machine).expect("because it is new");
-    assert_eq!(machine.activate(&step).0, 1);
+    assert_eq!(machine.activate(&step.position().step).map(|generation| generation.0), Some(1));
+    assert_eq!(machine.activate(&gitsync_verify::root_step(machine.introduction())), None, "no step of the history");
     let read = TrustState::from_json(&machine.to_json()).expect("because it was just written");
     assert_eq!(read, machine);
     let again = recall(&read, &lab.objects(), read.accepted().seq).expect("because it was accepted");

@@ -1,0 +1,17 @@
+//! gitsync's parts, for the program `gitsync` and its tests; see [`run`] for how they hang together.
+//!
+//! The trust state is written by this crate alone, what machines should be goes to machined and nowhere else, and nothing
+//! becomes desired state that `gitsync/verify` did not pass.
+
+mod api;
+mod book;
+mod cluster;
+mod lease;
+mod machine;
+mod objects;
+mod report;
+mod run;
+mod source;
+mod store;
+
+pub use run::{Places, run};

@@ -1,0 +1,165 @@
+//! machined's local socket, as far as gitsync asks things of it. Wire types end here.
+
+use gitsync_fetch::RepositoryUrl;
+use gitsync_verify::{Introduction, Refusal};
+use machined_access::AccessTable;
+use machined_api::local_client::LocalClient;
+use machined_api::{
+    ApplyRequest, CheckStateRequest, CommitRecord, Condition, ContextReply, ContextRequest, IssueLeafRequest,
+    ReportCommitRequest, ReportConditionRequest, SealStateRequest,
+};
+use machined_ids::{CommitId, Fingerprint, Generation, MachineName, PrincipalName, Seq, StepId};
+use std::path::{Path, PathBuf};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
+
+/// What machined says about this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Context {
+    /// Fingerprint of the identity key.
+    pub(crate) identity: Fingerprint,
+    /// What the machine was introduced to, once it was.
+    pub(crate) introduction: Option<Introduction>,
+    /// Where the repository is, in order.
+    pub(crate) repositories: Vec<RepositoryUrl>,
+    /// The last activation that machined took; 0 before the first.
+    pub(crate) generation: Generation,
+    /// The step of that activation.
+    pub(crate) step: Option<StepId>,
+}
+
+/// What machined said makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ContextError {
+    #[error("machined names the identity {0:?}")]
+    Identity(String, #[source] machined_ids::IdError),
+    #[error("machined holds an introduction that cannot be read")]
+    Introduction(#[source] Refusal),
+}
+
+impl TryFrom<ContextReply> for Context {
+    type Error = ContextError;
+
+    fn try_from(reply: ContextReply) -> Result<Self, ContextError> {
+        let identity = reply.identity.parse().map_err(|e| ContextError::Identity(reply.identity.clone(), e))?;
+        let introduction = match reply.introduction.as_slice() {
+            [] => None,
+            json => Some(Introduction::from_json(json).map_err(ContextError::Introduction)?),
+        };
+        let url = |text: &String| match RepositoryUrl::parse(text) {
+            Ok(url) => Some(url),
+            Err(error) => {
+                tracing::warn!(%error, "a repository is left out");
+                None
+            }
+        };
+        Ok(Context {
+            identity,
+            introduction,
+            repositories: reply.repositories.iter().filter_map(url).collect(),
+            generation: Generation(reply.generation),
+            step: StepId::parse(&reply.step).ok(),
+        })
+    }
+}
+
+/// What a machine should be, handed down to machined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DesiredMachine {
+    pub(crate) generation: Generation,
+    pub(crate) step: StepId,
+    pub(crate) commit: CommitId,
+    pub(crate) seq: Seq,
+    pub(crate) signer: PrincipalName,
+    pub(crate) machine: MachineName,
+    pub(crate) cluster_kdl: String,
+    pub(crate) machine_kdl: String,
+    pub(crate) access: AccessTable,
+}
+
+/// A call to machined failed.
+#[derive(Debug, thiserror::Error)]
+#[error("machined did not {call}: {}", status.message())]
+pub(crate) struct MachineError {
+    call: &'static str,
+    #[source]
+    status: Status,
+}
+
+impl MachineError {
+    /// Whether machined took this generation, or a later one, with another content.
+    pub(crate) fn is_refused_generation(&self) -> bool {
+        self.status.code() == tonic::Code::FailedPrecondition
+    }
+}
+
+fn failed(call: &'static str) -> impl FnOnce(Status) -> MachineError {
+    move |status| MachineError { call, status }
+}
+
+/// machined, on its socket. Cheap to clone; connects when it is used and again after machined restarts.
+#[derive(Debug, Clone)]
+pub(crate) struct Machine {
+    client: LocalClient<Channel>,
+}
+
+impl Machine {
+    pub(crate) fn at(socket: &Path) -> Self {
+        let socket: PathBuf = socket.to_owned();
+        let connector = tower::service_fn(move |_: tonic::codegen::http::Uri| {
+            let socket = socket.clone();
+            async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
+        });
+        // The socket has no name; HTTP wants one.
+        let endpoint = Endpoint::from_static("http://machined.local");
+        Machine { client: LocalClient::new(endpoint.connect_with_connector_lazy(connector)) }
+    }
+
+    /// The machine's place, again whenever it changes.
+    pub(crate) async fn contexts(&self) -> Result<Streaming<ContextReply>, MachineError> {
+        let reply = self.client.clone().context(ContextRequest {}).await.map_err(failed("say what this machine is"))?;
+        Ok(reply.into_inner())
+    }
+
+    pub(crate) async fn apply(&self, desired: &DesiredMachine) -> Result<(), MachineError> {
+        let access = serde_json::to_vec(&desired.access).expect("because its map keys are strings");
+        let request = ApplyRequest {
+            generation: desired.generation.0,
+            step: desired.step.to_string(),
+            commit: desired.commit.to_string(),
+            seq: desired.seq.0,
+            signer: desired.signer.to_string(),
+            machine: desired.machine.to_string(),
+            cluster_kdl: desired.cluster_kdl.clone(),
+            machine_kdl: desired.machine_kdl.clone(),
+            access,
+        };
+        self.client.clone().apply(request).await.map(drop).map_err(failed("take the desired machine"))
+    }
+
+    pub(crate) async fn report_commit(&self, record: CommitRecord) -> Result<(), MachineError> {
+        let request = ReportCommitRequest { commit: Some(record) };
+        self.client.clone().report_commit(request).await.map(drop).map_err(failed("take a report"))
+    }
+
+    pub(crate) async fn report_condition(&self, condition: Condition) -> Result<(), MachineError> {
+        let request = ReportConditionRequest { condition: Some(condition) };
+        self.client.clone().report_condition(request).await.map(drop).map_err(failed("take a condition"))
+    }
+
+    pub(crate) async fn seal(&self, state: Vec<u8>) -> Result<Vec<u8>, MachineError> {
+        let reply = self.client.clone().seal_state(SealStateRequest { state }).await;
+        reply.map(|reply| reply.into_inner().seal).map_err(failed("seal the trust state"))
+    }
+
+    pub(crate) async fn check(&self, state: Vec<u8>, seal: Vec<u8>) -> Result<bool, MachineError> {
+        let reply = self.client.clone().check_state(CheckStateRequest { state, seal }).await;
+        reply.map(|reply| reply.into_inner().good).map_err(failed("check the trust state's seal"))
+    }
+
+    /// A leaf for this service: its chain in DER, and when it ends.
+    pub(crate) async fn leaf(&self, spki: Vec<u8>) -> Result<(Vec<Vec<u8>>, String), MachineError> {
+        let reply = self.client.clone().issue_leaf(IssueLeafRequest { spki, names: Vec::new() }).await;
+        reply.map(|reply| reply.into_inner()).map(|r| (r.chain, r.expires)).map_err(failed("issue a leaf"))
+    }
+}
