@@ -1,7 +1,6 @@
 //! All JSON schemas of the crate by definition name, as k8s-openapi has them (plus our own kinds).
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 
 use k8s_openapi::schemars::generate::SchemaSettings;
 use k8s_openapi::schemars::{JsonSchema, SchemaGenerator};
@@ -19,20 +18,18 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 /// Schemas by definition name.
 pub type Definitions = BTreeMap<String, Value>;
 
-/// Returns all definitions; they are made once. References are `#/components/schemas/<name>`.
-pub fn definitions() -> &'static Definitions {
-    static ALL: OnceLock<Definitions> = OnceLock::new();
-    ALL.get_or_init(|| {
-        let mut settings = SchemaSettings::openapi3();
-        settings.transforms.clear();
-        let mut generator = settings.into_generator();
-        add_builtin(&mut generator);
-        let mut all: Definitions = generator.take_definitions(false).into_iter().collect();
-        for (name, schema) in own() {
-            all.insert(name.to_string(), schema);
-        }
-        all
-    })
+/// Makes all definitions, some megabytes of them: they are made when asked for and not kept. References are
+/// `#/components/schemas/<name>`.
+pub fn definitions() -> Definitions {
+    let mut settings = SchemaSettings::openapi3();
+    settings.transforms.clear();
+    let mut generator = settings.into_generator();
+    add_builtin(&mut generator);
+    let mut all: Definitions = generator.take_definitions(false).into_iter().collect();
+    for (name, schema) in own() {
+        all.insert(name.to_string(), schema);
+    }
+    all
 }
 
 fn add<T: JsonSchema>(generator: &mut SchemaGenerator) {
@@ -67,6 +64,7 @@ fn add_builtin(generator: &mut SchemaGenerator) {
     add::<rbac::ClusterRoleBinding>(generator);
     add::<meta::DeleteOptions>(generator);
     add::<meta::Status>(generator);
+    add::<meta::ListMeta>(generator);
 }
 
 /// Our own kinds. Spec and status are written by gitsync alone, in shapes that grow with it: they stay open.

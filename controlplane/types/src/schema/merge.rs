@@ -33,7 +33,7 @@ pub struct MergeRule {
 static TABLE: &str = include_str!("merge.txt");
 
 /// Looks up the rules of a field; `type_name` is the full definition name.
-pub(super) fn rule(type_name: &str, field: &str) -> MergeRule {
+pub fn rule(type_name: &str, field: &str) -> MergeRule {
     static RULES: OnceLock<HashMap<(&'static str, &'static str), MergeRule>> = OnceLock::new();
     let rules = RULES.get_or_init(|| TABLE.lines().filter_map(read_line).collect());
     let short = type_name.strip_prefix("io.k8s.").unwrap_or(type_name);

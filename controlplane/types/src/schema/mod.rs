@@ -10,9 +10,9 @@ mod merge;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use build::schema;
+pub use build::{digest, schema};
 pub use definitions::{Definitions, definitions};
-pub use merge::{ListType, MergeRule};
+pub use merge::{ListType, MergeRule, rule};
 
 /// A type.
 #[derive(Debug, Clone, PartialEq)]
