@@ -132,7 +132,8 @@ fn keep_logs(supervisor: &Supervisor, books: &Books, volumes: Reader<Volume>) {
 fn serve(supervisor: &Supervisor, model: &Model) {
     let for_people = model.clone();
     supervisor.spawn("machine API", Restart::Always, move |stop| {
-        servers::machine_api(for_people.clone(), MACHINE_API_PORT, stop)
+        let model = for_people.clone();
+        async move { servers::machine_api(model, servers::listen(MACHINE_API_PORT).await?, stop).await }
     });
     let for_services = model.clone();
     supervisor.spawn("local API", Restart::Always, move |stop| {

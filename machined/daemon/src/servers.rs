@@ -72,18 +72,22 @@ async fn renew(key: &MachineKey, own: &LeafKey, keys: &ServerKeys) -> Result<(),
     }
 }
 
-/// Serves the machine API on `port` from the moment the identity is there.
-pub(crate) async fn machine_api(mut model: Model, port: u16, mut stop: Stop) -> Result<(), ServeError> {
+/// Listens on every address of the machine.
+pub(crate) async fn listen(port: u16) -> Result<TcpListener, ServeError> {
+    let refused = |source| ServeError::Listen { address: format!("port {port}"), source };
+    TcpListener::bind(("0.0.0.0", port)).await.map_err(refused)
+}
+
+/// Serves the machine API from the moment the identity is there; until then clients wait in the listener's queue.
+pub(crate) async fn machine_api(mut model: Model, listener: TcpListener, mut stop: Stop) -> Result<(), ServeError> {
     let set = model.keys.wait_for(|set| set.contains_key(MachineKey::ID)).await;
     let key = set[MachineKey::ID].clone();
     let own = LeafKey::generate()?;
     let keys = ServerKeys::new(leaf(&key, &own)?)?;
     let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(Arc::clone(&keys), &["h2"])?));
-    let listen = |source| ServeError::Listen { address: format!("port {port}"), source };
-    let listener = TcpListener::bind(("0.0.0.0", port)).await.map_err(listen)?;
     let millis = u64::try_from(uptime().as_millis()).unwrap_or(u64::MAX);
     model.api_millis.store(millis, Ordering::Relaxed);
-    model.events.add("ApiServing", "machine", format!("port {port}, {millis} ms after the kernel started"));
+    model.events.add("ApiServing", "machine", format!("{millis} ms after the kernel started"));
     let (streams, ready) = mpsc::channel(READY_STREAMS);
     let gate = Gate::new(model.desired.clone());
     let server = Server::builder()

@@ -3,3 +3,5 @@
 pub(crate) mod local_service;
 pub(crate) mod machine_service;
 pub(crate) mod maintenance_service;
+#[cfg(test)]
+mod tests;
