@@ -5,6 +5,7 @@
 //! - [`Client`] and [`Api`]: the verbs, typed by `k8s-openapi` or [`DynamicObject`]; nothing is ever retried inside
 //! - [`Informers`], [`Informer`], [`Cache`]: shared list-and-watch caches with indexes and change handlers
 //! - [`spawn_workers`]: works a queue of [`ObjectKey`]s off
+//! - [`Recorder`]: events for people
 //! - [`HttpsTransport`]: the transport over mTLS
 
 mod api;
@@ -16,6 +17,7 @@ mod informer;
 #[cfg(test)]
 mod informer_tests;
 mod object;
+mod recorder;
 mod transport;
 mod watch;
 mod worker;
@@ -27,6 +29,7 @@ pub use error::{ClientError, Optional, Reason, Status};
 pub use https::HttpsTransport;
 pub use informer::{Informer, Informers, MetadataOnly, Synced};
 pub use object::{DynamicObject, Kind, Object, ObjectKey, ResourceKind, Scoped};
+pub use recorder::{EventType, Recorder, reference};
 pub use transport::{Body, BoxError, Transport, TransportError, empty_body, full_body};
 pub use watch::{WatchEvent, WatchStream};
 pub use worker::spawn_workers;
