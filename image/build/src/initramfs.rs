@@ -116,8 +116,8 @@ mod tests {
 
     #[test]
     fn init_and_modules_are_found_again_in_load_order() {
-        let module = |name: &str, level| Module { name: name.to_owned(), bytes: name.as_bytes().to_vec(), level };
-        let modules = [module("dm_mod", 0), module("virtio_blk", 0), module("dm_verity", 1)];
+        let module = |name: &str| Module { name: name.to_owned(), bytes: name.as_bytes().to_vec() };
+        let modules = [module("dm_mod"), module("virtio_blk"), module("dm_verity")];
         let archive = archive(b"init program", &modules);
         let entries = read_back(&archive);
         let content = |name: &str| {
@@ -126,7 +126,7 @@ mod tests {
         };
         assert_eq!(content("init"), ("init".to_owned(), 0o100_755, b"init program".to_vec()));
         assert_eq!(content("modules/dm_verity.ko").2, b"dm_verity");
-        assert_eq!(content("modules.load").2, b"/modules/dm_mod.ko /modules/virtio_blk.ko\n/modules/dm_verity.ko\n");
+        assert_eq!(content("modules.load").2, b"/modules/dm_mod.ko\n/modules/virtio_blk.ko\n/modules/dm_verity.ko\n");
         assert_eq!(content("dev/console").1, 0o020_600);
     }
 

@@ -32,18 +32,11 @@ pub struct Module {
     pub name: String,
     /// The ELF file.
     pub bytes: Vec<u8>,
-    /// Modules of one level depend on lower levels only, so they may be loaded at the same time.
-    pub level: usize,
 }
 
-/// The list that PID 1 loads level by level.
+/// The list that PID 1 loads in order: what the profile names first is there first.
 pub fn load_list<'a>(modules: impl Iterator<Item = &'a Module>, path: impl Fn(&Module) -> String) -> ModuleList {
-    let mut levels: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-    for module in modules {
-        levels.entry(module.level).or_default().push(path(module));
-    }
-    ModuleList::new(levels.into_values().collect())
-        .expect("because module names have no spaces and kernels few of them")
+    ModuleList::new(modules.map(path).collect()).expect("because module names have no spaces and kernels few of them")
 }
 
 /// Why modules cannot be selected.
@@ -115,9 +108,9 @@ impl Catalogue {
     /// # Errors
     /// When a name or a dependency does not exist, or a module cannot be read.
     pub fn select(&self, wanted: &[String]) -> Result<Vec<Module>, ModulesError> {
-        let mut selection = Selection { catalogue: self, levels: BTreeMap::new(), ordered: Vec::new() };
+        let mut selection = Selection { catalogue: self, seen: BTreeSet::new(), ordered: Vec::new() };
         for name in wanted {
-            selection.add(&underscored(name), "the profile", 0)?;
+            selection.add(&underscored(name), "the profile")?;
         }
         Ok(selection.ordered)
     }
@@ -130,38 +123,32 @@ impl Catalogue {
 /// A depth-first walk in progress.
 struct Selection<'a> {
     catalogue: &'a Catalogue,
-    levels: BTreeMap<String, usize>,
+    seen: BTreeSet<String>,
     ordered: Vec<Module>,
 }
 
 impl Selection<'_> {
-    /// Adds a module at `lowest` or above what it depends on; returns its level.
-    fn add(&mut self, name: &str, wanted_by: &str, lowest: usize) -> Result<usize, ModulesError> {
-        if self.catalogue.builtin.contains(name) {
-            return Ok(0);
-        }
-        if let Some(level) = self.levels.get(name) {
-            return Ok(*level);
+    /// Adds a module behind what it depends on.
+    fn add(&mut self, name: &str, wanted_by: &str) -> Result<(), ModulesError> {
+        // Two modules may want each other softly: the second to ask finds the first one seen already.
+        if self.catalogue.builtin.contains(name) || !self.seen.insert(name.to_owned()) {
+            return Ok(());
         }
         let Some(path) = self.catalogue.files.get(name) else {
             return Err(ModulesError::Unknown { name: name.to_owned(), wanted_by: wanted_by.to_owned() });
         };
-        // Two modules may want each other softly: the second to ask finds the first here, at a level that is low enough.
-        self.levels.insert(name.to_owned(), lowest);
         let bytes = decompressed(path)?;
         let damaged = |what: object::Error| ModulesError::Damaged { path: path.clone(), what: what.to_string() };
         let info = info(&bytes).map_err(damaged)?;
-        let mut level = lowest;
         let before = info.before.iter().filter(|soft| self.catalogue.exists(soft));
         for dependency in info.depends.iter().chain(before) {
-            level = level.max(self.add(dependency, name, 0)? + 1);
+            self.add(dependency, name)?;
         }
-        self.levels.insert(name.to_owned(), level);
-        self.ordered.push(Module { name: name.to_owned(), bytes, level });
+        self.ordered.push(Module { name: name.to_owned(), bytes });
         for soft in info.after.iter().filter(|soft| self.catalogue.exists(soft)) {
-            self.add(soft, name, level + 1)?;
+            self.add(soft, name)?;
         }
-        Ok(level)
+        Ok(())
     }
 }
 

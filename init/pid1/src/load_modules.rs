@@ -1,6 +1,6 @@
 //! Loads a list of kernel modules, one after the other.
 //!
-//! Two threads a level were tried and left: under TCG with two processors the seven modules of stage one took 0.45 s
+//! Two threads were tried and left: under TCG with two processors the seven modules of stage one took 0.45 s
 //! one by one and 0.65 to 1.1 s with threads, which mostly spin on the kernel's lock.
 //!
 //! A module that fails is told and passed over: the machine may well do without it, and what it cannot do without
@@ -30,7 +30,7 @@ pub(crate) fn load_list(kernel: &dyn Kernel, path: &Path) -> usize {
         }
     };
     match ModuleList::parse(&String::from_utf8_lossy(&bytes)) {
-        Ok(list) => list.levels().iter().flatten().filter(|module| load(kernel, Path::new(module))).count(),
+        Ok(list) => list.paths().iter().filter(|module| load(kernel, Path::new(module))).count(),
         Err(error) => {
             log::line(kernel, &format!("{}: {error}", path.display()));
             0

@@ -53,7 +53,7 @@ fn machine() -> FakeKernel {
     {
         let mut state = kernel.state();
         state.files.insert(PathBuf::from("/proc/cmdline"), line.into_bytes());
-        state.files.insert(PathBuf::from("/modules.load"), b"/a.ko\n/b.ko /c.ko\n".to_vec());
+        state.files.insert(PathBuf::from("/modules.load"), b"/a.ko\n/b.ko\n/c.ko\n".to_vec());
     }
     kernel
 }
