@@ -1,4 +1,4 @@
-//! Who somebody is, for the machine API and the Kubernetes API alike.
+//! Who somebody is, for the machine API and the API server alike.
 //!
 //! A **machine** proves itself with a short-lived leaf that its identity key signed; the leaf counts while the identity's
 //! fingerprint stands in the [`AccessTable`]. A **person** proves a fresh client key in the TLS handshake and sends a

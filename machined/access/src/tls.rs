@@ -1,7 +1,7 @@
 //! TLS for both APIs: every peer proves possession of a key, and fingerprints decide; no certificate authority is believed.
 //!
 //! Servers ask for a client certificate and take any; [`peer`] says what it proved. Clients of a machine pin the fingerprint of
-//! its identity. The Kubernetes API serves two faces: machines ask for [`MACHINE_NAME`] and get the machine's leaf, everybody
+//! its identity. The API server has two faces: machines ask for [`MACHINE_NAME`] and get the machine's leaf, everybody
 //! else gets the certificate that its own authority signed.
 
 use crate::authenticate::Peer;

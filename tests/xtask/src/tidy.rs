@@ -11,8 +11,8 @@ use std::process::Command;
 /// Longest production file, in lines before its `mod tests`; the code bases we admire keep 93 to 97 % below it.
 const FILE_LINES_MAX: usize = 500;
 
-/// Longest line that is no URL, in characters; rustfmt's own limit, which it does not apply to comments.
-const LINE_CHARS_MAX: usize = 130;
+/// Longest line that is no URL, in characters. rustfmt breaks code at 120 and leaves comments alone; they get a little more.
+const LINE_CHARS_MAX: usize = 150;
 
 /// What a pure crate must not name: disk, network, threads, clocks, randomness.
 const IMPURE: [&str; 9] = [
