@@ -181,11 +181,12 @@ fn check_type(context: &WriteContext<'_>, object: &mut Value) -> Result<(), ApiE
     let Some(map) = object.as_object_mut() else {
         return Err(ApiError::bad_request(format!("the body is not an object of kind {kind}")));
     };
-    for (key, expected) in [("kind", kind.as_str()), ("apiVersion", version.as_str())] {
+    let expectations = [("kind", "kind", kind.as_str()), ("apiVersion", "API version", version.as_str())];
+    for (key, shown, expected) in expectations {
         let said = map.get(key).and_then(Value::as_str).unwrap_or_default();
         if !said.is_empty() && said != expected {
             return Err(ApiError::bad_request(format!(
-                "the {key} in the data ({said}) does not match the expected {key} ({expected})"
+                "the {shown} in the data ({said}) does not match the expected {shown} ({expected})"
             )));
         }
         map.insert(key.into(), expected.into());

@@ -1,6 +1,7 @@
 //! JSON, merge and strategic merge patches; the strategic ones against upstream's documentation and what kubectl sends.
 
-use controlplane_types::patch::{PatchType, patched};
+use controlplane_types::decode::{FieldValidation, parse};
+use controlplane_types::patch::{PatchType, checked, patched};
 use controlplane_types::{ApiError, Registry};
 use serde_json::{Value, json};
 
@@ -155,4 +156,29 @@ fn merge_patch_replaces_lists_and_removes_nulls() {
     let change = json!({"spec": {"containers": [{"name": "b"}], "hostname": null}});
     let new = patch("Pod", PatchType::Merge, &old, change).expect("because the patch is good");
     assert_eq!(new, json!({"spec": {"containers": [{"name": "b"}]}}));
+}
+
+#[test]
+fn a_patch_cannot_give_an_object_the_wrong_shape() {
+    for (patch_type, change) in [
+        (PatchType::Json, json!([{"op": "add", "path": "/spec", "value": {"replicas": "two"}}])),
+        (PatchType::Merge, json!({"spec": {"replicas": "two"}})),
+        (PatchType::Strategic, json!({"spec": "two"})),
+    ] {
+        let error = patch("Deployment", patch_type, &json!({}), change).expect_err("because the type is wrong");
+        assert!(error.message.contains("cannot unmarshal string into Go struct field spec"), "{}", error.message);
+    }
+}
+
+#[test]
+fn unknown_fields_of_a_patch_are_refused_when_the_client_is_strict() {
+    let registry = Registry::builtin();
+    let kind = registry.kind("apps/v1", "Deployment").expect("because the kind is built in");
+    let change = || parse(br#"{"spec":{"replicas":1,"replicas":2,"unknown":1}}"#).expect("because it is JSON");
+    let run = |validation| checked(kind, PatchType::Merge, &json!({}), change(), validation);
+    let error = run(FieldValidation::Strict).expect_err("because a field is unknown");
+    let text = "strict decoding error: unknown field \"spec.unknown\", duplicate field \"spec.replicas\"";
+    assert!(error.message.ends_with(text), "{}", error.message);
+    let decoded = run(FieldValidation::Warn).expect("because warnings do not refuse");
+    assert_eq!((decoded.object, decoded.warnings.len()), (json!({"spec": {"replicas": 2}}), 2));
 }

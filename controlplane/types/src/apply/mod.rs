@@ -32,7 +32,7 @@ pub fn track(context: &WriteContext<'_>, old: Option<&Value>, new: &mut Value) {
     let root = Typed::root(&context.kind.schema);
     let empty = skeleton(new);
     let mut difference = typed::compare(root, old.unwrap_or(&empty), new);
-    strip(&mut difference.changed, context.endpoint);
+    strip(&mut difference.changed, context);
     for entry in &mut entries {
         entry.fields.subtract(&difference.changed);
         entry.fields.subtract(&difference.removed);
@@ -132,7 +132,7 @@ fn merge_config(context: &WriteContext<'_>, live: &Value, config: &Value, force:
             format!("failed to create typed patch object ({namespace}/{name}; {version}, Kind={kind}): {problem}");
         Refused::Shape(ApiError::bad_request(text))
     })?;
-    strip(&mut entry.fields, context.endpoint);
+    strip(&mut entry.fields, context);
 
     let last = entries.iter().position(|known| known.is_same(&entry)).map(|at| entries.remove(at));
     let mut merged = typed::merged(root, &live, config);
@@ -186,7 +186,7 @@ fn applied_entries(context: &WriteContext<'_>, live: &Value) -> Vec<Entry> {
     let mut before = new_entry(context, Operation::Update);
     before.manager = BEFORE_FIRST_APPLY.into();
     before.fields = typed::compare(Typed::root(&context.kind.schema), &skeleton(live), live).changed;
-    strip(&mut before.fields, context.endpoint);
+    strip(&mut before.fields, context);
     vec![before]
 }
 
@@ -216,7 +216,7 @@ fn skeleton(new: &Value) -> Value {
 }
 
 /// Takes out what nobody owns: identity and bookkeeping, and what the endpoint does not write.
-fn strip(fields: &mut FieldSet, endpoint: Endpoint) {
+fn strip(fields: &mut FieldSet, context: &WriteContext<'_>) {
     for top in ["f:apiVersion", "f:kind"] {
         fields.cut(&[top]);
     }
@@ -231,7 +231,8 @@ fn strip(fields: &mut FieldSet, endpoint: Endpoint) {
             fields.children.remove("f:metadata");
         }
     }
-    match endpoint {
+    match context.endpoint {
+        Endpoint::Main if context.kind.has(crate::Subresource::Status) => fields.cut(&["f:status"]),
         Endpoint::Status => fields.children.retain(|key, _| key == "f:status" || key == "f:metadata"),
         Endpoint::Main | Endpoint::Other(_) => {}
     }

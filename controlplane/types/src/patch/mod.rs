@@ -4,6 +4,7 @@ mod strategic;
 
 use serde_json::Value;
 
+use crate::decode::{self, Decoded, FieldValidation, Parsed};
 use crate::error::{ApiError, Reason};
 use crate::kind::KindInfo;
 
@@ -46,22 +47,38 @@ impl PatchType {
     }
 }
 
-/// Applies a JSON, merge or strategic merge patch.
+/// Applies a JSON, merge or strategic merge patch; fields that the kind does not know are dropped.
 ///
 /// # Errors
-/// The patch has the wrong shape, or cannot be done on this object. [`PatchType::Apply`] is refused.
+/// The patch has the wrong shape, cannot be done on this object, or gives it a wrong shape. [`PatchType::Apply`] is refused.
 pub fn patched(kind: &KindInfo, patch_type: PatchType, old: &Value, patch: Value) -> Result<Value, ApiError> {
+    let patch = Parsed { value: patch, duplicates: Vec::new() };
+    Ok(checked(kind, patch_type, old, patch, FieldValidation::Ignore)?.object)
+}
+
+/// Like [`patched`], with the client's choice of what happens to unknown and duplicate fields.
+///
+/// # Errors
+/// As [`patched`]; with [`FieldValidation::Strict`] also for unknown and duplicate fields.
+pub fn checked(
+    kind: &KindInfo,
+    patch_type: PatchType,
+    old: &Value,
+    patch: Parsed,
+    validation: FieldValidation,
+) -> Result<Decoded, ApiError> {
     let mut new = old.clone();
+    let Parsed { value, duplicates } = patch;
     match patch_type {
-        PatchType::Json => json(&mut new, patch)?,
-        PatchType::Merge if patch.is_object() => merge(&mut new, &patch),
+        PatchType::Json => json(&mut new, value)?,
+        PatchType::Merge if value.is_object() => merge(&mut new, &value),
         PatchType::Merge => {
             return Err(ApiError::bad_request("error decoding patch: a merge patch is a JSON object"));
         }
-        PatchType::Strategic => strategic::apply(&kind.schema, &mut new, &patch)?,
+        PatchType::Strategic => strategic::apply(&kind.schema, &mut new, &value)?,
         PatchType::Apply => return Err(ApiError::bad_request("an apply patch is not a patch of the stored object")),
     }
-    Ok(new)
+    decode::check(kind, Parsed { value: new, duplicates }, validation)
 }
 
 /// Applies an RFC 7386 merge patch.
