@@ -37,6 +37,9 @@ fn picture(status: &StatusReply, hostname: &str, port: u16) -> String {
     line("cluster", or(&status.cluster, "none"));
     line("commit", commit);
     line("state", next.to_owned());
+    for problem in status.conditions.iter().filter(|condition| condition.r#type == "ControllerFailing") {
+        line("problem", problem.message.clone());
+    }
     let width = 60_usize.saturating_sub("--- Cairn ".len());
     let head = format!("\n--- Cairn {}\n", "-".repeat(width));
     text.replacen("\n--- Cairn ", &head, 1) + &"-".repeat(60) + "\n"
@@ -73,17 +76,23 @@ pub(crate) async fn paint(mut model: Model, port: u16) -> Result<Infallible, std
 #[cfg(test)]
 mod tests {
     use super::*;
+    use machined_api::Condition;
 
     #[test]
     fn the_console_shows_what_enrolment_needs() {
         let status = StatusReply {
             identity: "SHA256:abc".to_owned(),
+            conditions: vec![Condition {
+                r#type: "ControllerFailing".to_owned(),
+                message: "the disk is on fire".to_owned(),
+                ..Condition::default()
+            }],
             addresses: vec!["10.0.2.15/24".to_owned()],
             phase: "maintenance".to_owned(),
             ..StatusReply::default()
         };
         let picture = picture(&status, "cairn-123456", 50_000);
-        for part in ["cairn-123456", "10.0.2.15:50000", "SHA256:abc", "cairnctl enroll", "none yet"] {
+        for part in ["cairn-123456", "10.0.2.15:50000", "SHA256:abc", "cairnctl enroll", "none yet", "on fire"] {
             assert!(picture.contains(part), "{part} is missing in {picture}");
         }
     }

@@ -13,8 +13,10 @@ use machined_controllers::network::{LinkStatus, Names};
 use machined_controllers::services::{RestartRequests, ServiceSpec, ServiceStatus, Stopping};
 use machined_controllers::time::TimeStatus;
 use machined_runtime::{Reader, Store};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::watch;
 
 /// Shared by all APIs. Cheap to clone.
 #[derive(Clone)]
@@ -28,6 +30,7 @@ pub(crate) struct Model {
     pub(crate) specs: Reader<ServiceSpec>,
     pub(crate) stopping: Reader<Stopping>,
     pub(crate) time: Reader<TimeStatus>,
+    failures: watch::Receiver<BTreeMap<&'static str, String>>,
     pub(crate) introduce: IntroduceInbox,
     pub(crate) apply: ApplyInbox,
     pub(crate) restarts: RestartRequests,
@@ -69,6 +72,7 @@ impl Model {
             specs: store.reader(),
             stopping: store.reader(),
             time: store.reader(),
+            failures: store.failures().watch(),
             introduce,
             apply,
             restarts,
@@ -126,6 +130,13 @@ impl Model {
             reason: reason.to_owned(),
             message,
         });
+        let failing = |(controller, story): (&&str, &String)| Condition {
+            r#type: "ControllerFailing".to_owned(),
+            status: true,
+            reason: camel(controller),
+            message: story.clone(),
+        };
+        conditions.extend(self.failures.borrow().iter().map(failing));
         conditions
     }
 
@@ -167,6 +178,16 @@ impl Model {
             _ = self.services.changed() => {}
             _ = self.stopping.changed() => {}
             _ = self.time.changed() => {}
+            Ok(()) = self.failures.changed() => {}
         }
     }
+}
+
+/// "link spec" as "LinkSpec", the form of stable words in the API.
+fn camel(name: &str) -> String {
+    let word = |word: &str| match word.split_at_checked(1) {
+        Some((first, rest)) => first.to_uppercase() + rest,
+        None => String::new(),
+    };
+    name.split(' ').map(word).collect()
 }

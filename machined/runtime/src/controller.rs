@@ -3,6 +3,7 @@
 //! The composition root calls [`start`] once for each controller. The task belongs to the [`Supervisor`]: a panic in a
 //! reconciliation ends that run only, and the controller goes on with the state it had.
 
+use crate::failures::Failures;
 use crate::ports::Ports;
 use machined_reconcile::{Backoff, Outcome, Restart, Stop, Supervisor, Wakeups};
 use std::convert::Infallible;
@@ -33,19 +34,25 @@ pub trait Controller: Send + 'static {
 pub fn start<C: Controller>(supervisor: &Supervisor, ports: &Ports, controller: C) {
     let name = ports.name();
     tracing::debug!(controller = name, reads = ?ports.reads(), writes = ?ports.writes(), "controller starts");
-    let trigger = ports.trigger();
+    let (trigger, failures) = (ports.trigger(), ports.failures());
     let controller = Arc::new(Mutex::new(controller));
     supervisor.spawn(name, Restart::Always, move |stop| {
         let controller = Arc::clone(&controller);
-        let wakeups = trigger.wakeups(C::PERIOD);
+        let (wakeups, failures) = (trigger.wakeups(C::PERIOD), failures.clone());
         async move {
-            run(name, &mut *controller.lock().await, wakeups, stop).await;
+            run(name, &mut *controller.lock().await, wakeups, &failures, stop).await;
             Ok::<(), Infallible>(())
         }
     });
 }
 
-async fn run<C: Controller>(name: &'static str, controller: &mut C, mut wakeups: Wakeups, mut stop: Stop) {
+async fn run<C: Controller>(
+    name: &'static str,
+    controller: &mut C,
+    mut wakeups: Wakeups,
+    failing: &Failures,
+    mut stop: Stop,
+) {
     let mut failures = 0;
     loop {
         tokio::select! {
@@ -53,14 +60,20 @@ async fn run<C: Controller>(name: &'static str, controller: &mut C, mut wakeups:
             () = wakeups.next() => {}
         }
         match controller.reconcile().await {
-            Ok(Outcome::Done) => failures = 0,
+            Ok(Outcome::Done) => {
+                failures = 0;
+                failing.clear(name);
+            }
             Ok(Outcome::Again(delay)) => {
                 failures = 0;
+                failing.clear(name);
                 wakeups.again(delay);
             }
             Err(error) => {
                 failures += 1;
-                tracing::error!(controller = name, attempt = failures, error = chain(&error), "reconciliation failed");
+                let story = chain(&error);
+                tracing::error!(controller = name, attempt = failures, error = story, "reconciliation failed");
+                failing.set(name, story);
                 wakeups.again(FAILURE_BACKOFF.delay(failures));
             }
         }
@@ -144,6 +157,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_failed_reconciliation_is_tried_again() {
         assert_eq!(result_of("a", 13).await, 26);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_shown_until_it_is_over() {
+        let (store, supervisor) = (Store::new(), Supervisor::new());
+        let (ports, controller) = doubler(&store);
+        let writer = store.writer::<Wanted>().expect("because nobody else writes it");
+        writer.put("a", Wanted(13));
+        let mut failures = store.failures().watch();
+        start(&supervisor, &ports, controller);
+        let shown = failures.wait_for(|all| !all.is_empty()).await.expect("because the store lives").clone();
+        assert_eq!(shown["doubler"], "thirteen is refused");
+        failures.wait_for(|all| all.is_empty()).await.expect("because the third attempt works");
+        supervisor.stop(Duration::from_secs(1)).await;
     }
 
     #[tokio::test(start_paused = true)]

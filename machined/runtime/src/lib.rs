@@ -7,11 +7,13 @@
 //! It must never do I/O, and it knows no particular resource.
 
 mod controller;
+mod failures;
 mod inbox;
 mod ports;
 mod store;
 
 pub use controller::{Controller, start};
+pub use failures::Failures;
 pub use inbox::{Asked, INBOX_MAX, Inbox, Unanswered};
 pub use ports::Ports;
 pub use store::{Reader, Resource, Set, Store, Writer, WriterTaken};

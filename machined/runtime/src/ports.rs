@@ -3,6 +3,7 @@
 //! A controller's constructor takes its inputs and outputs from a [`Ports`]; what was not declared there cannot be
 //! reached, and each declared input wakes the controller. The composition root makes one for each controller.
 
+use crate::failures::Failures;
 use crate::store::{Reader, Resource, Store, Writer, WriterTaken};
 use machined_reconcile::Trigger;
 
@@ -46,6 +47,10 @@ impl Ports {
     #[must_use]
     pub fn trigger(&self) -> Trigger {
         self.trigger.clone()
+    }
+
+    pub(crate) fn failures(&self) -> Failures {
+        self.store.failures()
     }
 
     /// The controller's name.

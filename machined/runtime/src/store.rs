@@ -3,6 +3,7 @@
 //! Called by [`crate::Ports`], by the composition root and by tests. It must never block: a set is replaced as a whole
 //! behind an `Arc`, so a reader keeps a consistent view for as long as it likes.
 
+use crate::failures::Failures;
 use machined_reconcile::Trigger;
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
@@ -42,6 +43,7 @@ struct Entry {
 #[derive(Clone, Default)]
 pub struct Store {
     entries: Arc<Mutex<HashMap<TypeId, Entry>>>,
+    failures: Failures,
 }
 
 impl Store {
@@ -65,6 +67,12 @@ impl Store {
     pub fn reader<T: Resource>(&self) -> Reader<T> {
         let cell = self.cell::<T>(false).expect("because only asking for a writer can be refused");
         Reader { set: cell.set.subscribe(), cell }
+    }
+
+    /// Which controllers of this store fail now.
+    #[must_use]
+    pub fn failures(&self) -> Failures {
+        self.failures.clone()
     }
 
     fn cell<T: Resource>(&self, take_writer: bool) -> Result<Arc<Cell<T>>, WriterTaken> {

@@ -48,11 +48,25 @@ impl LeaseTerms {
     }
 }
 
-/// A lease in force; the id is the link's name.
+/// How a link stands with its DHCP server; the id is the link's name. A link that never had an answer since machined started has
+/// none: whatever address an earlier machined gave it may still be good.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    /// What was granted.
-    pub terms: LeaseTerms,
+pub enum Lease {
+    /// A lease is in force.
+    Held(LeaseTerms),
+    /// There was one, and it is over.
+    Lost,
+}
+
+impl Lease {
+    /// The terms of a lease in force.
+    #[must_use]
+    pub fn held(&self) -> Option<&LeaseTerms> {
+        match self {
+            Lease::Held(terms) => Some(terms),
+            Lease::Lost => None,
+        }
+    }
 }
 
 impl Resource for Lease {
@@ -79,6 +93,13 @@ fn due(terms: &LeaseTerms, age: Duration) -> Due {
     } else {
         Due::Nothing { next: terms.renew_after - age }
     }
+}
+
+/// An exchange to be had on a link.
+struct Wanted {
+    link: String,
+    hardware: Vec<u8>,
+    request: LeaseRequest,
 }
 
 /// Attempts on one link.
@@ -111,7 +132,7 @@ impl<H: DhcpHost> LeaseController<H> {
     }
 
     /// What each link wants now, and when to look again.
-    fn requests(&self, links: &Set<LinkStatus>) -> (Vec<(String, Vec<u8>, LeaseRequest)>, Option<Duration>) {
+    fn requests(&self, links: &Set<LinkStatus>) -> (Vec<Wanted>, Option<Duration>) {
         let now = tokio::time::Instant::now();
         let (mut requests, mut next) = (Vec::new(), None::<Duration>);
         let leases = self.leases.current();
@@ -122,11 +143,12 @@ impl<H: DhcpHost> LeaseController<H> {
                 wait(attempts.not_before - now);
                 continue;
             }
-            let granted = leases.get(name).zip(self.granted.get(name));
-            match granted.map(|(lease, since)| due(&lease.terms, now - *since)) {
+            let want = |request| Wanted { link: name.clone(), hardware: link.hardware.clone(), request };
+            let granted = leases.get(name).and_then(Lease::held).zip(self.granted.get(name));
+            match granted.map(|(terms, since)| due(terms, now - *since)) {
                 Some(Due::Nothing { next }) => wait(next),
-                Some(Due::Ask(request)) => requests.push((name.clone(), link.hardware.clone(), request)),
-                Some(Due::Expired) | None => requests.push((name.clone(), link.hardware.clone(), LeaseRequest::New)),
+                Some(Due::Ask(request)) => requests.push(want(request)),
+                Some(Due::Expired) | None => requests.push(want(LeaseRequest::New)),
             }
         }
         (requests, next)
@@ -137,11 +159,16 @@ impl<H: DhcpHost> LeaseController<H> {
         let now = tokio::time::Instant::now();
         let specs = self.specs.all();
         for (name, lease) in self.leases.current().iter() {
-            let wanted = specs.get(name).is_some_and(|spec| spec.dhcp);
-            let age = self.granted.get(name).map(|since| now - *since);
-            if !wanted || age.is_none_or(|age| due(&lease.terms, age) == Due::Expired) {
-                tracing::warn!(link = name, address = %lease.terms.address, "DHCP lease is over");
+            if !specs.get(name).is_some_and(|spec| spec.dhcp) {
                 self.leases.remove(name);
+                self.granted.remove(name);
+                continue;
+            }
+            let age = self.granted.get(name).map(|since| now - *since);
+            let terms = lease.held().filter(|terms| age.is_none_or(|age| due(terms, age) == Due::Expired));
+            if let Some(terms) = terms {
+                tracing::warn!(link = name, address = %terms.address, "the DHCP lease is over");
+                self.leases.put(name, Lease::Lost);
                 self.granted.remove(name);
             }
         }
@@ -160,7 +187,7 @@ impl<H: DhcpHost> LeaseController<H> {
                 );
                 self.attempts.remove(&name);
                 self.granted.insert(name.clone(), now);
-                self.leases.put(&name, Lease { terms });
+                self.leases.put(&name, Lease::Held(terms));
             }
             Err(error) => {
                 let failures = self.attempts.get(&name).map_or(1, |attempts| attempts.failures + 1);
@@ -182,11 +209,11 @@ impl<H: DhcpHost> Controller for LeaseController<H> {
             return Ok(next.map_or(Outcome::Done, Outcome::Again));
         }
         // All at once, so that a silent network does not keep another link waiting.
-        let exchanges = requests.into_iter().map(|(name, hardware, request)| {
+        let exchanges = requests.into_iter().map(|wanted| {
             let host = Arc::clone(&self.host);
             async move {
-                let answer = host.exchange(&name, &hardware, request).await;
-                (name, answer)
+                let answer = host.exchange(&wanted.link, &wanted.hardware, wanted.request).await;
+                (wanted.link, answer)
             }
         });
         for (name, answer) in futures_util::future::join_all(exchanges).await {

@@ -1,6 +1,6 @@
 //! What must change in the kernel so that a link is as specified. Pure.
 
-use super::{Lease, LinkSpec, LinkStatus};
+use super::{Lease, LeaseTerms, LinkSpec, LinkStatus};
 use machined_config::Cidr;
 use machined_runtime::Set;
 use std::net::IpAddr;
@@ -52,17 +52,21 @@ pub fn plan(specs: &Set<LinkSpec>, leases: &Set<Lease>, links: &Set<LinkStatus>)
     for (name, spec) in specs {
         let Some(now) = links.get(name) else { continue };
         let link = || name.clone();
-        let lease = leases.get(name).filter(|_| spec.dhcp);
-        let addresses: Vec<Cidr> =
-            spec.addresses.iter().copied().chain(lease.and_then(|lease| lease.terms.cidr())).collect();
-        let gateways: Vec<IpAddr> =
-            spec.gateway.or_else(|| lease.and_then(|lease| lease.terms.gateway.map(IpAddr::V4))).into_iter().collect();
-        let missing = |address: &&Cidr| !now.addresses.contains(*address);
-        let stale = |address: &&Cidr| !addresses.contains(*address);
-
         if !now.up {
             changes.push(LinkChange::Up { link: link() });
         }
+        if spec.dhcp && !leases.contains_key(name) {
+            // A machined that was just started again has no lease yet; the address of the one before it stays meanwhile.
+            continue;
+        }
+        let terms = leases.get(name).and_then(Lease::held).filter(|_| spec.dhcp);
+        let leased = terms.and_then(LeaseTerms::cidr);
+        let addresses: Vec<Cidr> = spec.addresses.iter().copied().chain(leased).collect();
+        let leased = terms.and_then(|terms| terms.gateway).map(IpAddr::V4);
+        let gateways: Vec<IpAddr> = spec.gateway.or(leased).into_iter().collect();
+        let missing = |address: &&Cidr| !now.addresses.contains(*address);
+        let stale = |address: &&Cidr| !addresses.contains(*address);
+
         changes.extend(addresses.iter().filter(missing).map(|a| LinkChange::AddAddress { link: link(), address: *a }));
         for old in now.gateways.iter().filter(|gateway| !gateways.contains(gateway)) {
             changes.push(LinkChange::RemoveGateway { link: link(), gateway: *old });
@@ -80,7 +84,6 @@ pub fn plan(specs: &Set<LinkSpec>, leases: &Set<Lease>, links: &Set<LinkStatus>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::LeaseTerms;
     use std::time::Duration;
 
     fn link(up: bool, addresses: &[&str], gateways: &[&str]) -> LinkStatus {
@@ -112,7 +115,7 @@ mod tests {
             renew_after: Duration::from_secs(1800),
             rebind_after: Duration::from_secs(3150),
         };
-        Lease { terms }
+        Lease::Held(terms)
     }
     fn dhcp() -> Set<LinkSpec> {
         one(LinkSpec { dhcp: true, ..LinkSpec::default() })
@@ -138,8 +141,13 @@ mod tests {
 
     #[test]
     fn a_lost_lease_takes_address_and_route_away() {
-        let changes = plan(&dhcp(), &Set::new(), &one(link(true, &["10.0.2.15/24"], &["10.0.2.2"])));
+        let changes = plan(&dhcp(), &one(Lease::Lost), &one(link(true, &["10.0.2.15/24"], &["10.0.2.2"])));
         assert!(matches!(changes[..], [LinkChange::RemoveGateway { .. }, LinkChange::RemoveAddress { .. }]));
+    }
+
+    #[test]
+    fn before_the_first_answer_an_earlier_address_stays() {
+        assert_eq!(plan(&dhcp(), &Set::new(), &one(link(true, &["10.0.2.15/24"], &["10.0.2.2"]))), []);
     }
 
     #[test]

@@ -37,7 +37,8 @@ fn decide(spec: &NamesSpec, leases: &Set<Lease>, links: &Set<LinkStatus>) -> Nam
         Some(_) | None => "cairn".to_owned(),
     };
     let mut nameservers: Vec<IpAddr> = if spec.nameservers.is_empty() {
-        leases.values().flat_map(|lease| lease.terms.nameservers.iter().copied().map(IpAddr::V4)).collect()
+        let held = leases.values().filter_map(Lease::held);
+        held.flat_map(|terms| terms.nameservers.iter().copied().map(IpAddr::V4)).collect()
     } else {
         spec.nameservers.clone()
     };

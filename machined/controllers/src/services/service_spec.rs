@@ -166,3 +166,136 @@ impl<H: ServiceHost> Controller for ServiceController<H> {
         Ok(self.report().map_or(Outcome::Done, Outcome::Again))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Ended, Health, Reach, StopSignal};
+    use super::*;
+    use machined_reconcile::Supervisor;
+    use machined_runtime::{Store, start};
+
+    /// Processes in memory. A signalled process ends at once, as a good service does.
+    #[derive(Default)]
+    struct World {
+        next_pid: u32,
+        left_running: BTreeMap<String, u32>,
+        ended: Vec<(u32, Ended)>,
+        did: Vec<String>,
+    }
+
+    #[derive(Clone)]
+    struct FakeProcesses(Arc<Mutex<World>>, Trigger);
+
+    impl FakeProcesses {
+        fn world(&self) -> std::sync::MutexGuard<'_, World> {
+            self.0.lock().expect("because no test panics with it")
+        }
+        fn end(&self, pid: u32, how: Ended) {
+            self.world().ended.push((pid, how));
+            self.1.fire();
+        }
+    }
+
+    impl ServiceHost for FakeProcesses {
+        async fn launch(&self, name: &str, _: &ServiceSpec) -> Result<u32, ServiceError> {
+            let mut world = self.world();
+            world.next_pid += 1;
+            world.did.push(format!("launch {name}"));
+            Ok(world.next_pid)
+        }
+        async fn adopt(&self, name: &str) -> Option<u32> {
+            self.world().left_running.get(name).copied()
+        }
+        fn ended(&self) -> Vec<(u32, Ended)> {
+            std::mem::take(&mut self.world().ended)
+        }
+        fn signal(&self, name: &str, pid: u32, signal: StopSignal, _: Reach) -> Result<(), ServiceError> {
+            self.world().did.push(format!("{signal:?} {name}"));
+            self.end(pid, Ended::Signal(15));
+            Ok(())
+        }
+        async fn healthy(&self, _: &Health) -> bool {
+            true
+        }
+    }
+
+    struct Machine {
+        host: FakeProcesses,
+        specs: Writer<ServiceSpec>,
+        status: Reader<ServiceStatus>,
+        restarts: RestartRequests,
+        supervisor: Supervisor,
+    }
+
+    fn machine(left_running: &[(&str, u32)]) -> Machine {
+        let (store, supervisor) = (Store::new(), Supervisor::new());
+        let mut ports = Ports::new(&store, "services");
+        let left_running = left_running.iter().map(|(name, pid)| ((*name).to_owned(), *pid)).collect();
+        let world = World { next_pid: 100, left_running, ..World::default() };
+        let host = FakeProcesses(Arc::new(Mutex::new(world)), ports.trigger());
+        let (controller, restarts) = ServiceController::new(&mut ports, Arc::new(host.clone()));
+        start(&supervisor, &ports, controller);
+        let specs = store.writer().expect("because nobody else writes it");
+        Machine { host, specs, status: store.reader(), restarts, supervisor }
+    }
+
+    fn spec(after: &[&str]) -> ServiceSpec {
+        let after = after.iter().map(|name| (*name).to_owned()).collect();
+        ServiceSpec { command: vec!["/usr/bin/x".to_owned()], health: Health::Process, reach: Reach::Group, after }
+    }
+
+    impl Machine {
+        async fn until(&mut self, name: &str, test: impl Fn(&ServiceStatus) -> bool) -> ServiceStatus {
+            self.status.wait_for(|set| set.get(name).is_some_and(&test)).await[name].clone()
+        }
+        async fn done(self) -> Vec<String> {
+            self.supervisor.stop(Duration::from_secs(1)).await;
+            std::mem::take(&mut self.host.world().did)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_died_is_started_again() {
+        let mut machine = machine(&[]);
+        machine.specs.put("gitsync", spec(&[]));
+        let first = machine.until("gitsync", |status| status.healthy).await;
+        machine.host.end(first.pid.expect("because it runs"), Ended::Code(1));
+        let second = machine.until("gitsync", |status| status.healthy && status.restarts == 1).await;
+        assert_ne!(first.pid, second.pid);
+        assert_eq!(second.message, "exited with code 1");
+        assert_eq!(machine.done().await, ["launch gitsync", "launch gitsync"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_earlier_machined_left_running_is_adopted_and_not_started() {
+        let mut machine = machine(&[("containerd", 7)]);
+        machine.specs.put("containerd", spec(&[]));
+        assert_eq!(machine.until("containerd", |status| status.healthy).await.pid, Some(7));
+        machine.host.end(7, Ended::Signal(9));
+        machine.until("containerd", |status| status.healthy && status.pid == Some(101)).await;
+        assert_eq!(machine.done().await, ["launch containerd"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_waits_for_the_ones_before_it() {
+        let mut machine = machine(&[]);
+        machine.specs.put("b", spec(&["a"]));
+        assert_eq!(machine.until("b", |status| status.state == ServiceState::Waiting).await.message, "waits for a");
+        machine.specs.put("a", spec(&[]));
+        machine.until("b", |status| status.healthy).await;
+        assert_eq!(machine.done().await, ["launch a", "launch b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_and_the_end_of_a_service_go_by_signal() {
+        let mut machine = machine(&[]);
+        machine.specs.put("gitsync", spec(&[]));
+        machine.until("gitsync", |status| status.healthy).await;
+        machine.restarts.ask("gitsync");
+        machine.until("gitsync", |status| status.healthy && status.restarts == 1).await;
+        machine.specs.remove("gitsync");
+        machine.until("gitsync", |status| status.state == ServiceState::Finished).await;
+        let expected = ["launch gitsync", "Terminate gitsync", "launch gitsync", "Terminate gitsync"];
+        assert_eq!(machine.done().await, expected);
+    }
+}
