@@ -1,0 +1,138 @@
+//! A signed repository, made by real git and ssh-keygen, served over HTTP.
+
+use gitsync_verify::{DeployRef, Introduction};
+use machined_ids::{ClusterId, CommitId, Fingerprint};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tests_support::{Server, git};
+
+pub(crate) const CLUSTER: &str = "00112233445566778899aabbccddeeff";
+
+pub(crate) struct Repository {
+    folder: tempfile::TempDir,
+    server: Server,
+}
+
+impl Repository {
+    pub(crate) async fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("gitsync-sync-").tempdir().expect("because /tmp can be written");
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("because the folder is ours");
+        std::fs::create_dir(folder.path().join("served")).expect("because the folder is new");
+        run(folder.path(), "git", &["init", "-q", "--bare", "-b", "main", "served/demo.git"]);
+        run(folder.path(), "git", &["init", "-q", "-b", "main", "work"]);
+        for person in ["ada", "mallory"] {
+            run(folder.path(), "ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-C", person, "-f", person]);
+        }
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = git::serve(&folder.path().join("served"), listen).await.expect("because the port is free");
+        let repository = Repository { folder, server };
+        repository.begin();
+        repository
+    }
+
+    fn begin(&self) {
+        let key = std::fs::read_to_string(self.path().join("ada.pub")).expect("because it was just made");
+        let key = key.split(' ').take(2).collect::<Vec<_>>().join(" ");
+        self.write(
+            "trust/root.kdl",
+            &format!(
+                "version 1\nroot threshold=1 {{ member \"ada\"; }}\nprincipal \"ada\" {{ key \"{key}\" {{ use \"commit\" \"login\"; }}; }}\n\
+                 role \"admin\" access=\"admin\" {{ member \"ada\"; }}\n\
+                 rule \"all\" {{\n    owns \"**\" \"machines/**\" \"cluster.kdl\"\n    approval role=\"admin\" threshold=1\n\
+                 \x20   reach {{ namespace \"*\"; kind \"*\"; cluster-scoped #true; }}\n}}\n"
+            ),
+        );
+        self.write(
+            "cluster.kdl",
+            &format!("cluster {{\n    id \"{CLUSTER}\"\n    name \"demo\"\n    level 1\n    bootstrap \"cp1\"\n    endpoint \"127.0.0.1\"\n}}\n"),
+        );
+        self.commit(Some("ada"), "begin");
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/demo.git", self.server.address())
+    }
+
+    fn work(&self) -> PathBuf {
+        self.path().join("work")
+    }
+
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        let file = self.work().join(path);
+        std::fs::create_dir_all(file.parent().expect("because it has a folder")).expect("because /tmp can be written");
+        std::fs::write(file, text).expect("because /tmp can be written");
+    }
+
+    pub(crate) fn remove(&self, path: &str) {
+        std::fs::remove_file(self.work().join(path)).expect("because the file is there");
+    }
+
+    /// Commits everything, signed by somebody or by nobody, and pushes, forced if need be.
+    pub(crate) fn commit(&self, signer: Option<&str>, subject: &str) -> CommitId {
+        let work = self.work();
+        run(&work, "git", &["add", "-A"]);
+        let key = format!("user.signingkey={}", self.path().join(signer.unwrap_or_default()).display());
+        let message = format!("{subject}\n\nCairn-Target: {CLUSTER} refs/heads/main\n");
+        let mut arguments = vec!["-c", "user.name=a", "-c", "user.email=a@b", "-c", "gpg.format=ssh", "-c", &key];
+        arguments.extend(["commit", "-q", "--allow-empty", "-m", &message]);
+        arguments.extend(signer.map(|_| "-S"));
+        run(&work, "git", &arguments);
+        self.push()
+    }
+
+    fn push(&self) -> CommitId {
+        run(&self.work(), "git", &["push", "-q", "-f", "../served/demo.git", "HEAD:refs/heads/main"]);
+        self.head()
+    }
+
+    /// Moves the branch back.
+    pub(crate) fn reset(&self, commit: &CommitId) {
+        self.reset_to(commit.as_str());
+    }
+
+    /// Moves the branch to a revision.
+    pub(crate) fn reset_to(&self, revision: &str) {
+        run(&self.work(), "git", &["reset", "-q", "--hard", revision]);
+        self.push();
+    }
+
+    pub(crate) fn head(&self) -> CommitId {
+        CommitId::parse(&run(&self.work(), "git", &["rev-parse", "HEAD"])).expect("because git prints ids")
+    }
+
+    /// The introduction to the first commit, as `cairnctl init` would write it.
+    pub(crate) fn introduction(&self) -> String {
+        let first = run(&self.work(), "git", &["rev-list", "--max-parents=0", "HEAD"]);
+        let (commit, objects) = gitsync_fetch::local::read(&self.work(), &first, &[]).expect("because git made it");
+        let cluster = ClusterId::parse(CLUSTER).expect("because it is hex");
+        let deploy_ref = DeployRef::parse("refs/heads/main").expect("because it is a branch");
+        Introduction::of(&objects, &commit, cluster, deploy_ref).expect("because the first commit is good").to_json()
+    }
+
+    /// The document of machine cp1.
+    pub(crate) fn enroll(&self, identity: &Fingerprint) -> CommitId {
+        self.write(
+            "machines/cp1.kdl",
+            &format!("machine \"cp1\" {{\n    identity \"{identity}\"\n    role \"control-plane\"\n}}\n"),
+        );
+        self.commit(Some("ada"), "enrol cp1")
+    }
+}
+
+fn run(folder: &Path, program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .current_dir(folder)
+        .args(arguments)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .output()
+        .expect("because git and ssh-keygen are installed where tests run");
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
