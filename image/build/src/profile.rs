@@ -64,8 +64,6 @@ pub struct ModuleLists {
     pub stage_one: Vec<String>,
     /// In the root file system, loaded when the machine starts.
     pub boot: Vec<String>,
-    /// In the root file system, loaded only when hardware or a feature asks for them.
-    pub available: Vec<String>,
 }
 
 /// How mksquashfs compresses the root file system.

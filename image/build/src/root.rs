@@ -183,7 +183,7 @@ fn kernel_modules(tree: &mut Tree, request: &Request<'_>) -> Result<(), RootErro
     let at_boot = catalogue.select(&lists.boot)?;
     let list = modules::load_list(at_boot.iter().filter(|module| !early.contains(&module.name)), path);
     tree.insert(ROOT_MODULES, text(list.render().into_bytes()))?;
-    for module in at_boot.into_iter().chain(catalogue.select(&lists.available)?) {
+    for module in at_boot {
         if !early.contains(&module.name) {
             tree.insert(&path(&module), text(module.bytes))?;
         }

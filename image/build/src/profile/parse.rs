@@ -132,7 +132,6 @@ impl Reader<'_> {
             match child.name().value() {
                 "stage-one" => lists.stage_one.extend(self.arguments(child)),
                 "boot" => lists.boot.extend(self.arguments(child)),
-                "available" => lists.available.extend(self.arguments(child)),
                 other => self.wrong(child, format!("unknown node {other} in modules")),
             }
         }
