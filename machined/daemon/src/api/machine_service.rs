@@ -117,7 +117,10 @@ impl Machine for MachineService {
             for line in past.into_iter().skip(skip) {
                 yield Ok(log_line(&line));
             }
-            while follow {
+            if !follow {
+                return;
+            }
+            loop {
                 match future.recv().await {
                     Ok(line) => yield Ok(log_line(&line)),
                     Err(RecvError::Lagged(lost)) => yield Ok(note(format!("[{lost} lines were lost: the reader was too slow]"))),
@@ -140,7 +143,10 @@ impl Machine for MachineService {
             while let Some(line) = log.ready().map_err(failed)? {
                 yield kernel_line(line, boot);
             }
-            while follow {
+            if !follow {
+                return;
+            }
+            loop {
                 yield kernel_line(log.next().await.map_err(failed)?, boot);
             }
         };
@@ -157,7 +163,10 @@ impl Machine for MachineService {
             for event in past {
                 yield Ok(event);
             }
-            while follow {
+            if !follow {
+                return;
+            }
+            loop {
                 match future.recv().await {
                     Ok(event) => yield Ok(event),
                     // The next event's number shows the gap.
