@@ -1,5 +1,6 @@
 //! Builds the controllers and starts them. Their inputs and outputs are declared in their constructors.
 
+use crate::facts::Facts;
 use crate::model::Inboxes;
 use machined_config::{Addressing, MachineNetwork};
 use machined_controllers::block::VolumeController;
@@ -37,15 +38,19 @@ fn layer(layer: Layer, network: &MachineNetwork, hostname: Option<String>) -> Ne
     NetworkLayer { layer, links: links.collect(), nameservers: network.nameservers.clone(), hostname }
 }
 
-fn network_layers(seeds: &Reader<Seed>, desired: &Reader<DesiredMachine>) -> Vec<NetworkLayer> {
+fn network_layers(
+    command_line: Option<&NetworkLayer>,
+    seeds: &Reader<Seed>,
+    desired: &Reader<DesiredMachine>,
+) -> Vec<NetworkLayer> {
     let seed = seeds.get(Seed::ID).map(|seed| layer(Layer::Seed, &seed.network, None));
     let document = desired
         .get(DesiredMachine::ID)
         .map(|desired| layer(Layer::Document, &desired.machine.network, Some(desired.machine.name.to_string())));
-    seed.into_iter().chain(document).collect()
+    command_line.cloned().into_iter().chain(seed).chain(document).collect()
 }
 
-fn start_network(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>) -> Trigger {
+fn start_network(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>, facts: &Facts) -> Trigger {
     let links = Arc::new(LinuxLinks);
     let mut ports = Ports::new(store, "link status");
     let trigger = ports.trigger();
@@ -54,7 +59,9 @@ fn start_network(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>
 
     let mut ports = Ports::new(store, "link config");
     let (seeds, desired) = (ports.input(), ports.input());
-    let controller = LinkConfigController::new(&mut ports, Box::new(move || network_layers(&seeds, &desired)));
+    let command_line = facts.network.clone();
+    let layers = Box::new(move || network_layers(command_line.as_ref(), &seeds, &desired));
+    let controller = LinkConfigController::new(&mut ports, layers);
     start(supervisor, &ports, controller);
 
     let mut ports = Ports::new(store, "lease");
@@ -98,10 +105,10 @@ fn start_state(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>) 
 }
 
 /// Starts every controller of the machine.
-pub(crate) fn start_all(store: &Store, supervisor: &Supervisor) -> Started {
+pub(crate) fn start_all(store: &Store, supervisor: &Supervisor, facts: &Facts) -> Started {
     let files = Arc::new(LinuxFiles);
     // Network and identity first: the machine API waits for them.
-    let links = start_network(store, supervisor, &files);
+    let links = start_network(store, supervisor, &files, facts);
     start_state(store, supervisor, &files);
 
     let mut ports = Ports::new(store, "introduction");

@@ -1,6 +1,7 @@
 //! What machined knows of the machine it runs on and of itself, read once at start.
 
 use init_boot::{CommandLine, RootHash, SECTOR_BYTES};
+use machined_controllers::network::{NetworkLayer, command_line_layer};
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub(crate) struct Facts {
     pub(crate) image: String,
     /// The running slot: a or b; empty when it does not run from one.
     pub(crate) slot: String,
+    /// What the kernel command line says about the network; `None` when it says nothing.
+    pub(crate) network: Option<NetworkLayer>,
     /// From kernel start to PID 1, in milliseconds.
     pub(crate) kernel_millis: u64,
 }
@@ -77,7 +80,13 @@ impl Facts {
         let text = short_file("/proc/cmdline");
         let line = CommandLine::parse(text.trim_end()).ok();
         let root = line.as_ref().and_then(|line| line.root);
+        let (network, mistakes) = command_line_layer(line.as_ref().map_or(&[], |line| &line.extra));
+        for error in mistakes {
+            tracing::warn!(%error, "kernel command line");
+        }
+        let says_something = !network.links.is_empty() || !network.nameservers.is_empty();
         Facts {
+            network: says_something.then_some(network),
             kernel: short_file("/proc/sys/kernel/osrelease").trim().to_owned(),
             image: root.as_ref().map(ToString::to_string).unwrap_or_default(),
             slot: root.as_ref().and_then(slot_of).unwrap_or_default(),

@@ -65,9 +65,10 @@ fn main() -> anyhow::Result<()> {
 async fn run(init: Option<init_linux::InitSocket>, books: Books) -> anyhow::Result<()> {
     let init = init.map(InitSocket::new).transpose()?.map(Arc::new);
     let (store, supervisor) = (Store::new(), Supervisor::new());
-    let started = controllers::start_all(&store, &supervisor);
+    let facts = Facts::read();
+    let started = controllers::start_all(&store, &supervisor, &facts);
     let power = Power::new();
-    let model = Model::new(&store, started.inboxes, power.clone(), books.clone(), Facts::read());
+    let model = Model::new(&store, started.inboxes, power.clone(), books.clone(), facts);
     tracing::info!(version = VERSION, image = model.facts.image, slot = model.facts.slot, "machined starts");
 
     watch_the_kernel(&supervisor, started.services.clone(), started.links);

@@ -7,6 +7,7 @@
 mod lease;
 mod link_config;
 mod link_merge;
+mod link_parameters;
 mod link_plan;
 mod link_spec;
 mod link_status;
@@ -15,6 +16,7 @@ mod names;
 pub use lease::{Lease, LeaseController, LeaseTerms};
 pub use link_config::{Layers, LinkConfigController};
 pub use link_merge::{Layer, LayerLink, NetworkLayer, merge};
+pub use link_parameters::{ParameterError, command_line_layer};
 pub use link_plan::{LinkChange, plan};
 pub use link_spec::LinkSpecController;
 pub use link_status::LinkStatusController;
