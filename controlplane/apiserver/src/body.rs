@@ -2,8 +2,8 @@
 //!
 //! Never reads more than a stated limit into memory.
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Full, LengthLimitError, Limited, combinators::UnsyncBoxBody};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 
 /// Any error that a body may end with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -26,12 +26,17 @@ pub(crate) enum ReadBodyError {
 }
 
 /// Reads a whole request body.
-pub(crate) async fn read(body: Body) -> Result<Bytes, ReadBodyError> {
-    match Limited::new(body, REQUEST_BODY_LIMIT).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ReadBodyError::TooLarge),
-        Err(error) => Err(ReadBodyError::Broken(error)),
+pub(crate) async fn read(mut body: Body) -> Result<Bytes, ReadBodyError> {
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        // Trailers carry nothing that is looked at.
+        let Ok(data) = frame.map_err(ReadBodyError::Broken)?.into_data() else { continue };
+        if read.len() + data.len() > REQUEST_BODY_LIMIT {
+            return Err(ReadBodyError::TooLarge);
+        }
+        read.extend_from_slice(&data);
     }
+    Ok(read.freeze())
 }
 
 /// A body without bytes.

@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Client, config_map};
+use support::{Client, config_map, pod};
 
 #[tokio::test]
 async fn a_created_object_has_what_the_server_adds_and_can_be_read() {
@@ -140,6 +140,44 @@ async fn finalizers_keep_an_object_until_the_last_is_gone() {
 }
 
 #[tokio::test]
+async fn a_bound_pod_leaves_in_two_steps_and_an_unbound_one_at_once() {
+    let client = Client::new().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let (code, made) = client.post(pods, pod("a")).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(client.call("DELETE", &format!("{pods}/a"), Value::Null).await.0, 200);
+    assert_eq!(client.get(&format!("{pods}/a")).await.0, 404);
+
+    client.post(pods, pod("b")).await;
+    let binding = json!({"target": {"kind": "Node", "name": "n1"}});
+    assert_eq!(client.post(&format!("{pods}/b/binding"), binding.clone()).await.0, 201);
+    assert_eq!(client.post(&format!("{pods}/b/binding"), binding).await.0, 409, "a binding is made once");
+    let (_, bound) = client.get(&format!("{pods}/b")).await;
+    assert_eq!(bound["spec"]["nodeName"], "n1");
+    let (_, marked) = client.call("DELETE", &format!("{pods}/b"), Value::Null).await;
+    assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30, "{marked}");
+    assert_eq!(client.get(&format!("{pods}/b")).await.0, 200);
+    client.call("DELETE", &format!("{pods}/b"), json!({"gracePeriodSeconds": 0})).await;
+    assert_eq!(client.get(&format!("{pods}/b")).await.0, 404);
+}
+
+#[tokio::test]
+async fn status_and_spec_do_not_touch_each_other() {
+    let client = Client::new().await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let (code, made) = client.post(deployments, support::deployment("web", 1)).await;
+    assert_eq!(code, 201, "{made}");
+    let merge = "application/merge-patch+json";
+    let both = json!({"spec": {"replicas": 5}, "status": {"replicas": 3, "observedGeneration": 1}});
+    let (code, seen) = client.patch(&format!("{deployments}/web/status"), merge, both.clone()).await;
+    assert_eq!((code, &seen["spec"]["replicas"], &seen["status"]["replicas"]), (200, &json!(1), &json!(3)), "{seen}");
+    let (_, seen) =
+        client.patch(&format!("{deployments}/web"), merge, json!({"spec": {"replicas": 5}, "status": null})).await;
+    assert_eq!((&seen["spec"]["replicas"], &seen["status"]["replicas"]), (&json!(5), &json!(3)), "{seen}");
+    assert_eq!(seen["metadata"]["generation"], 2);
+}
+
+#[tokio::test]
 async fn scale_reads_and_writes_replicas() {
     let client = Client::new().await;
     let deployments = "/apis/apps/v1/namespaces/default/deployments";
@@ -150,6 +188,21 @@ async fn scale_reads_and_writes_replicas() {
     let (code, scale) = client.patch(&path, "application/merge-patch+json", json!({"spec": {"replicas": 4}})).await;
     assert_eq!((code, &scale["spec"]["replicas"]), (200, &json!(4)));
     assert_eq!(client.get(&format!("{deployments}/web")).await.1["spec"]["replicas"], 4);
+}
+
+#[tokio::test]
+async fn a_namespace_goes_when_it_is_finalized_and_takes_nothing_new_before() {
+    let client = Client::new().await;
+    client.post("/api/v1/namespaces", json!({"metadata": {"name": "team"}})).await;
+    let (code, marked) = client.call("DELETE", "/api/v1/namespaces/team", Value::Null).await;
+    assert_eq!((code, &marked["status"]["phase"]), (200, &json!("Terminating")), "{marked}");
+    let (code, status) = client.post("/api/v1/namespaces/team/configmaps", config_map("a", "1")).await;
+    assert_eq!((code, status["reason"].as_str()), (403, Some("Forbidden")), "{status}");
+    let mut done = marked;
+    done["spec"]["finalizers"] = json!([]);
+    let (code, _) = client.call("PUT", "/api/v1/namespaces/team/finalize", done).await;
+    assert_eq!(code, 200);
+    assert_eq!(client.get("/api/v1/namespaces/team").await.0, 404);
 }
 
 #[tokio::test]

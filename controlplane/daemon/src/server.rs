@@ -1,0 +1,160 @@
+//! The server role: keys, store, API server, listener. Everything that talks to the API in this process gets a transport from it.
+//!
+//! Tasks: `api listener` and one `api connection` for each, `leaf renewal`, and those of the store, all under the Supervisor.
+
+use crate::agents::Agents;
+use crate::in_process::InProcess;
+use crate::leaf::LeafSource;
+use crate::listener::Listener;
+use crate::pki::{Pki, PkiError};
+use crate::table::Table;
+use controlplane_apiserver::{ApiServer, Caller, Failure, Options};
+use controlplane_client::Transport;
+use controlplane_replica::{Alone, OpenError, Replica};
+use controlplane_store::Store;
+use machined_access::tls::{self, ServerKeys};
+use machined_reconcile::{Restart, Stop, Supervisor};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+/// The store's member id of a control plane of one.
+const ONLY_MEMBER: u64 = 1;
+
+/// What a server is to be.
+#[derive(Debug, Clone)]
+pub(crate) struct ServerConfig {
+    /// Data directory: `store/` and `pki/` below it.
+    pub(crate) folder: PathBuf,
+    /// Whether keys and store may be made where there are none.
+    pub(crate) bootstrap: bool,
+    /// Where to listen.
+    pub(crate) listen: SocketAddr,
+    /// Names and addresses for the server certificate.
+    pub(crate) names: Vec<String>,
+    /// Address of this machine for the `kubernetes` Service.
+    pub(crate) advertise: Option<Ipv4Addr>,
+    /// Range of cluster IPs.
+    pub(crate) services: (Ipv4Addr, u8),
+    /// DNS domain of the cluster.
+    pub(crate) domain: String,
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("the cluster's keys cannot be used")]
+    Pki(#[from] PkiError),
+    #[error("the store did not open")]
+    Store(#[from] OpenError),
+    #[error("the first objects could not be written")]
+    Bootstrap(#[source] Failure),
+    #[error("the certificates cannot be served")]
+    Tls(#[from] rustls::Error),
+    #[error("cannot listen on {address}; another program may have the port")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A running server.
+pub(crate) struct Server {
+    api: ApiServer,
+    authority_pem: String,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    /// Opens everything and begins to serve.
+    pub(crate) async fn start(
+        config: ServerConfig,
+        table: Table,
+        leaf: LeafSource,
+        supervisor: &Supervisor,
+    ) -> Result<Server, StartError> {
+        let pki = Pki::open(&config.folder.join("pki"), config.bootstrap)?;
+        let store = open_store(&config, supervisor).await?;
+        let socket = TcpListener::bind(config.listen).await;
+        let socket = socket.map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let address = socket.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let agents = Agents { table: table.clone(), leaf: leaf.clone(), supervisor: supervisor.clone() };
+        let options = Options {
+            service_range: config.services,
+            advertise: config.advertise.map(|ip| (ip, address.port())),
+            ca_pem: Some(pki.authority_pem().to_owned()),
+            nodes: Some(Arc::new(agents)),
+            supervisor: supervisor.clone(),
+            tokens: Some(Arc::new(pki.service_accounts()?)),
+        };
+        let api = ApiServer::new(store, options);
+        api.bootstrap().await.map_err(StartError::Bootstrap)?;
+        let keys = ServerKeys::new(leaf.current())?;
+        keys.set_public(pki.server_leaf(&server_names(&config))?)?;
+        let tls = Arc::new(tls::server_config(Arc::clone(&keys), &["h2", "http/1.1"])?);
+        let listener = Listener { api: api.clone(), tls, table, supervisor: supervisor.clone() };
+        let socket = Arc::new(socket);
+        supervisor.spawn("api listener", Restart::Always, move |stop| listener.clone().run(Arc::clone(&socket), stop));
+        supervisor.spawn("leaf renewal", Restart::Always, move |stop| renew(Arc::clone(&keys), leaf.clone(), stop));
+        tracing::info!(%address, "the Kubernetes API is served");
+        Ok(Server { api, authority_pem: pki.authority_pem().to_owned(), address })
+    }
+
+    /// Starts the scheduler and the other controllers. One process of a cluster does.
+    pub(crate) fn run_controllers(&self, machine: &str, supervisor: &Supervisor) {
+        let settings =
+            controlplane_controllers::Settings { instance: machine.to_owned(), root_ca: self.authority_pem.clone() };
+        controlplane_controllers::run(self.transport(Caller::controllers()), supervisor, settings);
+    }
+
+    /// A transport for a caller in this process.
+    pub(crate) fn transport(&self, caller: Caller) -> Arc<dyn Transport> {
+        Arc::new(InProcess::new(self.api.clone(), caller))
+    }
+}
+
+async fn open_store(config: &ServerConfig, supervisor: &Supervisor) -> Result<Arc<dyn Store>, OpenError> {
+    let options = controlplane_replica::Options {
+        dir: config.folder.join("store"),
+        id: ONLY_MEMBER,
+        address: config.listen.to_string(),
+        bootstrap: config.bootstrap,
+        peers: Arc::new(Alone),
+    };
+    let replica = Replica::open(options, supervisor).await?;
+    Ok(replica)
+}
+
+/// The names that clients use: those of the machine, and those that pods know.
+fn server_names(config: &ServerConfig) -> Vec<String> {
+    let mut names = config.names.clone();
+    let domain = &config.domain;
+    names.extend(
+        ["localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(String::from),
+    );
+    names.push(format!("kubernetes.default.svc.{domain}"));
+    // The first address of the range is the `kubernetes` Service.
+    names.push(Ipv4Addr::from(u32::from(config.services.0) + 1).to_string());
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Shows each new leaf of the machine; connections that stand keep the old one.
+async fn renew(keys: Arc<ServerKeys>, mut leaf: LeafSource, mut stop: Stop) -> Result<(), rustls::Error> {
+    loop {
+        tokio::select! {
+            renewed = leaf.changed() => {
+                if !renewed {
+                    return Ok(());
+                }
+                keys.set_machine(leaf.current())?;
+            }
+            () = stop.requested() => return Ok(()),
+        }
+    }
+}
