@@ -1,0 +1,136 @@
+//! Controllers against the real API server: what people see when they deploy, roll, scale and delete.
+
+mod support;
+
+use controlplane_client::Object;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
+use serde_json::json;
+use support::{Cluster, deployment, key};
+
+fn is_rolled_out(deployment: &Deployment, replicas: i32) -> bool {
+    let status = deployment.status.clone().unwrap_or_default();
+    let counts = [status.replicas, status.updated_replicas, status.ready_replicas, status.available_replicas];
+    let progressing = status.conditions.iter().flatten().find(|condition| condition.type_ == "Progressing");
+    status.observed_generation == deployment.metadata.generation
+        && counts == [Some(replicas); 4]
+        && progressing.and_then(|it| it.reason.as_deref()) == Some("NewReplicaSetAvailable")
+}
+
+fn revision(object: &impl Object) -> Option<&str> {
+    object.annotation("deployment.kubernetes.io/revision")
+}
+
+#[tokio::test]
+async fn a_deployment_and_a_service_become_pods_and_ready_endpoints() {
+    let cluster = Cluster::start().await;
+    cluster.add_node("n1").await;
+    cluster.create::<Deployment>(deployment("web", 2, "web:1")).await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}});
+    cluster.create::<Service>(service).await;
+
+    let rolled = cluster.until_one::<Deployment>(&key("web"), "it is rolled out", |it| is_rolled_out(it, 2)).await;
+    assert_eq!(revision(&*rolled), Some("1"));
+    let ready = |slice: &EndpointSlice| {
+        let endpoints = slice.endpoints.iter().flatten();
+        endpoints.filter(|one| one.conditions.as_ref().and_then(|it| it.ready) == Some(true)).count()
+    };
+    let of_web = |slice: &EndpointSlice| slice.label("kubernetes.io/service-name") == Some("web");
+    cluster
+        .until::<EndpointSlice>("two endpoints are ready", |all| {
+            all.iter().filter(|slice| of_web(slice)).map(|slice| ready(slice)).sum::<usize>() == 2
+        })
+        .await;
+    let reasons = |events: &[std::sync::Arc<Event>]| {
+        let seen: Vec<_> = events.iter().filter_map(|event| event.reason.clone()).collect();
+        ["ScalingReplicaSet", "SuccessfulCreate", "Scheduled"].iter().all(|reason| seen.iter().any(|it| it == reason))
+    };
+    cluster.until::<Event>("events tell what was done", reasons).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_image_rolls_within_bounds_and_scaling_follows() {
+    let cluster = Cluster::start().await;
+    cluster.add_node("n1").await;
+    cluster.create::<Deployment>(deployment("web", 3, "web:1")).await;
+    cluster.until_one::<Deployment>(&key("web"), "it is rolled out", |it| is_rolled_out(it, 3)).await;
+
+    let containers = json!([{"name": "c", "image": "web:2"}]);
+    cluster
+        .merge::<Deployment>("default", "web", json!({"spec": {"template": {"spec": {"containers": containers}}}}))
+        .await;
+    cluster
+        .until_one::<Deployment>(&key("web"), "revision 2 is rolled out", |it| {
+            revision(it) == Some("2") && is_rolled_out(it, 3)
+        })
+        .await;
+    let image = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.containers[0].image.clone());
+    let all_new =
+        |pods: &[std::sync::Arc<Pod>]| pods.len() == 3 && pods.iter().all(|pod| image(pod).as_deref() == Some("web:2"));
+    cluster.until::<Pod>("only new pods are there", all_new).await;
+    let sizes = |sets: &[std::sync::Arc<ReplicaSet>]| {
+        let mut sizes: Vec<_> = sets.iter().filter_map(|set| set.spec.as_ref()?.replicas).collect();
+        sizes.sort_unstable();
+        sizes == [0, 3]
+    };
+    cluster.until::<ReplicaSet>("the old ReplicaSet is kept, empty", sizes).await;
+
+    cluster.merge::<Deployment>("default", "web", json!({"spec": {"replicas": 1}})).await;
+    cluster.until_one::<Deployment>(&key("web"), "it is scaled down", |it| is_rolled_out(it, 1)).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_is_deleted_is_replaced() {
+    let cluster = Cluster::start().await;
+    cluster.add_node("n1").await;
+    cluster.create::<Deployment>(deployment("web", 1, "web:1")).await;
+    cluster.until_one::<Deployment>(&key("web"), "it is rolled out", |it| is_rolled_out(it, 1)).await;
+    let first = cluster.until::<Pod>("one pod is there", |pods| pods.len() == 1).await;
+    let (name, uid) = (first[0].name().to_owned(), first[0].uid().to_owned());
+    let deleted = cluster.client.namespaced::<Pod>("default").delete(&name, &DeleteOptions::default()).await;
+    deleted.expect("because the server deletes pods");
+    cluster.until::<Pod>("another pod is there", |pods| pods.len() == 1 && pods[0].uid() != uid).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_without_a_place_says_why_and_gets_one_when_a_node_comes() {
+    let cluster = Cluster::start().await;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "namespace": "default"},
+        "spec": {"containers": [{"name": "c", "image": "c"}]}});
+    cluster.create::<Pod>(pod).await;
+    let refused = |pod: &Pod| {
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.into_iter().any(|it| it.message.as_deref() == Some("no nodes available to schedule pods"))
+    };
+    cluster.until_one::<Pod>(&key("x"), "it says why it has no place", refused).await;
+    cluster.add_node("n1").await;
+    let runs = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+    cluster.until_one::<Pod>(&key("x"), "it runs", runs).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_namespace_is_furnished_when_it_is_made_and_emptied_when_it_goes() {
+    let cluster = Cluster::start().await;
+    cluster.add_node("n1").await;
+    cluster.create::<Namespace>(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}})).await;
+    cluster.until_one::<ServiceAccount>("team/default", "it has an account", |_| true).await;
+    let authority = |map: &ConfigMap| map.data.iter().flatten().any(|(key, value)| key == "ca.crt" && value == "PEM");
+    cluster.until_one::<ConfigMap>("team/kube-root-ca.crt", "it has the authority", authority).await;
+    let mut web = deployment("web", 2, "web:1");
+    web["metadata"]["namespace"] = json!("team");
+    cluster.create::<Deployment>(web).await;
+    cluster.until_one::<Deployment>("team/web", "it is rolled out", |it| is_rolled_out(it, 2)).await;
+
+    let deleted = cluster.client.all::<Namespace>().delete("team", &DeleteOptions::default()).await;
+    deleted.expect("because the server deletes namespaces");
+    cluster.until::<Namespace>("it is gone", |all| all.iter().all(|one| one.name() != "team")).await;
+    cluster.until::<Pod>("its pods are gone", |pods| pods.is_empty()).await;
+    cluster.stop().await;
+}
