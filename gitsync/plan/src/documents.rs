@@ -104,13 +104,7 @@ fn take<T>(read: Result<T, Problems>, mistakes: &mut Vec<Mistake>) -> Option<T> 
     match read {
         Ok(value) => Some(value),
         Err(problems) => {
-            mistakes.extend(problems.0.into_iter().map(|problem| Mistake {
-                path: problem.path,
-                line: u32::try_from(problem.line.max(1)).unwrap_or(u32::MAX),
-                column: u32::try_from(problem.column.max(1)).unwrap_or(u32::MAX),
-                message: problem.message,
-                expected: String::new(),
-            }));
+            mistakes.extend(problems.0.into_iter().map(Mistake::from));
             None
         }
     }

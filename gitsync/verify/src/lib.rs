@@ -27,7 +27,7 @@ pub use introduction::{DeployRef, Introduction};
 pub use objects::{ObjectFormat, ObjectId, ObjectKind, ObjectSet, object_id};
 pub use policy::Policy;
 pub use raw_commit::RawCommit;
-pub use refusal::{Mistake, Reason, Refusal, line_column};
+pub use refusal::{Mistake, Reason, Refusal};
 pub use signature::{TARGET_TRAILER, target_of};
 pub use state::{Applied, Position, TrustState, next_step, root_step};
 pub use tree::{Change, ChangeKind, Files, Mode};

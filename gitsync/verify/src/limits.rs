@@ -18,11 +18,5 @@ pub const MAX_TREE_DEPTH: usize = 32;
 /// Files of one tree; a machine has to render them all.
 pub const MAX_FILES: usize = 50_000;
 
-/// Bytes of one policy file: thousands of people fit.
-pub const MAX_POLICY_FILE_BYTES: usize = 1 << 20;
-
-/// Children blocks inside each other in a policy file: the deepest that means anything is 3. Bounds the parser's recursion.
-pub const MAX_POLICY_DEPTH: usize = 16;
-
 /// Positions at or below accepted that stay recognisable, so that a twin of a recent step is known again.
 pub const MAX_HISTORY: usize = 64;

@@ -191,11 +191,23 @@ pub struct Mistake {
 }
 
 impl Mistake {
-    /// A mistake at a byte offset of a file's text.
+    /// A mistake at a line and column, both from 1.
     #[must_use]
-    pub fn at_offset(path: &str, text: &str, offset: usize, message: impl Into<String>, expected: &str) -> Self {
-        let (line, column) = line_column(text, offset);
-        Mistake { path: path.to_owned(), line, column, message: message.into(), expected: expected.to_owned() }
+    pub fn at(path: &str, line: usize, column: usize, message: impl Into<String>) -> Self {
+        let number = |n: usize| u32::try_from(n.max(1)).unwrap_or(u32::MAX);
+        Mistake {
+            path: path.to_owned(),
+            line: number(line),
+            column: number(column),
+            message: message.into(),
+            expected: String::new(),
+        }
+    }
+}
+
+impl From<machined_config::Problem> for Mistake {
+    fn from(problem: machined_config::Problem) -> Self {
+        Mistake::at(&problem.path, problem.line, problem.column, problem.message)
     }
 }
 
@@ -209,23 +221,6 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Line and column, both from 1, of a byte offset; an offset past the end or inside a character is its nearest place.
-#[must_use]
-pub fn line_column(text: &str, offset: usize) -> (u32, u32) {
-    let (mut line, mut column) = (1_u32, 1_u32);
-    for (at, character) in text.char_indices() {
-        if at >= offset {
-            break;
-        }
-        if character == '\n' {
-            (line, column) = (line.saturating_add(1), 1);
-        } else {
-            column = column.saturating_add(1);
-        }
-    }
-    (line, column)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,15 +230,6 @@ mod tests {
         assert_eq!(Reason::NotDescendant.as_str(), "NotDescendant");
         assert_eq!(serde_json::to_string(&Reason::NoTouch).expect("because words serialise"), "\"NoTouch\"");
         assert_eq!(Reason::ALL.len(), 33);
-    }
-
-    #[test]
-    fn places_count_from_one_and_survive_any_offset() {
-        let text = "a\nb\u{e9}c\n";
-        assert_eq!(line_column(text, 0), (1, 1));
-        assert_eq!(line_column(text, 2), (2, 1));
-        assert_eq!(line_column(text, 5), (2, 3));
-        assert_eq!(line_column(text, 999), (3, 1));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! Reader (one file, collects problems) -> Block (a node's children) -> Node (name, arguments, properties) -> values
 //! ```
 
+mod nesting;
+
 use kdl::{KdlDocument, KdlEntry, KdlNode, KdlValue};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -39,6 +41,15 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Where something stands in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+}
+
 /// All mistakes of one reading, in the order of files and lines. Never empty when it is an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq, thiserror::Error)]
 pub struct Problems(pub Vec<Problem>);
@@ -65,11 +76,11 @@ pub fn document<T>(path: &str, text: &str, read: impl FnOnce(&Block<'_>) -> Opti
         let message = format!("the file has {} bytes; the limit is {DOCUMENT_BYTES_MAX}", text.len());
         return Err(Problems(vec![whole_file(message)]));
     }
-    if deepest_nesting(text) > DEPTH_MAX {
-        let message = format!("blocks are nested deeper than {DEPTH_MAX} levels");
-        return Err(Problems(vec![whole_file(message)]));
-    }
     let reader = Reader { path, text, problems: RefCell::default() };
+    if let Some(offset) = nesting::too_deep(text) {
+        reader.report(offset, format!("blocks or comments are nested deeper than {DEPTH_MAX} levels"));
+        return Err(Problems(reader.problems.into_inner()));
+    }
     let value = match KdlDocument::parse_v2(text) {
         Ok(parsed) => {
             let block = Block::new(&reader, Some(&parsed), 0);
@@ -101,23 +112,6 @@ pub fn document<T>(path: &str, text: &str, read: impl FnOnce(&Block<'_>) -> Opti
     }
 }
 
-/// An upper bound of the nesting, counted without parsing (braces in strings and comments count too).
-fn deepest_nesting(text: &str) -> usize {
-    let mut depth = 0_usize;
-    let mut deepest = 0;
-    for byte in text.bytes() {
-        match byte {
-            b'{' => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
 struct Reader<'a> {
     path: &'a str,
     text: &'a str,
@@ -125,10 +119,15 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn report(&self, offset: usize, message: String) {
+    fn place(&self, offset: usize) -> Place {
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        Place { line, column }
+    }
+
+    fn report(&self, offset: usize, message: String) {
+        let Place { line, column } = self.place(offset);
         self.problems.borrow_mut().push(Problem { path: self.path.to_owned(), line, column, message });
     }
 }
@@ -210,6 +209,11 @@ pub struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
+    /// Where the node begins, for mistakes that show only when everything was read.
+    pub fn place(&self) -> Place {
+        self.reader.place(self.node.span().offset())
+    }
+
     /// Adds a mistake about this node.
     pub fn problem(&self, message: impl Into<String>) {
         self.reader.report(self.node.span().offset(), message.into());
@@ -285,6 +289,10 @@ impl<'a> Node<'a> {
 
     fn finish_entries(&self) {
         let read = self.read.borrow();
+        let annotated = self.node.entries().iter().filter(|entry| entry.ty().is_some()).map(|entry| entry.span());
+        for span in annotated.chain(self.node.ty().map(|_| self.node.span())) {
+            self.reader.report(span.offset(), "a type annotation means nothing here".to_owned());
+        }
         for (_, entry) in self.node.entries().iter().enumerate().filter(|(position, _)| !read.contains(position)) {
             let what = match entry.name() {
                 Some(name) => format!("property `{}` is not known here", name.value()),

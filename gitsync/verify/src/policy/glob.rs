@@ -17,6 +17,18 @@ enum Part {
     Any,
 }
 
+/// A text is no path pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected {0}")]
+pub struct GlobError(&'static str);
+
+impl std::str::FromStr for Glob {
+    type Err = GlobError;
+    fn from_str(text: &str) -> Result<Self, GlobError> {
+        Glob::parse(text)
+    }
+}
+
 impl Glob {
     /// Components in one pattern; bounds the matcher.
     const MAX_PARTS: usize = 32;
@@ -24,21 +36,21 @@ impl Glob {
     /// Reads a pattern.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
+    /// What was expected.
+    pub fn parse(text: &str) -> Result<Self, GlobError> {
         let part = |part: &str| match part {
-            "" | "." | ".." => Err("a path in the repository, without a leading, trailing or double slash"),
+            "" | "." | ".." => Err(GlobError("a path in the repository, without a leading, trailing or double slash")),
             "*" => Ok(Part::One),
             "**" => Ok(Part::Any),
-            other if other.contains('*') => Err("* and ** to stand for whole names between slashes"),
+            other if other.contains('*') => Err(GlobError("* and ** to stand for whole names between slashes")),
             other => Ok(Part::Literal(other.to_owned())),
         };
         let parts: Vec<Part> = text.split('/').map(part).collect::<Result<_, _>>()?;
         if parts.len() > Self::MAX_PARTS {
-            return Err("at most 32 names between slashes");
+            return Err(GlobError("at most 32 names between slashes"));
         }
         if parts.windows(2).any(|pair| pair == [Part::Any, Part::Any]) {
-            return Err("one ** instead of two in a row");
+            return Err(GlobError("one ** instead of two in a row"));
         }
         Ok(Glob { parts, text: text.to_owned() })
     }

@@ -25,11 +25,12 @@
 
 mod glob;
 mod judge;
-mod nodes;
 mod parse;
+mod words;
 
-pub use glob::Glob;
+pub use glob::{Glob, GlobError};
 pub use judge::Approvals;
+pub use words::WordError;
 
 use machined_access::Access;
 use machined_ids::{Fingerprint, PrincipalName};
@@ -92,15 +93,8 @@ pub enum Use {
 }
 
 impl Use {
-    /// The words, in the order of the specification.
-    pub const ALL: [(&'static str, Use); 6] = [
-        ("commit", Use::Commit),
-        ("statement", Use::Statement),
-        ("login", Use::Login),
-        ("fresh", Use::Fresh),
-        ("image", Use::Image),
-        ("recovery", Use::Recovery),
-    ];
+    /// All of them, in the order of the specification.
+    pub const ALL: [Use; 6] = [Use::Commit, Use::Statement, Use::Login, Use::Fresh, Use::Image, Use::Recovery];
 
     /// The word in a policy file.
     #[must_use]
