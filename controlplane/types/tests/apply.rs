@@ -188,6 +188,21 @@ fn what_the_manager_no_longer_applies_is_removed() {
 }
 
 #[test]
+fn metadata_stays_when_the_manager_no_longer_wants_labels() {
+    // Nobody owns name and UID; the whole of metadata once went with the last label.
+    let cluster = Cluster::new();
+    let mut config = config_map(json!({"a": "1"}));
+    config["metadata"]["labels"] = json!({"app": "web"});
+    let mut live = cluster.applied(None, &config, "kubectl");
+    live["metadata"]["uid"] = json!("0b1c");
+    live["metadata"]["ownerReferences"] = json!([{"uid": "x"}]);
+    let new = cluster.applied(Some(&live), &config_map(json!({"a": "1"})), "kubectl");
+    let mut metadata = new["metadata"].clone();
+    metadata.as_object_mut().expect("because metadata is an object").remove("managedFields");
+    assert_eq!(metadata, json!({"name": "settings", "uid": "0b1c", "ownerReferences": [{"uid": "x"}]}));
+}
+
+#[test]
 fn what_others_added_stays() {
     let cluster = Cluster::new();
     let config = containers(json!([{"name": "a", "image": "x"}]));
@@ -221,9 +236,16 @@ fn entries_follow_the_applied_order_and_foreign_ones_keep_their_place() {
         let list = object["spec"]["template"]["spec"]["containers"].as_array().expect("because there are containers");
         list.iter().map(|item| item["name"].as_str().unwrap_or_default().to_string()).collect()
     };
-    let live = containers(json!([{"name": "x"}, {"name": "a"}, {"name": "y"}, {"name": "b"}, {"name": "z"}]));
-    let new = cluster.apply(Some(&live), &containers(json!([{"name": "a"}, {"name": "b"}])), "m", true);
-    assert_eq!(names(&new.expect("because it is forced")), ["x", "a", "y", "b", "z"]);
+    let list = |names: &[&str]| containers(names.iter().map(|name| json!({"name": name})).collect());
+    for (live, config, expected) in [
+        (&["x", "a", "y", "b", "z"][..], &["a", "b"][..], &["x", "a", "y", "b", "z"][..]),
+        (&["a", "b"], &["b", "a"], &["b", "a"]),
+        (&["a", "x"], &["new", "a"], &["new", "a", "x"]),
+        (&["x", "a"], &["new"], &["x", "a", "new"]),
+    ] {
+        let new = cluster.apply(Some(&list(live)), &list(config), "m", true);
+        assert_eq!(names(&new.expect("because it is forced")), expected, "{config:?} on {live:?}");
+    }
 }
 
 #[test]

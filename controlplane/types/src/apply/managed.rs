@@ -64,6 +64,11 @@ impl Entry {
             && (self.operation == Operation::Apply || self.api_version == other.api_version)
     }
 
+    /// Returns what tells managers apart, in the order in which conflicts are listed.
+    pub fn identity(&self) -> (&str, Operation, &str, &str) {
+        (&self.manager, self.operation, &self.api_version, &self.subresource)
+    }
+
     /// Returns the manager as conflict texts name it.
     pub fn shown(&self) -> String {
         let mut text = format!("{:?}", self.manager);

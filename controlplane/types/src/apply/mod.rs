@@ -132,22 +132,24 @@ fn merge_config(context: &WriteContext<'_>, live: &Value, config: &Value, force:
             format!("failed to create typed patch object ({namespace}/{name}; {version}, Kind={kind}): {problem}");
         Refused::Shape(ApiError::bad_request(text))
     })?;
+    // Name and kind belong to nobody, but what is applied has them: they count when it is decided what may go.
+    let mut owned = entry.fields.clone();
     strip(&mut entry.fields, context);
 
     let last = entries.iter().position(|known| known.is_same(&entry)).map(|at| entries.remove(at));
     let mut merged = typed::merged(root, &live, config);
     if let Some(last) = &last {
-        let mut owned = entry.fields.clone();
         entries.iter().for_each(|other| owned.unite(&other.fields));
         typed::prune(root, &mut merged, &last.fields, &owned);
     }
 
     let difference = typed::compare(root, &live, &merged);
-    let conflicts: Vec<Entry> = entries
+    let mut conflicts: Vec<Entry> = entries
         .iter()
         .map(|other| Entry { fields: other.fields.common(&difference.changed), ..other.clone() })
         .filter(|conflict| !conflict.fields.is_empty())
         .collect();
+    conflicts.sort_by(|a, b| a.identity().cmp(&b.identity()));
     if !conflicts.is_empty() && !force {
         return Err(Refused::Conflicts(conflicts));
     }

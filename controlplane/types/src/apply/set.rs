@@ -113,17 +113,15 @@ impl FieldSet {
     /// Lists all paths as people read them, e.g. `.spec.template.spec.containers[name="web"].image`.
     pub fn paths(&self) -> Vec<String> {
         let mut paths = Vec::new();
-        self.collect(String::new(), &mut paths);
+        self.collect("", &mut paths);
         paths
     }
 
-    fn collect(&self, here: String, paths: &mut Vec<String>) {
-        if self.member {
-            paths.push(here.clone());
-        }
-        for (step, below) in &self.children {
-            below.collect(format!("{here}{}", shown(step)), paths);
-        }
+    fn collect(&self, here: &str, paths: &mut Vec<String>) {
+        // Upstream lists what ends on a level before what goes on below it.
+        let steps = self.children.iter().map(|(step, below)| (format!("{here}{}", shown(step)), below));
+        paths.extend(steps.clone().filter(|(_, below)| below.member).map(|(path, _)| path));
+        steps.for_each(|(path, below)| below.collect(&path, paths));
     }
 }
 

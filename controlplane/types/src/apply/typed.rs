@@ -1,6 +1,6 @@
 //! Objects seen through their schema: which paths they have, how two differ, how one is merged into the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use serde_json::{Map, Value, json};
@@ -79,16 +79,30 @@ impl<'a> Typed<'a> {
             ListType::Map(names) => {
                 let mut keys = BTreeMap::new();
                 for name in names {
-                    let value = item.get(name).filter(|value| !value.is_null()).cloned().or_else(|| default_key(name));
-                    let missing = || {
-                        format!(
-                            "associative list with keys has an element that omits key field {name:?} (and doesn't have default value)"
-                        )
-                    };
-                    keys.insert(name.as_str(), value.ok_or_else(missing)?);
+                    let set = item.get(name).filter(|value| !value.is_null()).cloned();
+                    if let Some(value) = set.or_else(|| self.item().default_key(name)) {
+                        keys.insert(name.as_str(), value);
+                    }
+                }
+                if keys.is_empty() {
+                    return Err(format!(
+                        "associative list with keys has an element that omits all key fields {names:?} (and doesn't have default values for any key fields)"
+                    ));
                 }
                 Ok(format!("k:{}", json!(keys)))
             }
+        }
+    }
+
+    /// What a key is that an entry leaves out. Fields that are always written in Go have their zero value; references to
+    /// objects may leave out the name, and then have none.
+    fn default_key(&self, name: &str) -> Option<Value> {
+        match (&self.field(name).0.schema.shape, self.schema.name.as_str()) {
+            (Shape::Text, _) if name == "protocol" => Some(json!("TCP")),
+            (_, "io.k8s.api.core.v1.ObjectReference") => None,
+            (Shape::Text, _) => Some(json!("")),
+            (Shape::Int32 | Shape::Int64, _) => Some(json!(0)),
+            (_, _) => None,
         }
     }
 
@@ -99,11 +113,6 @@ impl<'a> Typed<'a> {
 
 fn anything() -> Typed<'static> {
     Typed { schema: &ANYTHING.schema, rule: &NO_RULE }
-}
-
-/// Of all keys in the table only the protocol of ports has a default.
-fn default_key(name: &str) -> Option<Value> {
-    (name == "protocol").then(|| json!("TCP"))
 }
 
 fn is_empty_map(value: &Value) -> bool {
@@ -261,19 +270,20 @@ fn merged_items(typed: Typed<'_>, live: &[Value], config: &[Value]) -> Vec<Value
     let wanted = by_step(typed, config);
     let have = by_step(typed, live);
     let mut result = Vec::with_capacity(live.len() + config.len());
-    let mut rest = live.iter().peekable();
+    let mut rest = live.iter().map(|item| (step(item), item)).peekable();
+    let mut done = BTreeSet::new();
     for item in config {
-        let here = step(item);
-        // Entries of others that stood before this one stay before it.
-        while let Some(other) = rest.next_if(|other| step(other) != here) {
-            if !wanted.contains_key(&step(other)) {
+        // Entries of others stay where they are, entries that were merged already are not taken twice.
+        while let Some((here, other)) = rest.next_if(|(here, _)| !wanted.contains_key(here) || done.contains(here)) {
+            if !wanted.contains_key(&here) {
                 result.push(other.clone());
             }
         }
-        rest.next_if(|other| step(other) == here);
+        let here = step(item);
         result.push(have.get(&here).map_or_else(|| item.clone(), |live| merged(typed.item(), live, item)));
+        done.insert(here);
     }
-    result.extend(rest.filter(|other| !wanted.contains_key(&step(other))).cloned());
+    result.extend(rest.filter(|(here, _)| !wanted.contains_key(here)).map(|(_, other)| other.clone()));
     result
 }
 

@@ -60,7 +60,9 @@ fn named(name: &str, definitions: &Definitions, types: &mut Types) -> Arc<Schema
         Some("apis.meta.v1.FieldsV1" | "runtime.RawExtension") => Shape::Any,
         Some(_) | None => definitions.get(name).map_or(Shape::Any, |json| shape(name, json, definitions, types)),
     };
-    let made = Arc::new(Schema { name: name.to_string(), shape, atomic: rule(name, "-").atomic });
+    // Content that the API server does not look into belongs together.
+    let raw = name.strip_prefix(META) == Some("runtime.RawExtension");
+    let made = Arc::new(Schema { name: name.to_string(), shape, atomic: raw || rule(name, "-").atomic });
     types.insert(name.to_string(), made.clone());
     made
 }
