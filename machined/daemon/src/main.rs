@@ -91,12 +91,8 @@ async fn run(init: Option<init_linux::InitSocket>, books: Books) -> anyhow::Resu
         listen_to_init(&supervisor, init, started.services, model.clone());
     }
     let stopping = store.writer()?;
-    let end = async {
-        power::serve(power, stopping, store.reader(), init).await;
-        std::future::pending::<Infallible>().await
-    };
     tokio::select! {
-        never = end => match never {},
+        () = power::serve(power, stopping, store.reader(), init) => {}
         ended = wait_for_the_end() => ended?,
     }
     supervisor.stop(STOP_GRACE).await;

@@ -20,6 +20,8 @@ pub(crate) enum End {
     Reboot,
     /// Switch off.
     Shutdown,
+    /// Only machined ends; PID 1 starts it again, and all services run on.
+    Again,
 }
 
 /// Asks for the end of the machine. Clones ask the same task.
@@ -51,7 +53,7 @@ impl Power {
     }
 }
 
-/// Waits for a wish, stops all services and asks PID 1. Without a PID 1 the process just ends.
+/// Waits for a wish. Stops all services and asks PID 1, and then waits for its signal; returns when only machined is to end.
 pub(crate) async fn serve(
     power: Power,
     stopping: Writer<Stopping>,
@@ -61,6 +63,11 @@ pub(crate) async fn serve(
     let end = power.asked().await;
     tracing::info!(?end, "the machine stops");
     tokio::time::sleep(ANSWER_TIME).await;
+    let message = match end {
+        End::Reboot => ToInit::Reboot,
+        End::Shutdown => ToInit::Poweroff,
+        End::Again => return,
+    };
     stopping.put(Stopping::ID, Stopping);
     let all_finished = services.wait_for(|set| {
         set.values().all(|service| matches!(service.state, ServiceState::Finished | ServiceState::Waiting))
@@ -68,13 +75,10 @@ pub(crate) async fn serve(
     if tokio::time::timeout(SERVICES_TIMEOUT, all_finished).await.is_err() {
         tracing::warn!("services did not stop in time; PID 1 ends them");
     }
-    let message = match end {
-        End::Reboot => ToInit::Reboot,
-        End::Shutdown => ToInit::Poweroff,
-    };
     match init.map(|init| init.send(message)) {
         Some(Ok(())) => tracing::info!("PID 1 was asked"),
         Some(Err(error)) => tracing::error!(%error, "PID 1 does not hear; the machine stays up without services"),
         None => tracing::warn!("there is no PID 1 to ask"),
     }
+    std::future::pending().await
 }

@@ -115,7 +115,7 @@ fn start(name: &str, spec: &ServiceSpec) -> std::io::Result<Child> {
     let [program, arguments @ ..] = spec.command.as_slice() else { return Err(ErrorKind::InvalidInput.into()) };
     let mut command = Command::new(program);
     command.args(arguments).env_clear().current_dir("/");
-    command.env("PATH", "/usr/bin:/usr/sbin").env("HOME", "/run").env("LANG", "C.UTF-8");
+    command.env("PATH", "/usr/bin:/usr/sbin").env("HOME", "/run").env("LANG", "C.UTF-8").env("NO_COLOR", "1");
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     let setup = ChildSetup::new().session(Session::Own).cgroup(&group);
     setup.apply(&mut command).map_err(std::io::Error::other)?;

@@ -10,13 +10,14 @@ pub struct LinkSpecController<H> {
     host: Arc<H>,
     specs: Reader<LinkSpec>,
     leases: Reader<Lease>,
-    links: Reader<LinkStatus>,
+    /// Only for its signal.
+    _links: Reader<LinkStatus>,
 }
 
 impl<H: LinkHost> LinkSpecController<H> {
     /// Declares inputs at `ports`.
     pub fn new(ports: &mut Ports, host: Arc<H>) -> Self {
-        LinkSpecController { host, specs: ports.input(), leases: ports.input(), links: ports.input() }
+        LinkSpecController { host, specs: ports.input(), leases: ports.input(), _links: ports.input() }
     }
 }
 
@@ -24,7 +25,9 @@ impl<H: LinkHost> Controller for LinkSpecController<H> {
     type Error = LinkError;
 
     async fn reconcile(&mut self) -> Result<Outcome, LinkError> {
-        for change in plan(&self.specs.all(), &self.leases.all(), &self.links.all()) {
+        // Asked afresh: the status in the store may be from before the last change, and a change made twice is noise.
+        let links = self.host.links().await?;
+        for change in plan(&self.specs.all(), &self.leases.all(), &links) {
             self.host.change(&change).await?;
             tracing::info!(?change, "changed the network");
         }

@@ -3,6 +3,7 @@
 use crate::facts::{COMMIT, VERSION, uptime};
 use crate::gate::Gate;
 use crate::log_book::Line;
+use crate::log_layer::OWN_LOG;
 use crate::model::Model;
 use crate::power::End;
 use jiff::{SignedDuration, Timestamp};
@@ -93,9 +94,14 @@ impl Machine for MachineService {
     ) -> Result<Response<RestartServiceReply>, Status> {
         self.gate.admit("RestartService", Access::Operator, &request)?;
         let name = request.into_inner().name;
+        if name == OWN_LOG {
+            self.model.events.add("Restarting", format!("service/{OWN_LOG}"), "asked for over the machine API");
+            self.model.power.ask(End::Again);
+            return Ok(Response::new(RestartServiceReply {}));
+        }
         let services = self.model.services.all();
         if !services.contains_key(&name) {
-            let names: Vec<&str> = services.keys().map(String::as_str).collect();
+            let names: Vec<&str> = services.keys().map(String::as_str).chain([OWN_LOG]).collect();
             return Err(Status::not_found(format!("there is no service {name:?}; there are {}", names.join(", "))));
         }
         self.model.restarts.ask(&name);
@@ -137,7 +143,7 @@ impl Machine for MachineService {
         self.gate.admit("Dmesg", Access::Reader, &request)?;
         let follow = request.into_inner().follow;
         let failed = |error: std::io::Error| Status::internal(format!("the kernel's log cannot be read: {error}"));
-        let log = KernelLog::open().map_err(failed)?;
+        let mut log = KernelLog::open().map_err(failed)?;
         let boot = Timestamp::now() - SignedDuration::try_from(uptime()).unwrap_or_default();
         let lines = async_stream::try_stream! {
             while let Some(line) = log.ready().map_err(failed)? {
