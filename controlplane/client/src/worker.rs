@@ -1,22 +1,23 @@
-//! Works a queue of object keys off: the loop that every controller shares.
+//! Works a queue of keys off: the loop that every controller shares.
 
 use crate::informer::Synced;
-use crate::object::ObjectKey;
 use machined_reconcile::{Outcome, Queue, Restart, Stop, Supervisor};
+use std::fmt::Display;
 use std::future::Future;
 
 /// Spawns `workers` tasks that wait for the caches, then reconcile keys until the process stops.
 ///
 /// A failed key comes back after its back-off; a conflict is logged at debug level only, for the cache was just behind.
-pub fn spawn_workers<F, T, E>(
+pub fn spawn_workers<K, F, T, E>(
     supervisor: &Supervisor,
     name: &'static str,
     workers: usize,
-    queue: &Queue<ObjectKey>,
+    queue: &Queue<K>,
     synced: &[Synced],
     reconcile: F,
 ) where
-    F: Fn(ObjectKey) -> T + Clone + Send + Sync + 'static,
+    K: Ord + Clone + Display + Send + Sync + 'static,
+    F: Fn(K) -> T + Clone + Send + Sync + 'static,
     T: Future<Output = Result<Outcome, E>> + Send + 'static,
     E: std::error::Error + Send + 'static,
 {
@@ -28,15 +29,16 @@ pub fn spawn_workers<F, T, E>(
     }
 }
 
-async fn work<F, T, E>(
+async fn work<K, F, T, E>(
     name: &'static str,
-    queue: Queue<ObjectKey>,
+    queue: Queue<K>,
     synced: Vec<Synced>,
     reconcile: F,
     mut stop: Stop,
 ) -> Result<(), E>
 where
-    F: Fn(ObjectKey) -> T,
+    K: Ord + Clone + Display,
+    F: Fn(K) -> T,
     T: Future<Output = Result<Outcome, E>>,
     E: std::error::Error + 'static,
 {
@@ -67,7 +69,7 @@ where
     }
 }
 
-fn log(controller: &'static str, key: &ObjectKey, error: &(dyn std::error::Error + 'static)) {
+fn log(controller: &'static str, key: &dyn Display, error: &(dyn std::error::Error + 'static)) {
     let mut text = error.to_string();
     let mut conflict = false;
     let mut cause = Some(error);
@@ -86,13 +88,13 @@ fn log(controller: &'static str, key: &ObjectKey, error: &(dyn std::error::Error
 }
 
 /// Gives the key back to the queue even when the work panics.
-struct Job<'a> {
-    queue: &'a Queue<ObjectKey>,
-    key: ObjectKey,
+struct Job<'a, K: Ord + Clone> {
+    queue: &'a Queue<K>,
+    key: K,
     failed: bool,
 }
 
-impl Drop for Job<'_> {
+impl<K: Ord + Clone> Drop for Job<'_, K> {
     fn drop(&mut self) {
         self.queue.done(&self.key, self.failed);
     }

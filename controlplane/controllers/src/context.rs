@@ -16,7 +16,7 @@ pub struct Settings {
 /// Shared by all controllers of the process.
 pub(crate) struct Context {
     pub(crate) client: Client,
-    pub(crate) informers: Informers,
+    pub(crate) informers: Arc<Informers>,
     pub(crate) supervisor: Supervisor,
     pub(crate) settings: Settings,
 }
@@ -24,7 +24,7 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(transport: Arc<dyn Transport>, supervisor: &Supervisor, settings: Settings) -> Self {
         let client = Client::new(transport);
-        let informers = Informers::new(client.clone(), supervisor.clone());
+        let informers = Arc::new(Informers::new(client.clone(), supervisor.clone()));
         Context { client, informers, supervisor: supervisor.clone(), settings }
     }
 

@@ -14,6 +14,7 @@ mod deployment;
 mod discovery;
 mod endpointslice;
 mod expectations;
+mod garbage;
 mod namespace;
 mod ownership;
 mod pods;
@@ -35,4 +36,5 @@ pub fn run(transport: Arc<dyn Transport>, supervisor: &Supervisor, settings: Set
     scheduling::start(&context);
     endpointslice::start(&context);
     namespace::start(&context);
+    garbage::start(&context);
 }

@@ -134,3 +134,44 @@ async fn a_namespace_is_furnished_when_it_is_made_and_emptied_when_it_goes() {
     cluster.until::<Pod>("its pods are gone", |pods| pods.is_empty()).await;
     cluster.stop().await;
 }
+
+async fn delete_web(cluster: &Cluster, policy: &str) {
+    let options = DeleteOptions { propagation_policy: Some(policy.to_owned()), ..DeleteOptions::default() };
+    let deleted = cluster.client.namespaced::<Deployment>("default").delete("web", &options).await;
+    deleted.expect("because the server deletes deployments");
+}
+
+async fn rolled_out_web() -> Cluster {
+    let cluster = Cluster::start().await;
+    cluster.add_node("n1").await;
+    cluster.create::<Deployment>(deployment("web", 2, "web:1")).await;
+    cluster.until_one::<Deployment>(&key("web"), "it is rolled out", |it| is_rolled_out(it, 2)).await;
+    cluster
+}
+
+#[tokio::test]
+async fn what_a_deployment_made_goes_with_it() {
+    for policy in ["Background", "Foreground"] {
+        let cluster = rolled_out_web().await;
+        delete_web(&cluster, policy).await;
+        cluster.until::<Pod>("its pods are gone", |pods| pods.is_empty()).await;
+        cluster.until::<ReplicaSet>("its ReplicaSet is gone", |sets| sets.is_empty()).await;
+        cluster.until::<Deployment>("it is gone", |all| all.is_empty()).await;
+        cluster.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_an_orphaning_deletion_leaves_is_adopted_by_the_next() {
+    let cluster = rolled_out_web().await;
+    let before = cluster.until::<ReplicaSet>("there is one", |sets| sets.len() == 1).await;
+    delete_web(&cluster, "Orphan").await;
+    cluster.until::<Deployment>("it is gone", |all| all.is_empty()).await;
+    cluster.until::<ReplicaSet>("its ReplicaSet is an orphan", |sets| sets[0].controller().is_none()).await;
+
+    cluster.create::<Deployment>(deployment("web", 2, "web:1")).await;
+    cluster.until_one::<Deployment>(&key("web"), "it is rolled out", |it| is_rolled_out(it, 2)).await;
+    let after = cluster.until::<ReplicaSet>("it has an owner", |sets| sets[0].controller().is_some()).await;
+    assert_eq!((after.len(), after[0].uid()), (1, before[0].uid()));
+    cluster.stop().await;
+}
