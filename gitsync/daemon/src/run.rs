@@ -112,7 +112,7 @@ async fn keep_source(
     mut stop: Stop,
 ) -> Result<(), TaskError> {
     let mut wakeups = wake.wakeups(SOURCE_PERIOD);
-    let mut connection = 0;
+    let (mut connection, mut said) = (0, String::new());
     loop {
         tokio::select! {
             () = wakeups.next() => {}
@@ -123,8 +123,9 @@ async fn keep_source(
             source.machined_is_new();
             connection = number;
         }
-        if let Err(error) = source.round(&context, &now()).await {
-            tracing::warn!(error = chain(&error), "a round of the source was not finished");
+        match source.round(&context, &now()).await {
+            Ok(()) => said.clear(),
+            Err(error) => warn_once(&mut said, chain(&error), "a round of the source was not finished"),
         }
     }
 }
@@ -139,6 +140,7 @@ async fn keep_cluster(
     let (mut cluster, mut api) = (Cluster::default(), Api::new(machine.clone(), server));
     let mut reporter = Reporter::new(machine);
     let mut wakeups = own.wakeups(CLUSTER_PERIOD);
+    let mut said = String::new();
     loop {
         tokio::select! {
             () = wakeups.next() => {}
@@ -159,6 +161,7 @@ async fn keep_cluster(
                 }) {
                     wake.fire();
                 }
+                said.clear();
                 condition(Topic::ClusterSynced, true, "", "")
             }
             Ok(Synced::Refused(refused)) => {
@@ -168,7 +171,7 @@ async fn keep_cluster(
                 condition(Topic::ClusterSynced, false, refused.reason(), message)
             }
             Err((reason, message)) => {
-                tracing::warn!(reason, error = message, "the cluster is not as it should be yet");
+                warn_once(&mut said, message.clone(), "the cluster is not as it should be yet");
                 condition(Topic::ClusterSynced, false, reason, message)
             }
         };
@@ -181,6 +184,14 @@ async fn keep_cluster(
 async fn round(cluster: &mut Cluster, api: &mut Api, target: &Target) -> Result<Synced, (&'static str, String)> {
     let client = api.client(&target.identity, Timestamp::now()).await.map_err(|e| ("Unreachable", chain(&e)))?;
     cluster.round(&client, target, Instant::now()).await.map_err(|error| (error.reason(), chain(&error)))
+}
+
+/// Says an error when it is another one than before; rounds come every few seconds.
+fn warn_once(said: &mut String, error: String, sentence: &'static str) {
+    if *said != error {
+        tracing::warn!(error, "{sentence}");
+        *said = error;
+    }
 }
 
 fn now() -> String {

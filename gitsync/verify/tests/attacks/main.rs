@@ -2,6 +2,7 @@
 //! number in the specification's list.
 
 mod history;
+mod hostile;
 mod lab;
 mod policies;
 mod signatures;
