@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use init_boot::{CommandLine, CommandLineError, VerityError};
 use sha2::{Digest as _, Sha256};
 
-use crate::digest::Key;
+use crate::digest::{self, Key};
 use crate::disk::{self, Contents, DiskError};
 use crate::esp::{self, EspError};
 use crate::files::{self, FileError};
@@ -177,45 +177,73 @@ pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildE
     watch.lap("root file system");
 
     progress.step("Building the unified kernel image");
-    let (uki, initramfs_bytes, command_line) =
-        kernel_image(request, &profile, &packages, &catalogue, &root, &os_release)?;
+    let boot = boot_image(request, &profile, &packages, &catalogue, &root, &os_release)?;
     watch.lap("kernel image");
 
     progress.step("Writing the disk image");
+    let manifest = describe(request, &profile, &packages, &catalogue.release, &tree, &root, &boot)?;
+    write_disk(request, &profile, &packages, &root, &boot.uki)?;
+    manifest.save(&request.output)?;
+    watch.lap("disk image");
+    Ok(Built { manifest, timings: watch.timings, moved: packages.moved })
+}
+
+/// Stage 7 and the files of the output folder, but for the manifest: it comes last and says that all is there.
+fn write_disk(
+    request: &Request,
+    profile: &Profile,
+    packages: &Packages,
+    root: &RootImage,
+    uki: &[u8],
+) -> Result<(), BuildError> {
     let seed = request.seed.as_deref().map(read_seed).transpose()?;
-    let boot_loader = boot_file(&packages, BOOT_LOADER)?;
     let contents = Contents {
-        esp: esp::build(profile.disk.esp, &boot_loader, &uki)?,
+        esp: esp::build(profile.disk.esp, &boot_file(packages, BOOT_LOADER)?, uki)?,
         root: &root.bytes,
         root_hash: root.root_hash,
         seed: seed.as_deref(),
     };
     let disk = disk::lay_out(&profile.disk, contents)?;
-    files::replace_with(&request.output.join("disk.raw"), |path| disk::write_raw(&disk, path))?;
-    files::replace_with(&request.output.join("disk.qcow2"), |path| qcow2::write(&disk, path))?;
-    files::write(&request.output.join("cairn.efi"), &uki)?;
-    files::write(&request.output.join("root.img"), &root.bytes)?;
-    let manifest = Manifest {
+    let output = |name: &str| request.output.join(name);
+    files::replace_with(&output("disk.raw"), |path| disk::write_raw(&disk, path))?;
+    files::replace_with(&output("disk.qcow2"), |path| qcow2::write(&disk, path))?;
+    files::write(&output("cairn.efi"), uki)?;
+    files::write(&output("root.img"), &root.bytes)?;
+    Ok(())
+}
+
+fn describe(
+    request: &Request,
+    profile: &Profile,
+    packages: &Packages,
+    release: &str,
+    tree: &Tree,
+    root: &RootImage,
+    boot: &BootImage,
+) -> Result<Manifest, FileError> {
+    let mut files = Vec::new();
+    for (path, node) in tree.iter() {
+        if let Node::File { content, .. } = node {
+            files.push(FileLine { path: path.to_owned(), bytes: content.size()? });
+        }
+    }
+    Ok(Manifest {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         profile: profile.name.clone(),
-        kernel: catalogue.release.clone(),
+        kernel: release.to_owned(),
         root_hash: root.root_hash.to_string(),
-        command_line,
-        uki_bytes: uki.len() as u64,
-        initramfs_bytes,
+        command_line: boot.command_line.clone(),
+        uki_bytes: boot.uki.len() as u64,
+        initramfs_bytes: boot.initramfs_bytes,
         root_bytes: root.bytes.len() as u64,
-        root_files_bytes: 0,
-        uki_sha256: crate::digest::sha256_hex(&uki),
-        root_sha256: crate::digest::sha256_hex(&root.bytes),
-        disk_bytes: disk.size,
-        seed: seed.is_some(),
-        packages: package_lines(&packages),
-        files: Vec::new(),
-    };
-    let manifest = with_files(manifest, &tree)?;
-    manifest.save(&request.output)?;
-    watch.lap("disk image");
-    Ok(Built { manifest, timings: watch.timings, moved: packages.moved })
+        root_files_bytes: files.iter().map(|file| file.bytes).sum(),
+        uki_sha256: digest::sha256_hex(&boot.uki),
+        root_sha256: digest::sha256_hex(&root.bytes),
+        disk_bytes: profile.disk.total,
+        seed: request.seed.is_some(),
+        packages: package_lines(packages),
+        files,
+    })
 }
 
 /// Reads a seed; what it says is judged by machined, but that it is one is seen before it is baked in.
@@ -290,15 +318,22 @@ fn forget_oldest(folder: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Stages 5 and 6; returns image, size of the initramfs and command line.
-fn kernel_image(
+/// The unified kernel image and what the manifest says of it.
+struct BootImage {
+    uki: Vec<u8>,
+    initramfs_bytes: u64,
+    command_line: String,
+}
+
+/// Stages 5 and 6.
+fn boot_image(
     request: &Request,
     profile: &Profile,
     packages: &Packages,
     catalogue: &Catalogue,
     root: &RootImage,
     os_release: &str,
-) -> Result<(Vec<u8>, u64, String), BuildError> {
+) -> Result<BootImage, BuildError> {
     let modules = catalogue.select(&profile.modules.stage_one)?;
     let pid1 = request.binaries.join(PID1);
     if !pid1.exists() {
@@ -319,7 +354,7 @@ fn kernel_image(
         initramfs: &initramfs,
         kernel: &files::read(&kernel)?,
     };
-    Ok((uki::build(&parts)?, initramfs.len() as u64, command_line))
+    Ok(BootImage { uki: uki::build(&parts)?, initramfs_bytes: initramfs.len() as u64, command_line })
 }
 
 fn boot_file(packages: &Packages, path: &'static str) -> Result<Vec<u8>, BuildError> {
@@ -344,17 +379,6 @@ fn package_lines(packages: &Packages) -> Vec<PackageLine> {
         sha256: package.pin.sha256.clone(),
     };
     all.map(line).collect()
-}
-
-fn with_files(mut manifest: Manifest, tree: &Tree) -> Result<Manifest, FileError> {
-    for (path, node) in tree.iter() {
-        if let Node::File { content, .. } = node {
-            let bytes = content.size()?;
-            manifest.root_files_bytes += bytes;
-            manifest.files.push(FileLine { path: path.to_owned(), bytes });
-        }
-    }
-    Ok(manifest)
 }
 
 /// A stream that is only hashed.
