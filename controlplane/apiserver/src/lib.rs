@@ -17,6 +17,7 @@ mod negotiate;
 mod node_scope;
 mod nodes;
 mod other;
+mod protobuf;
 mod proxy;
 mod query;
 mod random;

@@ -97,6 +97,8 @@ pub(crate) enum BodyFormat {
     Json,
     /// YAML.
     Yaml,
+    /// Kubernetes' protobuf, in requests only.
+    Protobuf,
 }
 
 /// The format of a body that holds an object.
@@ -104,6 +106,7 @@ pub(crate) fn body_format(content_type: Option<&str>) -> Result<BodyFormat, ApiE
     match MediaType::parse(content_type.unwrap_or("")).name.as_str() {
         "" | "application/json" | "*/*" => Ok(BodyFormat::Json),
         "application/yaml" => Ok(BodyFormat::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(BodyFormat::Protobuf),
         _ => Err(ApiError::unsupported_media_type(&["application/json", "application/yaml"])),
     }
 }

@@ -9,7 +9,7 @@ use crate::registry::{self, Call, Deleted, Written};
 use crate::request::{RequestInfo, ResourcePath, Verb};
 use crate::respond::{Answer, Shaped, What};
 use crate::server::Inner;
-use crate::{reviews, subresource};
+use crate::{protobuf, reviews, subresource};
 use bytes::Bytes;
 use controlplane_types::decode::{self, Parsed};
 use controlplane_types::delete::DeleteOptions;
@@ -215,7 +215,7 @@ pub(crate) async fn read_object(
     Ok(decoded.object)
 }
 
-/// Reads a body in JSON or YAML; no body is null.
+/// Reads a body in JSON, YAML or protobuf; no body is null.
 pub(crate) async fn read_json(request: Request<Body>) -> Result<(HeaderMap, Parsed), Failure> {
     let (parts, body) = request.into_parts();
     let bytes = read_bytes(body).await?;
@@ -226,6 +226,7 @@ pub(crate) async fn read_json(request: Request<Body>) -> Result<(HeaderMap, Pars
     let parsed = match format {
         BodyFormat::Json => decode::parse(&bytes)?,
         BodyFormat::Yaml => parse_yaml(&bytes)?,
+        BodyFormat::Protobuf => Parsed { value: protobuf::decode(&bytes)?, duplicates: vec![] },
     };
     Ok((parts.headers, parsed))
 }

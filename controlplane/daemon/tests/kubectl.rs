@@ -184,6 +184,11 @@ fn config_map(name: &str, namespace: &str) -> String {
 #[test]
 fn kubectl_works_unmodified() {
     let dev = Dev::start();
+    // kubectl's typed clients send protobuf.
+    assert!(dev.ok(&["auth", "whoami"], "").contains("ada"));
+    assert!(dev.ok(&["auth", "can-i", "delete", "pods"], "").contains("yes"));
+    dev.ok(&["create", "configmap", "typed", "--from-literal=a=b"], "");
+    assert_eq!(dev.ok(&["get", "configmap", "typed", "-o", "jsonpath={.data.a}"], ""), "b");
     assert!(dev.ok(&["get", "namespaces"], "").contains("kube-system"));
     assert!(dev.ok(&["api-resources"], "").contains("deployments"));
     assert!(dev.ok(&["version"], "").contains("v1.36"));

@@ -89,14 +89,17 @@ pub(crate) struct Events {
 impl Events {
     /// The next event; `None` when the stream has ended.
     pub(crate) async fn next(&mut self) -> Option<Value> {
+        tokio::time::timeout(PATIENCE, self.next_patiently()).await.expect("because an event comes in time")
+    }
+
+    /// The next event, however long it takes: for tests whose clock is paused.
+    pub(crate) async fn next_patiently(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).expect("because each line is one event"));
             }
-            let frame =
-                tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("because an event comes in time");
-            let data = frame?.expect("because the stream is whole").into_data();
+            let data = self.body.frame().await?.expect("because the stream is whole").into_data();
             self.buffer.extend_from_slice(&data.expect("because a watch has no trailers"));
         }
     }
