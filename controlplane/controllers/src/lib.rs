@@ -16,6 +16,7 @@ mod endpointslice;
 mod expectations;
 mod garbage;
 mod namespace;
+mod nodes;
 mod ownership;
 mod pods;
 mod replicaset;
@@ -37,4 +38,5 @@ pub fn run(transport: Arc<dyn Transport>, supervisor: &Supervisor, settings: Set
     endpointslice::start(&context);
     namespace::start(&context);
     garbage::start(&context);
+    nodes::start(&context);
 }

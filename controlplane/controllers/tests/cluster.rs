@@ -2,9 +2,9 @@
 
 mod support;
 
-use controlplane_client::Object;
+use controlplane_client::{Object, Patch};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 use serde_json::json;
@@ -173,5 +173,29 @@ async fn what_an_orphaning_deletion_leaves_is_adopted_by_the_next() {
     cluster.until_one::<Deployment>(&key("web"), "it is rolled out", |it| is_rolled_out(it, 2)).await;
     let after = cluster.until::<ReplicaSet>("it has an owner", |sets| sets[0].controller().is_some()).await;
     assert_eq!((after.len(), after[0].uid()), (1, before[0].uid()));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn the_pods_of_a_node_that_is_not_ready_get_no_traffic_and_new_ones_go_elsewhere() {
+    let cluster = rolled_out_web().await;
+    let not_ready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    let nodes = cluster.client.all::<Node>();
+    nodes.patch_status("n1", Patch::Strategic(&not_ready)).await.expect("because the server takes it");
+    let tainted = |node: &Node| node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).count() == 2;
+    cluster.until_one::<Node>("n1", "it is tainted", tainted).await;
+    let ready = |pod: &Pod| {
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.into_iter().any(|one| one.type_ == "Ready" && one.status == "True")
+    };
+    cluster.until::<Pod>("no pod is ready", |pods| pods.len() == 2 && !pods.iter().any(|pod| ready(pod))).await;
+
+    cluster.add_node("n2").await;
+    cluster.merge::<Deployment>("default", "web", json!({"spec": {"replicas": 4}})).await;
+    let on = |pods: &[std::sync::Arc<Pod>], node: &str| {
+        let node_of = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        pods.iter().filter(|pod| node_of(pod).as_deref() == Some(node)).count()
+    };
+    cluster.until::<Pod>("the new ones are on n2", |pods| on(pods, "n1") == 2 && on(pods, "n2") == 2).await;
     cluster.stop().await;
 }

@@ -128,7 +128,7 @@ mod tests {
         assert!(matches!(plan(&x, &both, &gone(&[])), Plan::Keep));
         let Plan::Detach(left) = plan(&x, &both, &gone(&["b"])) else { panic!("the reference to b goes") };
         assert_eq!(left[0].uid, "a");
-        let none = graph(&[x.clone()]);
+        let none = graph(std::slice::from_ref(&x));
         assert!(matches!(plan(&x, &none, &gone(&["a", "b"])), Plan::Delete(Propagation::Background)));
     }
 
@@ -140,7 +140,7 @@ mod tests {
         let Plan::WaitFor(first) = plan(&owner, &full, &gone(&[])) else { panic!("it waits for its dependent") };
         assert_eq!(first[0].uid, middle.uid);
         assert!(matches!(plan(&middle, &full, &gone(&[])), Plan::Delete(Propagation::Foreground)));
-        assert!(matches!(plan(&owner, &graph(&[owner.clone()]), &gone(&[])), Plan::Finish(FOREGROUND)));
+        assert!(matches!(plan(&owner, &graph(std::slice::from_ref(&owner)), &gone(&[])), Plan::Finish(FOREGROUND)));
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
         let (owner, x) = (item("o", &[], &[ORPHAN], true), item("x", &["o"], &[], false));
         let full = graph(&[owner.clone(), x]);
         assert!(matches!(plan(&owner, &full, &gone(&[])), Plan::Orphan(dependents) if dependents.len() == 1));
-        assert!(matches!(plan(&owner, &graph(&[owner.clone()]), &gone(&[])), Plan::Finish(ORPHAN)));
+        assert!(matches!(plan(&owner, &graph(std::slice::from_ref(&owner)), &gone(&[])), Plan::Finish(ORPHAN)));
     }
 
     #[test]
