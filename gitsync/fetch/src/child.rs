@@ -41,7 +41,7 @@ impl From<io::Error> for Stop {
 }
 
 fn serve(input: impl Read, output: &mut impl Write) -> Result<(), Stop> {
-    let local = |what: &str, error: &dyn std::fmt::Display| failure(FailureKind::Local, what, error);
+    let local = |what: &str, error: &(dyn std::error::Error + 'static)| failure(FailureKind::Local, what, error);
     let request: Request =
         serde_json::from_reader(input.take(MAX_REQUEST)).map_err(|e| local("unreadable request", &e))?;
     let mut format = gix::hash::Kind::Sha1;

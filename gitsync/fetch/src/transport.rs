@@ -30,8 +30,28 @@ const SETTINGS: [&str; 11] = [
     "credential.helper=",
 ];
 
-pub(crate) fn failure(kind: FailureKind, what: &str, error: impl std::fmt::Display) -> Failure {
-    Failure { kind, message: format!("{what}: {error:#}") }
+pub(crate) fn failure(kind: FailureKind, what: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure { kind, message: format!("{what}: {}", words(error)) }
+}
+
+/// Characters of a cause that a message repeats; a server's own words are among them.
+const MAX_CAUSE: usize = 300;
+
+/// What an error and its causes say, outermost first, each once, on one line.
+fn words(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut said: Vec<String> = Vec::new();
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        let text = text.lines().next().unwrap_or_default().chars().take(MAX_CAUSE).collect::<String>();
+        // gix says where in its source an error arose; nobody here can use that.
+        let text = text.split(", at ").next().unwrap_or_default().trim_end_matches([':', ' ']).to_owned();
+        if !text.is_empty() && !said.iter().any(|known| known.contains(&text)) {
+            said.push(text);
+        }
+        cause = error.source();
+    }
+    said.join(": ")
 }
 
 fn options() -> gix::open::Options {
@@ -40,7 +60,9 @@ fn options() -> gix::open::Options {
 
 /// Opens the child's repository, or makes one; one with too many packs is replaced.
 pub(crate) fn open(folder: &Path, format: gix::hash::Kind) -> Result<gix::Repository, Failure> {
-    let local = |error: &dyn std::fmt::Display| failure(FailureKind::Local, "the fetch folder cannot be used", error);
+    let local = |error: &(dyn std::error::Error + 'static)| {
+        failure(FailureKind::Local, "the fetch folder cannot be used", error)
+    };
     let packs = std::fs::read_dir(folder.join("objects/pack"));
     let packs = packs.map_or(0, |entries| {
         entries.flatten().filter(|e| e.file_name().as_encoded_bytes().ends_with(b".pack")).count()
@@ -79,7 +101,8 @@ pub(crate) enum Look {
 
 /// Asks the server for the branch and fetches it when it moved. One request when nothing is new.
 pub(crate) fn look(repository: &gix::Repository, url: &RepositoryUrl, request: &Request) -> Result<Look, Failure> {
-    let unreachable = |error: &dyn std::fmt::Display| failure(FailureKind::Unreachable, url.as_str(), error);
+    let unreachable =
+        |error: &(dyn std::error::Error + 'static)| failure(FailureKind::Unreachable, url.as_str(), error);
     let branch = request.deploy_ref.as_str();
     let spec = format!("+{branch}:{TIP_REF}");
     let remote = repository
@@ -111,6 +134,6 @@ pub(crate) fn look(repository: &gix::Repository, url: &RepositoryUrl, request: &
     }
     prepared
         .receive(gix::progress::Discard, &AtomicBool::new(false))
-        .map_err(|error| failure(FailureKind::Transfer, url.as_str(), error))?;
+        .map_err(|error| failure(FailureKind::Transfer, url.as_str(), &error))?;
     Ok(Look::Tip(tip))
 }
