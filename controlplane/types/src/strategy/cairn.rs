@@ -13,7 +13,7 @@ pub static COMMIT: Strategy = Strategy {
     printer: Printer {
         columns: &[
             NAME,
-            column("Result", "What became of the commit: Applied, Accepted or Refused."),
+            column("State", "What became of the commit: accepted, applied, healthy, superseded or refused."),
             column("Reason", "Why it was refused; empty otherwise."),
             column("Signer", "Who signed the commit."),
             column("Subject", "First line of its message."),
@@ -23,9 +23,9 @@ pub static COMMIT: Strategy = Strategy {
         row: |commit, now| {
             vec![
                 json!(commit.name()),
-                of(commit, &["status", "result"]),
+                of(commit, &["status", "state"]),
                 of(commit, &["status", "reason"]),
-                of(commit, &["spec", "signer"]),
+                of(commit, &["status", "signer"]),
                 of(commit, &["spec", "subject"]),
                 age(commit, now),
                 of(commit, &["status", "message"]),
@@ -43,7 +43,6 @@ pub static MACHINE: Strategy = Strategy {
             NAME,
             column("Role", "What the machine is for."),
             column("Commit", "The commit that the machine runs."),
-            column("Health", "What the machine says of itself."),
             AGE,
             column("Identity", "Fingerprint of the machine's key.").wide(),
         ],
@@ -52,7 +51,6 @@ pub static MACHINE: Strategy = Strategy {
                 json!(machine.name()),
                 of(machine, &["spec", "role"]),
                 of(machine, &["status", "commit"]),
-                of(machine, &["status", "health"]),
                 age(machine, now),
                 of(machine, &["spec", "identity"]),
             ]
