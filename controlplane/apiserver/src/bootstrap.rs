@@ -1,4 +1,5 @@
-//! Objects that every cluster has from its first minute. Made where missing, on every start; never changed when they exist.
+//! Objects that every cluster has from its first minute. Made where missing, on every start. What exists is left alone, but for
+//! the endpoint of the `kubernetes` Service, which follows this machine's address.
 
 use crate::admission;
 use crate::caller::Caller;
@@ -7,7 +8,9 @@ use crate::query::WriteOptions;
 use crate::registry::{self, Call};
 use crate::request::ResourcePath;
 use crate::server::Inner;
-use controlplane_types::Reason;
+use controlplane_types::object::Object;
+use controlplane_types::patch::PatchType;
+use controlplane_types::{Endpoint, Reason};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 
@@ -23,7 +26,9 @@ pub(crate) async fn run(server: &Inner) -> Result<(), Failure> {
     if let Some((address, port)) = server.options.advertise {
         let slice = kubernetes_slice(address, port);
         let kind = ("discovery.k8s.io", "v1", "endpointslices");
-        ensure(server, kind, "default", slice).await?;
+        if !ensure(server, kind, "default", slice.clone()).await? {
+            correct(server, kind, "default", slice).await?;
+        }
     }
     Ok(())
 }
@@ -53,26 +58,51 @@ fn kubernetes_slice(address: Ipv4Addr, port: u16) -> Value {
     })
 }
 
-/// Creates an object through the registry, admission included, unless it exists.
+/// Creates an object through the registry, admission included, unless it exists. Says whether it was missing.
 async fn ensure(
     server: &Inner,
     (group, version, resource): (&str, &str, &str),
     namespace: &str,
     object: Value,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
+    let caller = Caller::controllers();
+    let call = call(server, &caller, (group, version, resource), namespace, object.name())?;
+    // Looked at first: admission would refuse to give out an existing Service's own address again.
+    match registry::get(&call, None).await {
+        Ok(_) => return Ok(false),
+        Err(Failure::Api(error)) if error.reason == Reason::NotFound => {}
+        Err(failure) => return Err(failure),
+    }
+    match registry::create(&call, object, &WriteOptions::default()).await {
+        Err(Failure::Api(error)) if error.reason == Reason::AlreadyExists => Ok(false),
+        Err(failure) => Err(failure),
+        Ok(_) => Ok(true),
+    }
+}
+
+/// Makes an object have the fields of `object`.
+async fn correct(server: &Inner, kind: (&str, &str, &str), namespace: &str, object: Value) -> Result<(), Failure> {
+    let caller = Caller::controllers();
+    let call = call(server, &caller, kind, namespace, object.name())?;
+    registry::patch(&call, Endpoint::Main, PatchType::Merge, object, &WriteOptions::default()).await?;
+    Ok(())
+}
+
+fn call<'a>(
+    server: &'a Inner,
+    caller: &'a Caller,
+    (group, version, resource): (&str, &str, &str),
+    namespace: &str,
+    name: &str,
+) -> Result<Call<'a>, Failure> {
     let kind = server.kind(group, version, resource)?;
     let path = ResourcePath {
         group: group.into(),
         version: version.into(),
         resource: resource.into(),
         namespace: namespace.into(),
+        name: name.into(),
         ..ResourcePath::default()
     };
-    let caller = Caller::controllers();
-    let call = Call::new(server, kind, path, &caller, "apiserver");
-    match registry::create(&call, object, &WriteOptions::default()).await {
-        Err(Failure::Api(error)) if error.reason == Reason::AlreadyExists => Ok(()),
-        Err(failure) => Err(failure),
-        Ok(_) => Ok(()),
-    }
+    Ok(Call::new(server, kind, path, caller, "apiserver"))
 }

@@ -242,3 +242,17 @@ async fn every_cluster_has_its_first_objects() {
     let (code, service) = client.get("/api/v1/namespaces/default/services/kubernetes").await;
     assert_eq!((code, service["spec"]["clusterIP"].as_str()), (200, Some("10.96.0.1")), "{service}");
 }
+
+/// A control plane that was killed came up again with "provided IP is already allocated" and stayed down.
+#[tokio::test]
+async fn a_second_start_finds_its_first_objects_and_follows_the_address() {
+    let client = Client::new().await;
+    for last in [15, 16] {
+        let advertise = Some((std::net::Ipv4Addr::new(10, 0, 2, last), 6443));
+        let options = controlplane_apiserver::Options { advertise, ..Default::default() };
+        let again = controlplane_apiserver::ApiServer::new(client.store.clone(), options);
+        again.bootstrap().await.expect("because everything that is missing can be made");
+        let (_, slice) = client.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await;
+        assert_eq!(slice["endpoints"][0]["addresses"][0], format!("10.0.2.{last}"), "{slice}");
+    }
+}
