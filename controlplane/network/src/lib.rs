@@ -20,3 +20,4 @@ pub use links::LinkError;
 pub use namespace::NamespaceError;
 pub use nftables::{ApplyError, NftSocket};
 pub use pods::{PodAddress, PodNetwork, PodNetworkError};
+pub use proxy::run;

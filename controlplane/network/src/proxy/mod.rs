@@ -4,6 +4,8 @@
 
 mod plan;
 mod ruleset;
+mod run;
 
 pub use plan::plan;
 pub use ruleset::{Frontend, Ruleset, ServicePort, TransportProtocol};
+pub use run::{ProxyError, run};
