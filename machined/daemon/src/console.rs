@@ -28,6 +28,7 @@ fn picture(status: &StatusReply, hostname: &str, port: u16) -> String {
         "maintenance" => "maintenance: waits for `cairnctl enroll` with the identity above",
         "enrolling" => "enrolling: waits for a signed commit that names the identity above",
         "stopping" => "stopping",
+        "starting" => "starting: reads its state",
         _ if status.ready => "healthy",
         _ => "starting",
     };

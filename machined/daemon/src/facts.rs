@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// Where PID 1 left its times.
 const BOOT_TIMES: &str = "/run/cairn/boot-times";
+/// Where machined writes down when its API answered first, for the machined after it.
+const API_TIME: &str = "/run/cairn/api-time";
 /// Longest files that are looked at here, in bytes.
 const FILE_BYTES_MAX: usize = 64 * 1024;
 
@@ -93,6 +95,17 @@ impl Facts {
             kernel_millis: mark(&short_file(BOOT_TIMES), "kernel").unwrap_or_default(),
         }
     }
+}
+
+/// When the machine API answered first since the kernel started, in milliseconds: `now` unless an earlier machined wrote it down.
+pub(crate) fn first_api_millis(now: u64) -> u64 {
+    if let Ok(first) = short_file(API_TIME).trim().parse() {
+        return first;
+    }
+    if let Err(error) = std::fs::write(API_TIME, now.to_string()) {
+        tracing::debug!(%error, path = API_TIME, "cannot write down when the API answered first");
+    }
+    now
 }
 
 /// Time since the kernel started.

@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 use machined_access::{Access, Principal, SignedLogin, authenticate, tls};
-use machined_controllers::ledger::DesiredMachine;
+use machined_controllers::ledger::{DesiredMachine, LedgerRead};
 use machined_runtime::Reader;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use std::net::SocketAddr;
@@ -25,12 +25,13 @@ pub(crate) struct Connection {
 #[derive(Clone)]
 pub(crate) struct Gate {
     desired: Reader<DesiredMachine>,
+    ledger: Reader<LedgerRead>,
 }
 
 impl Gate {
     /// Reads the access table from the desired machine.
-    pub(crate) fn new(desired: Reader<DesiredMachine>) -> Self {
-        Gate { desired }
+    pub(crate) fn new(desired: Reader<DesiredMachine>, ledger: Reader<LedgerRead>) -> Self {
+        Gate { desired, ledger }
     }
 
     /// Says who calls, or why they may not call `name`.
@@ -62,6 +63,11 @@ impl Gate {
         request: &Request<T>,
     ) -> Result<Principal, Status> {
         let Some(desired) = self.desired.get(DesiredMachine::ID) else {
+            if self.ledger.all().is_empty() {
+                return Err(Status::unavailable(
+                    "this machine is starting and has not read its ledger; try again in a moment",
+                ));
+            }
             return Err(Status::unavailable(
                 "this machine has no accepted step yet, so it knows nobody; its console shows what it waits for",
             ));

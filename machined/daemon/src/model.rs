@@ -8,7 +8,7 @@ use crate::reports::Reports;
 use machined_api::{Condition, StatusReply};
 use machined_controllers::identity::MachineKey;
 use machined_controllers::introduction::{IntroduceInbox, Introduced};
-use machined_controllers::ledger::{ApplyInbox, DesiredMachine};
+use machined_controllers::ledger::{ApplyInbox, DesiredMachine, LedgerRead};
 use machined_controllers::network::{LinkStatus, Names};
 use machined_controllers::services::{RestartRequests, ServiceSpec, ServiceStatus, Stopping};
 use machined_controllers::time::TimeStatus;
@@ -24,6 +24,7 @@ pub(crate) struct Model {
     pub(crate) keys: Reader<MachineKey>,
     pub(crate) introduced: Reader<Introduced>,
     pub(crate) desired: Reader<DesiredMachine>,
+    pub(crate) ledger: Reader<LedgerRead>,
     pub(crate) links: Reader<LinkStatus>,
     pub(crate) names: Reader<Names>,
     pub(crate) services: Reader<ServiceStatus>,
@@ -66,6 +67,7 @@ impl Model {
             keys: store.reader(),
             introduced: store.reader(),
             desired: store.reader(),
+            ledger: store.reader(),
             links: store.reader(),
             names: store.reader(),
             services: store.reader(),
@@ -105,7 +107,8 @@ impl Model {
         match (self.introduced.get(Introduced::ID), self.desired.get(DesiredMachine::ID)) {
             (_, Some(_)) => "running",
             (Some(Introduced::As(_)), None) => "enrolling",
-            (Some(Introduced::Not) | None, None) => "maintenance",
+            (Some(Introduced::Not), None) => "maintenance",
+            (None, None) => "starting",
         }
     }
 
@@ -165,6 +168,14 @@ impl Model {
             boot_kernel_ms: self.facts.kernel_millis,
             boot_api_ms: self.api_millis.load(Ordering::Relaxed),
         }
+    }
+
+    /// Waits until it is known where the machine belongs, what it should be, and which links it has. Who asks a machined that was just
+    /// started again must not be told of a machine without name and addresses.
+    pub(crate) async fn known(&mut self) {
+        self.introduced.wait_for(|set| !set.is_empty()).await;
+        self.ledger.wait_for(|set| !set.is_empty()).await;
+        self.links.wait_for(|set| !set.is_empty()).await;
     }
 
     /// Waits until something that [`Model::status`] shows may have changed.

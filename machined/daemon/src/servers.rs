@@ -3,7 +3,7 @@
 use crate::api::local_service::{LocalService, LocalStream};
 use crate::api::machine_service::MachineService;
 use crate::api::maintenance_service::MaintenanceService;
-use crate::facts::uptime;
+use crate::facts::{first_api_millis, uptime};
 use crate::gate::Gate;
 use crate::listener;
 use crate::model::Model;
@@ -86,10 +86,10 @@ pub(crate) async fn machine_api(mut model: Model, listener: TcpListener, mut sto
     let keys = ServerKeys::new(leaf(&key, &own)?)?;
     let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(Arc::clone(&keys), &["h2"])?));
     let millis = u64::try_from(uptime().as_millis()).unwrap_or(u64::MAX);
-    model.api_millis.store(millis, Ordering::Relaxed);
+    model.api_millis.store(first_api_millis(millis), Ordering::Relaxed);
     model.events.add("ApiServing", "machine", format!("{millis} ms after the kernel started"));
     let (streams, ready) = mpsc::channel(READY_STREAMS);
-    let gate = Gate::new(model.desired.clone());
+    let gate = Gate::new(model.desired.clone(), model.ledger.clone());
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .add_service(MachineServer::new(MachineService::new(gate, model.clone())))

@@ -1,6 +1,6 @@
 //! Reads the ledger at start, and takes what gitsync hands down.
 
-use super::{DesiredMachine, RawDesired};
+use super::{DesiredMachine, LedgerRead, RawDesired};
 use crate::block::{STATE, Volume};
 use crate::files::{FileError, FilesHost, Lasting};
 use crate::identity::MachineKey;
@@ -91,8 +91,8 @@ pub struct LedgerController<H> {
     keys: Reader<MachineKey>,
     introduced: Reader<Introduced>,
     desired: Writer<DesiredMachine>,
+    read: Writer<LedgerRead>,
     inbox: ApplyInbox,
-    loaded: bool,
 }
 
 impl<H: FilesHost> LedgerController<H> {
@@ -105,8 +105,8 @@ impl<H: FilesHost> LedgerController<H> {
             keys: ports.input(),
             introduced: ports.input(),
             desired: ports.output(),
+            read: ports.output(),
             inbox: inbox.clone(),
-            loaded: false,
         };
         (controller, inbox)
     }
@@ -115,25 +115,29 @@ impl<H: FilesHost> LedgerController<H> {
         Path::new(STATE).join("machined/ledger.json")
     }
 
+    fn is_read(&self) -> bool {
+        !self.read.current().is_empty()
+    }
+
     async fn load(&mut self) -> Result<(), LedgerError> {
-        if self.loaded || !self.volumes.all().contains_key(STATE) {
+        if self.is_read() || !self.volumes.all().contains_key(STATE) {
             return Ok(());
         }
         let path = Self::path();
         let bytes = self.host.read(&path, LEDGER_BYTES_MAX).await.map_err(LedgerError::File)?;
+        let desired = bytes.map(|bytes| understand(path, &bytes)).transpose();
+        if let Ok(Some(desired)) = &desired {
+            self.desired.put(DesiredMachine::ID, desired.clone());
+        }
         // A ledger that cannot be understood is replaced by gitsync, which has the accepted commit; it must not block that.
-        self.loaded = true;
-        let Some(bytes) = bytes else { return Ok(()) };
-        let raw = serde_json::from_slice(&bytes).map_err(|source| LedgerError::Json { path, source })?;
-        let desired = DesiredMachine::read(raw).map_err(LedgerError::Documents)?;
-        self.desired.put(DesiredMachine::ID, desired);
-        Ok(())
+        self.read.put(LedgerRead::ID, LedgerRead);
+        desired.map(|_| ())
     }
 
     /// Decides whether `raw` may be applied; `None` when it is applied already.
     fn judge(&self, raw: RawDesired) -> Result<Option<DesiredMachine>, ApplyError> {
         let missing = |missing| ApplyError::NotReady { missing };
-        if !self.loaded {
+        if !self.is_read() {
             return Err(missing("the state volume"));
         }
         let own = self.keys.get(MachineKey::ID).ok_or_else(|| missing("the identity"))?.fingerprint;
@@ -173,6 +177,12 @@ impl<H: FilesHost> LedgerController<H> {
         self.desired.put(DesiredMachine::ID, desired);
         Ok(())
     }
+}
+
+/// The desired machine in a ledger file.
+fn understand(path: PathBuf, bytes: &[u8]) -> Result<DesiredMachine, LedgerError> {
+    let raw = serde_json::from_slice(bytes).map_err(|source| LedgerError::Json { path, source })?;
+    DesiredMachine::read(raw).map_err(LedgerError::Documents)
 }
 
 impl<H: FilesHost> Controller for LedgerController<H> {

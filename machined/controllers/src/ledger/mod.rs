@@ -66,3 +66,16 @@ impl DesiredMachine {
 impl Resource for DesiredMachine {
     const KIND: &'static str = "desired machine";
 }
+
+/// The ledger was read, whatever was in it; the id is [`LedgerRead::ID`]. Before that nobody can say what the machine should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerRead;
+
+impl LedgerRead {
+    /// The id of the one mark.
+    pub const ID: &'static str = "read";
+}
+
+impl Resource for LedgerRead {
+    const KIND: &'static str = "ledger read";
+}

@@ -68,6 +68,14 @@ impl LocalStream {
     }
 }
 
+#[cfg(test)]
+impl LocalStream {
+    /// A connection of a given caller.
+    pub(crate) fn of(stream: UnixStream, caller: Caller) -> Self {
+        LocalStream { stream, caller }
+    }
+}
+
 impl Connected for LocalStream {
     type ConnectInfo = Caller;
     fn connect_info(&self) -> Caller {
@@ -215,6 +223,7 @@ impl Local for LocalService {
         let mut model = self.model.clone();
         let contexts = async_stream::stream! {
             let mut told = None;
+            model.known().await;
             loop {
                 let context = context_of(&model);
                 if told.as_ref() != Some(&context) {

@@ -16,7 +16,8 @@ use machined_api::{
 };
 use machined_controllers::identity::MachineKey;
 use machined_controllers::introduction::{Introduced, Introduction};
-use machined_controllers::ledger::{DesiredMachine, RawDesired};
+use machined_controllers::ledger::{DesiredMachine, LedgerRead, RawDesired};
+use machined_controllers::network::LinkStatus;
 use machined_controllers::services::{RestartRequests, ServiceState, ServiceStatus};
 use machined_ids::{ClusterId, Fingerprint, Generation, Seq, StepId};
 use machined_reconcile::{Restart, Supervisor, Trigger};
@@ -41,6 +42,8 @@ struct Machine {
     model: Model,
     introduced: Writer<Introduced>,
     desired: Writer<DesiredMachine>,
+    ledger: Writer<LedgerRead>,
+    links: Writer<LinkStatus>,
     services: Writer<ServiceStatus>,
 }
 
@@ -74,6 +77,8 @@ async fn machine() -> Machine {
         model,
         introduced: store.writer().expect("because nobody else writes it"),
         desired: store.writer().expect("because nobody else writes it"),
+        ledger: store.writer().expect("because nobody else writes it"),
+        links: store.writer().expect("because nobody else writes it"),
         services: store.writer().expect("because nobody else writes it"),
     }
 }
@@ -283,6 +288,60 @@ async fn maintenance_is_gone_once_the_machine_belongs_to_a_cluster() {
     assert_eq!(second.expect_err("because there is one already").code(), Code::FailedPrecondition);
     assert!(client.identify(IdentifyRequest {}).await.is_err());
     machine.end().await;
+}
+
+#[tokio::test]
+async fn a_service_is_told_its_place_only_when_all_of_it_is_known() {
+    use crate::api::local_service::{Caller, LocalService, LocalStream};
+    use machined_api::ContextRequest;
+    use machined_api::local_client::LocalClient;
+    use machined_api::local_server::LocalServer;
+
+    let (machine, ada) = (machine().await, Ada::new(1));
+    let (ours, theirs) = tokio::net::UnixStream::pair().expect("because there are sockets");
+    let stream = LocalStream::of(theirs, Caller::Service("gitsync".to_owned()));
+    let incoming =
+        tokio_stream::StreamExt::chain(tokio_stream::iter([Ok::<_, std::io::Error>(stream)]), tokio_stream::pending());
+    let server = LocalServer::new(LocalService::new(machine.model.clone()));
+    machine.supervisor.spawn("local API", Restart::Never, {
+        let mut serving = Some(tonic::transport::Server::builder().add_service(server).serve_with_incoming(incoming));
+        move |_| serving.take().expect("because it is started once")
+    });
+    let mut ours = Some(TokioIo::new(ours));
+    let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+        let ours = ours.take().ok_or(std::io::ErrorKind::AddrInUse);
+        async move { ours.map_err(std::io::Error::from) }
+    });
+    let channel = Endpoint::from_static("http://machined").connect_with_connector(connector).await;
+    let mut client = LocalClient::new(channel.expect("because the other end is served"));
+    let contexts = client.context(ContextRequest {}).await.expect("because gitsync may ask");
+    let mut contexts = contexts.into_inner();
+    tokio::select! {
+        biased;
+        early = contexts.message() => panic!("told too early: {early:?}"),
+        () = tokio::task::yield_now() => {}
+    }
+    machine.introduced.put(Introduced::ID, Introduced::Not);
+    machine.links.put("eth0", link("10.0.2.15/24"));
+    machine.accept(&ada, Access::Reader);
+    machine.ledger.put(LedgerRead::ID, LedgerRead);
+    let context = contexts.message().await.expect("because the stream lives").expect("because all is known");
+    assert_eq!((context.machine.as_str(), context.generation), ("cp1", 1));
+    assert_eq!(context.addresses, ["10.0.2.15/24"]);
+    machine.end().await;
+}
+
+fn link(address: &str) -> LinkStatus {
+    LinkStatus {
+        index: 2,
+        hardware: vec![2, 0, 0, 0, 0, 1],
+        physical: true,
+        loopback: false,
+        up: true,
+        carrier: true,
+        addresses: vec![address.parse().expect("because it is an address")],
+        gateways: Vec::new(),
+    }
 }
 
 #[tokio::test]
