@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::error::FieldError;
+use crate::field_error::FieldError;
 use crate::schema::Schema;
 use crate::table::Printer;
 

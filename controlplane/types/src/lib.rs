@@ -11,6 +11,7 @@ pub mod delete;
 pub mod discovery;
 pub mod duration;
 pub mod error;
+pub mod field_error;
 pub mod kind;
 pub mod kinds;
 pub mod object;
@@ -26,6 +27,7 @@ pub mod table;
 pub mod validate;
 pub mod write;
 
-pub use error::{ApiError, FieldError, Reason};
+pub use error::{ApiError, Reason};
+pub use field_error::FieldError;
 pub use kind::{Endpoint, KindInfo, Scope, Subresource};
 pub use registry::Registry;

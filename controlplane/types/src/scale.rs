@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::error::{ApiError, FieldError};
+use crate::error::ApiError;
+use crate::field_error::FieldError;
 use crate::kind::KindInfo;
 use crate::object::{self, Object};
 use crate::selector;

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::apply;
-use crate::error::{ApiError, FieldError};
+use crate::error::ApiError;
+use crate::field_error::FieldError;
 use crate::kind::{Endpoint, Generation, KindInfo};
 use crate::object::{self, Object};
 use crate::validate;

@@ -290,6 +290,9 @@ fn kubectl_takes_over_what_client_side_apply_set() {
     let next = config_map(json!({"a": "2"}));
     let new = cluster.apply(Some(&object), &next, "kubectl", false).expect("because kubectl takes over from itself");
     assert_eq!(new["data"], json!({"a": "2"}));
+    let annotation = &new["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"];
+    let kept: Value = serde_json::from_str(annotation.as_str().unwrap_or_default()).expect("because it is JSON");
+    assert_eq!(kept, next, "the annotation says what was applied last");
     let error = cluster.apply(Some(&object), &next, "someone", false).expect_err("because only kubectl may");
     assert_eq!(
         error.message,

@@ -4,6 +4,7 @@
 //! configuration, removes what its manager no longer wants, and refuses what belongs to others.
 
 pub mod managed;
+mod merge;
 pub mod set;
 mod typed;
 
@@ -58,21 +59,28 @@ pub fn apply(context: &WriteContext<'_>, old: Option<&Value>, config: Value, for
     let config = checked_config(context, config)?;
     let empty = json!({});
     let live = old.unwrap_or(&empty);
-    match merge_config(context, live, &config, force) {
-        Ok(merged) => Ok(merged),
-        Err(Refused::Shape(error)) => Err(error),
-        Err(Refused::Conflicts(conflicts)) => {
-            if context.manager == KUBECTL {
-                let allowed = from_last_applied(context, live);
-                let foreign = without(conflicts, &allowed);
-                return match foreign.is_empty() {
-                    false => Err(conflict_error(&foreign)),
-                    true => merge_config(context, live, &config, true).map_err(Refused::into_error),
-                };
+    let mut merged = match merge_config(context, live, &config, force) {
+        Err(Refused::Conflicts(conflicts)) if context.manager == KUBECTL => {
+            let foreign = without(conflicts, &from_last_applied(context, live));
+            if !foreign.is_empty() {
+                return Err(conflict_error(&foreign));
             }
-            Err(conflict_error(&conflicts))
+            merge_config(context, live, &config, true)
         }
+        result => result,
     }
+    .map_err(Refused::into_error)?;
+    if context.manager == KUBECTL && live.annotation(LAST_APPLIED).is_some() {
+        sync_last_applied(&mut merged, &config);
+    }
+    Ok(merged)
+}
+
+/// Keeps the annotation of client-side apply true, for people who go back to it.
+fn sync_last_applied(merged: &mut Value, config: &Value) {
+    let mut config = config.clone();
+    object::remove(&mut config, &["metadata", "annotations"], LAST_APPLIED);
+    object::set(merged, &["metadata", "annotations"], LAST_APPLIED, config.to_string());
 }
 
 enum Refused {
@@ -137,10 +145,10 @@ fn merge_config(context: &WriteContext<'_>, live: &Value, config: &Value, force:
     strip(&mut entry.fields, context);
 
     let last = entries.iter().position(|known| known.is_same(&entry)).map(|at| entries.remove(at));
-    let mut merged = typed::merged(root, &live, config);
+    let mut merged = merge::merged(root, &live, config);
     if let Some(last) = &last {
         entries.iter().for_each(|other| owned.unite(&other.fields));
-        typed::prune(root, &mut merged, &last.fields, &owned);
+        merge::prune(root, &mut merged, &last.fields, &owned);
     }
 
     let difference = typed::compare(root, &live, &merged);

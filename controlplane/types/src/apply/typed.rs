@@ -1,12 +1,12 @@
-//! Objects seen through their schema: which paths they have, how two differ, how one is merged into the other.
+//! Objects seen through their schema: which paths they have, and how two differ. [`super::merge`] joins them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, LazyLock};
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
 use super::set::FieldSet;
-use crate::schema::{Field, ListType, MergeRule, Schema, Shape};
+use crate::schema::{ListType, MergeRule, Schema, Shape};
 
 /// A type with the merge rules of the place where it stands.
 #[derive(Clone, Copy)]
@@ -16,13 +16,10 @@ pub(super) struct Typed<'a> {
 }
 
 static NO_RULE: LazyLock<MergeRule> = LazyLock::new(MergeRule::default);
-static ANYTHING: LazyLock<Field> = LazyLock::new(|| Field {
-    schema: Arc::new(Schema { name: String::new(), shape: Shape::Any, atomic: false }),
-    rule: MergeRule::default(),
-});
+static ANYTHING: Schema = Schema { name: String::new(), shape: Shape::Any, atomic: false };
 
 /// How a value is taken apart.
-enum Parts<'a> {
+pub(super) enum Parts<'a> {
     /// Not at all.
     Leaf,
     /// By field or key.
@@ -37,39 +34,41 @@ impl<'a> Typed<'a> {
     }
 
     /// Tells whether values here are owned as a whole.
-    fn whole(&self) -> bool {
+    pub(super) fn whole(&self) -> bool {
         match &self.schema.shape {
             Shape::Object(_) | Shape::Map(_) | Shape::Any => self.rule.atomic || self.schema.atomic,
             Shape::List(_) => self.rule.list == ListType::Atomic,
-            _ => true,
+            Shape::Text
+            | Shape::Time(_)
+            | Shape::Bytes
+            | Shape::Int32
+            | Shape::Int64
+            | Shape::Number
+            | Shape::Boolean
+            | Shape::IntOrString
+            | Shape::Quantity => true,
         }
     }
 
-    fn parts<'v>(&self, value: &'v Value) -> Parts<'v> {
+    pub(super) fn parts<'v>(&self, value: &'v Value) -> Parts<'v> {
         match value {
             Value::Object(map) if !self.whole() => Parts::Fields(map),
-            Value::Array(list) if !self.whole() && matches!(self.schema.shape, Shape::List(_)) => Parts::Items(list),
+            Value::Array(list) if !self.whole() && self.schema.items().is_some() => Parts::Items(list),
             _ => Parts::Leaf,
         }
     }
 
     /// Returns the type of a field, and whether the field is named in the schema (and not a key of a map).
-    fn field(&self, name: &str) -> (Typed<'a>, bool) {
-        match &self.schema.shape {
-            Shape::Object(fields) => match fields.get(name) {
-                Some(field) => (Typed { schema: &field.schema, rule: &field.rule }, true),
-                None => (anything(), false),
-            },
-            Shape::Map(values) => (Typed { schema: values, rule: &NO_RULE }, false),
-            _ => (anything(), false),
+    pub(super) fn field(&self, name: &str) -> (Typed<'a>, bool) {
+        if let Some(field) = self.schema.field(name) {
+            return (Typed { schema: &field.schema, rule: &field.rule }, true);
         }
+        let schema = self.schema.values().unwrap_or(&ANYTHING);
+        (Typed { schema, rule: &NO_RULE }, false)
     }
 
-    fn item(&self) -> Typed<'a> {
-        match &self.schema.shape {
-            Shape::List(items) => Typed { schema: items, rule: &NO_RULE },
-            _ => anything(),
-        }
+    pub(super) fn item(&self) -> Typed<'a> {
+        Typed { schema: self.schema.items().unwrap_or(&ANYTHING), rule: &NO_RULE }
     }
 
     /// Returns the step that leads to an entry.
@@ -106,13 +105,9 @@ impl<'a> Typed<'a> {
         }
     }
 
-    fn is_key(&self, field: &str) -> bool {
+    pub(super) fn is_key(&self, field: &str) -> bool {
         matches!(&self.rule.list, ListType::Map(names) if names.iter().any(|name| name == field))
     }
-}
-
-fn anything() -> Typed<'static> {
-    Typed { schema: &ANYTHING.schema, rule: &NO_RULE }
 }
 
 fn is_empty_map(value: &Value) -> bool {
@@ -238,7 +233,7 @@ fn one_sided(typed: Typed<'_>, value: &Value, path: &mut Vec<String>, into: &mut
 
 /// Entries by step; of several with one step the first counts, and one without its keys is passed over (stored objects may
 /// have such entries, configurations may not).
-fn by_step<'v>(typed: Typed<'_>, list: &'v [Value]) -> BTreeMap<String, &'v Value> {
+pub(super) fn by_step<'v>(typed: Typed<'_>, list: &'v [Value]) -> BTreeMap<String, &'v Value> {
     let mut map = BTreeMap::new();
     for item in list {
         if let Ok(step) = typed.step(item) {
@@ -246,92 +241,4 @@ fn by_step<'v>(typed: Typed<'_>, list: &'v [Value]) -> BTreeMap<String, &'v Valu
         }
     }
     map
-}
-
-/// Merges `config` into `live`: what `config` sets wins, the rest stays; entries follow the order of `config`.
-pub(super) fn merged(typed: Typed<'_>, live: &Value, config: &Value) -> Value {
-    match (typed.parts(live), typed.parts(config)) {
-        (Parts::Fields(live), Parts::Fields(config)) => {
-            let mut map = live.clone();
-            for (key, value) in config {
-                let below = typed.field(key).0;
-                let value = live.get(key).map_or_else(|| value.clone(), |live| merged(below, live, value));
-                map.insert(key.clone(), value);
-            }
-            Value::Object(map)
-        }
-        (Parts::Items(live), Parts::Items(config)) => Value::Array(merged_items(typed, live, config)),
-        _ => config.clone(),
-    }
-}
-
-fn merged_items(typed: Typed<'_>, live: &[Value], config: &[Value]) -> Vec<Value> {
-    let step = |item: &Value| typed.step(item).unwrap_or_default();
-    let wanted = by_step(typed, config);
-    let have = by_step(typed, live);
-    let mut result = Vec::with_capacity(live.len() + config.len());
-    let mut rest = live.iter().map(|item| (step(item), item)).peekable();
-    let mut done = BTreeSet::new();
-    for item in config {
-        // Entries of others stay where they are, entries that were merged already are not taken twice.
-        while let Some((here, other)) = rest.next_if(|(here, _)| !wanted.contains_key(here) || done.contains(here)) {
-            if !wanted.contains_key(&here) {
-                result.push(other.clone());
-            }
-        }
-        let here = step(item);
-        result.push(have.get(&here).map_or_else(|| item.clone(), |live| merged(typed.item(), live, item)));
-        done.insert(here);
-    }
-    result.extend(rest.filter(|(here, _)| !wanted.contains_key(here)).map(|(_, other)| other.clone()));
-    result
-}
-
-/// Removes what the manager owned (`last`) and nobody owns any more (`owned` is what all own now).
-pub(super) fn prune(typed: Typed<'_>, value: &mut Value, last: &FieldSet, owned: &FieldSet) {
-    if typed.whole() {
-        return;
-    }
-    match value {
-        Value::Object(map) => prune_fields(typed, map, last, owned, |_| false),
-        Value::Array(list) => {
-            list.retain_mut(|item| {
-                let Ok(step) = typed.step(item) else { return true };
-                let Some(last) = last.child(&step) else { return true };
-                match owned.child(&step).filter(|owned| !owned.is_empty()) {
-                    None => !last.member,
-                    Some(owned) => {
-                        let below = typed.item();
-                        if let (Value::Object(map), false) = (&mut *item, below.whole()) {
-                            prune_fields(below, map, last, owned, |field| typed.is_key(field));
-                        }
-                        true
-                    }
-                }
-            });
-        }
-        _ => {}
-    }
-}
-
-fn prune_fields(
-    typed: Typed<'_>,
-    map: &mut Map<String, Value>,
-    last: &FieldSet,
-    owned: &FieldSet,
-    is_key: impl Fn(&str) -> bool,
-) {
-    for (step, last) in &last.children {
-        let Some(name) = step.strip_prefix("f:").filter(|name| !is_key(name)) else { continue };
-        let (below, named) = typed.field(name);
-        match owned.child(step).filter(|owned| !owned.is_empty()) {
-            None if last.member || named => drop(map.remove(name)),
-            None => {}
-            Some(owned) => {
-                if let Some(value) = map.get_mut(name) {
-                    prune(below, value, last, owned);
-                }
-            }
-        }
-    }
 }

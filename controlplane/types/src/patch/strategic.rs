@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
-use crate::schema::{Field, MergeRule, Schema, Shape};
+use crate::schema::{Field, MergeRule, Schema};
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -26,12 +26,9 @@ pub(super) fn apply(schema: &Schema, target: &mut Value, patch: &Value) -> Resul
 
 /// What the schema knows of a field; nothing for free-form content.
 fn known<'a>(schema: Option<&'a Schema>, key: &str) -> (Option<&'a Schema>, Option<&'a MergeRule>) {
-    match schema.map(|schema| &schema.shape) {
-        Some(Shape::Object(fields)) => {
-            fields.get(key).map_or((None, None), |Field { schema, rule }| (Some(&**schema), Some(rule)))
-        }
-        Some(Shape::Map(values)) => (Some(&**values), None),
-        _ => (None, None),
+    match schema.and_then(|schema| schema.field(key)) {
+        Some(Field { schema, rule }) => (Some(&**schema), Some(rule)),
+        None => (schema.and_then(Schema::values), None),
     }
 }
 
@@ -96,10 +93,7 @@ fn merge_value(
         (old, Value::Array(patch)) if rule.is_some_and(|rule| rule.patch_merge) => {
             let mut list = old.and_then(|old| old.as_array().cloned()).unwrap_or_default();
             let merge_key = rule.map_or("", |rule| rule.patch_key.as_str());
-            let items = schema.and_then(|schema| match &schema.shape {
-                Shape::List(items) => Some(&**items),
-                _ => None,
-            });
+            let items = schema.and_then(Schema::items);
             merge_list(items, merge_key, &mut list, patch)?;
             target.insert(key.to_string(), Value::Array(list));
         }

@@ -68,20 +68,16 @@ pub struct Field {
 impl Schema {
     /// Finds a known field; `None` for types without fields.
     pub fn field(&self, name: &str) -> Option<&Field> {
-        match &self.shape {
-            Shape::Object(fields) => fields.get(name),
-            Shape::Map(_)
-            | Shape::List(_)
-            | Shape::Text
-            | Shape::Time(_)
-            | Shape::Bytes
-            | Shape::Int32
-            | Shape::Int64
-            | Shape::Number
-            | Shape::Boolean
-            | Shape::IntOrString
-            | Shape::Quantity
-            | Shape::Any => None,
-        }
+        if let Shape::Object(fields) = &self.shape { fields.get(name) } else { None }
+    }
+
+    /// Returns the type of a list's entries.
+    pub fn items(&self) -> Option<&Schema> {
+        if let Shape::List(items) = &self.shape { Some(items) } else { None }
+    }
+
+    /// Returns the type of a map's values.
+    pub fn values(&self) -> Option<&Schema> {
+        if let Shape::Map(values) = &self.shape { Some(values) } else { None }
     }
 }

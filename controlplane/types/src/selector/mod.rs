@@ -2,6 +2,7 @@
 
 mod field;
 mod label;
+mod parser;
 pub mod typed;
 
 pub use field::FieldSelector;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::PLAIN;
 use super::rules::{IMMUTABLE, all, immutable, not_negative, one_of};
-use crate::error::FieldError;
+use crate::field_error::FieldError;
 use crate::kind::{Generation, NameRule, Strategy};
 use crate::object::{self, Object, list, set_default, text};
 use crate::table::{AGE, Column, NAME, Printer, age, column};

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::PLAIN;
 use crate::duration;
-use crate::error::FieldError;
+use crate::field_error::FieldError;
 use crate::kind::Strategy;
 use crate::object::{self, Object, number, text};
 use crate::table::{Column, NAME, Printer, column};

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::PLAIN;
 use super::rules::not_negative;
-use crate::error::FieldError;
+use crate::field_error::FieldError;
 use crate::kind::Strategy;
 use crate::object::{Object, number, text};
 use crate::table::{AGE, NAME, Printer, age, column};

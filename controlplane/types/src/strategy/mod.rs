@@ -33,7 +33,7 @@ pub use rbac::{CLUSTER_ROLE_BINDING, ROLE, ROLE_BINDING};
 pub use service::SERVICE;
 pub use workload::{DEPLOYMENT, REPLICA_SET};
 
-use crate::error::FieldError;
+use crate::field_error::FieldError;
 use crate::kind::{Generation, NameRule, Strategy};
 use crate::table;
 

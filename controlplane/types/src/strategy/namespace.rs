@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::PLAIN;
-use crate::error::FieldError;
+use crate::field_error::FieldError;
 use crate::kind::{NameRule, Strategy};
 use crate::object::{self, Object, list, set, text};
 use crate::table::{AGE, Column, NAME, Printer, age, column};

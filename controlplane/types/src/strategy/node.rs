@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::PLAIN;
 use super::rules::{all, one_of};
-use crate::error::FieldError;
+use crate::field_error::FieldError;
 use crate::kind::Strategy;
 use crate::object::{self, Object, list, set_default, text};
 use crate::table::{AGE, Column, NAME, Printer, age, column};

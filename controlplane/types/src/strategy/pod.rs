@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{PLAIN, pod_rules, pod_spec, pod_status};
-use crate::error::FieldError;
+use crate::field_error::FieldError;
 use crate::kind::{Generation, Strategy};
 use crate::object::{self, list, number, text};
 use crate::quantity::Quantity;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::rules::{all, not_negative, one_of, quantity, required_one_of};
-use crate::error::FieldError;
+use crate::field_error::FieldError;
 use crate::object::{self, list, number, text};
 use crate::validate::{self, names};
 

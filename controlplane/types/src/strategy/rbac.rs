@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::PLAIN;
 use super::rules::immutable;
-use crate::error::FieldError;
+use crate::field_error::FieldError;
 use crate::kind::{NameRule, Strategy};
 use crate::object::{Object, list, map_mut, set_default, text};
 use crate::table::{AGE, Column, NAME, Printer, age, column};

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::error::FieldError;
+use crate::field_error::FieldError;
 use crate::object;
 use crate::quantity::Quantity;
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::PLAIN;
 use super::rules::{IMMUTABLE, all, one_of, required_one_of};
-use crate::error::FieldError;
+use crate::field_error::FieldError;
 use crate::kind::{NameRule, Strategy};
 use crate::object::{self, Object, list, map_mut, number, set, set_default, text};
 use crate::table::{AGE, Column, NAME, Printer, age, column};

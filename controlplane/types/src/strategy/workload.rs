@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::rules::{immutable, not_negative, one_of};
 use super::{PLAIN, pod_rules, pod_spec};
-use crate::error::FieldError;
+use crate::field_error::FieldError;
 use crate::kind::{Generation, Strategy};
 use crate::object::{self, Object, list, number, set_default, text};
 use crate::selector::from_label_selector;

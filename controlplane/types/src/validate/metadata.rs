@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::names;
-use crate::error::FieldError;
+use crate::field_error::FieldError;
 use crate::kind::{KindInfo, NameRule};
 use crate::object::{self, Object};
 
