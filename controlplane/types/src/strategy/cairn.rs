@@ -1,4 +1,4 @@
-//! Our own kinds. gitsync alone writes them; what it writes is shown as it is.
+//! Our own kinds. gitsync alone writes them (`gitsync/daemon`, `objects.rs`); what it writes is shown as it is.
 
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ pub static MACHINE: Strategy = Strategy {
         columns: &[
             NAME,
             column("Role", "What the machine is for."),
-            column("Commit", "The commit that the machine runs."),
+            column("Commit", "The commit that describes the machine."),
             AGE,
             column("Identity", "Fingerprint of the machine's key.").wide(),
         ],
