@@ -191,7 +191,7 @@ fn file_problems(root: &Path, path: &str, layers: &Layers) -> Result<Vec<String>
     if lines > FILE_LINES_MAX {
         problems.push(format!("{path}: {lines} lines; more than {FILE_LINES_MAX}: is there a second room in it?"));
     }
-    for (number, line) in text.lines().enumerate() {
+    for (number, line) in production.lines().enumerate() {
         if line.chars().count() > LINE_CHARS_MAX && !line.contains("://") && !line.contains('"') {
             problems.push(format!("{path}:{}: longer than {LINE_CHARS_MAX} characters", number + 1));
         }
