@@ -2,7 +2,7 @@
 //!
 //! Pure: no I/O, no clock, no randomness; time, UIDs and name suffixes are arguments. Objects are `serde_json::Value` from end
 //! to end. The API server is the main caller: [`registry::Registry`] tells it what is served, [`decode`] reads bodies,
-//! [`write`] takes an object through defaulting, preparation and validation, [`patch`] makes new objects out of old ones,
+//! [`mod@write`] takes an object through defaulting, preparation and validation, [`patch`] makes new objects out of old ones,
 //! [`table`] and [`object`] shape answers. Controllers and the node agent use [`object`], [`quantity`] and [`selector`].
 
 pub mod apply;
