@@ -13,6 +13,8 @@ mod cache;
 mod client;
 mod error;
 mod https;
+#[cfg(test)]
+mod https_tests;
 mod informer;
 #[cfg(test)]
 mod informer_tests;

@@ -13,6 +13,7 @@ use controlplane_store::{
 };
 use machined_ids::Revision;
 use machined_reconcile::{Restart, Supervisor};
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{Config, Raft, RaftState, ReadPolicy, ServerState, SnapshotPolicy};
 use std::collections::BTreeMap;
@@ -167,6 +168,20 @@ impl Replica {
     /// [`StoreError::Unavailable`] when the disk fails.
     pub fn oldest(&self) -> Result<Revision, StoreError> {
         Ok(machine::position(&*self.disk.view()?)?.oldest)
+    }
+
+    /// Waits until the member cannot go on, and says why: a file could not be written, or it was closed. Nothing but opening it
+    /// again helps, so the process should end.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_watched().running_state {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "its raft task is gone".to_owned();
+            }
+        }
     }
 
     /// Stops the member: no more writes, everything synced. Watches end.

@@ -4,6 +4,8 @@
 
 mod execute;
 mod plan;
+#[cfg(test)]
+mod plan_tests;
 mod rollout;
 mod status;
 mod template;
