@@ -12,8 +12,10 @@ use init_boot::{Slot, UKI_FOLDER};
 const BOOT_LOADER: &str = "/EFI/BOOT/BOOTX64.EFI";
 /// Configuration of systemd-boot.
 const LOADER_CONFIGURATION: &str = "/loader/loader.conf";
-/// Bytes of a cluster: small enough that a partition of 64 MiB is still FAT32.
-const CLUSTER_BYTES: u32 = 512;
+/// Largest cluster, in bytes: firmware follows a file cluster by cluster.
+const CLUSTER_BYTES_MAX: u32 = 4096;
+/// FAT32 begins at 65525 clusters; some more, because the tables take room too.
+const CLUSTERS_MIN: u64 = 66_000;
 /// Number of the volume, fixed ("CARN").
 const VOLUME_ID: u32 = 0x4341_524e;
 /// Label of the volume, padded as FAT wants it.
@@ -34,6 +36,15 @@ fn loader_configuration() -> String {
     format!("default {}\ntimeout 0\neditor no\n", Slot::A.entry_name())
 }
 
+/// The largest cluster with which a partition of this size is FAT32.
+fn cluster_bytes(size: u64) -> u32 {
+    let mut bytes = CLUSTER_BYTES_MAX;
+    while bytes > 512 && size / u64::from(bytes) < CLUSTERS_MIN {
+        bytes /= 2;
+    }
+    bytes
+}
+
 /// Builds the partition's content.
 ///
 /// # Errors
@@ -47,7 +58,7 @@ pub fn build(size: u64, boot_loader: &[u8], uki: &[u8]) -> Result<Vec<u8>, EspEr
     let mut bytes = vec![0; length];
     let options = FormatVolumeOptions::new()
         .fat_type(FatType::Fat32)
-        .bytes_per_cluster(CLUSTER_BYTES)
+        .bytes_per_cluster(cluster_bytes(size))
         .volume_id(VOLUME_ID)
         .volume_label(VOLUME_LABEL);
     fatfs::format_volume(Cursor::new(&mut bytes[..]), options).map_err(failed("a file system"))?;
@@ -97,6 +108,13 @@ mod tests {
         let mut file = volume.root_dir().open_file("EFI/Linux/cairn-a.efi").expect("because it was written");
         file.read_to_string(&mut content).expect("because it is text");
         assert_eq!(content, "kernel image");
+    }
+
+    #[test]
+    fn clusters_are_as_large_as_fat32_allows() {
+        assert_eq!(cluster_bytes(SIZE), 512);
+        assert_eq!(cluster_bytes(128 << 20), 1024);
+        assert_eq!(cluster_bytes(260 << 20), 4096);
     }
 
     #[test]
