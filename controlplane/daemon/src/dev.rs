@@ -4,10 +4,12 @@
 //! key that this mode makes for itself, the store and the cluster's keys. People log in exactly as on a machine.
 
 use crate::leaf::LeafSource;
+use crate::node::{self, NodeConfig, Places};
 use crate::pki::write_secret;
 use crate::server::{Server, ServerConfig};
 use crate::table::{Table, TableWriter, table};
 use anyhow::{Context, Result};
+use controlplane_apiserver::Caller;
 use jiff::Timestamp;
 use machined_access::{AccessTable, IdentityKey, LEAF_LIFETIME, LeafKey, MachineEntry, MachineRole};
 use machined_ids::MachineName;
@@ -15,7 +17,7 @@ use machined_reconcile::{Restart, Stop, Supervisor};
 use rustls::pki_types::CertificateDer;
 use std::convert::Infallible;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,6 +25,9 @@ use tokio::sync::watch;
 
 /// How often the access file is looked at; a developer who edits it does not wait longer than this.
 const ACCESS_PERIOD: Duration = Duration::from_secs(2);
+
+/// Range of cluster IPs, as on a machine.
+const SERVICES: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 12);
 
 /// File in the access folder.
 const ACCESS_FILE: &str = "access.json";
@@ -45,6 +50,18 @@ pub(crate) struct DevArguments {
     /// Run no node agent and no pod network
     #[arg(long)]
     server_only: bool,
+    /// containerd's socket
+    #[arg(long, value_name = "SOCKET", default_value = "/run/containerd/containerd.sock")]
+    containerd: PathBuf,
+    /// The pause program, built with `cargo build -p controlplane-agent --bin pause`
+    #[arg(long, value_name = "FILE", default_value = "/usr/libexec/cairn/pause")]
+    pause: PathBuf,
+    /// Folder of OCI archives that are used before any registry; may be given several times
+    #[arg(long, value_name = "FOLDER")]
+    images: Vec<PathBuf>,
+    /// Address of the node [default: the one that this host sends from]
+    #[arg(long, value_name = "ADDRESS")]
+    node_address: Option<IpAddr>,
 }
 
 /// Runs until the process is told to end.
@@ -78,13 +95,47 @@ async fn serve(
         listen: arguments.listen,
         names: vec![arguments.listen.ip().to_string(), name.to_string()],
         advertise,
-        services: (Ipv4Addr::new(10, 96, 0, 0), 12),
+        services: SERVICES,
         domain: "cluster.local".into(),
     };
-    let server = Server::start(config, table, leaf, supervisor).await?;
+    let server = Server::start(config, table.clone(), leaf.clone(), supervisor).await?;
     server.run_controllers(name.as_str(), supervisor);
+    if !arguments.server_only {
+        let transport = server.transport(Caller::node(name.as_str(), ""));
+        node::start(node_config(arguments, name)?, transport, table, leaf, supervisor).await?;
+    }
     println!("Kubernetes API at https://{}", server.address);
     Ok(())
+}
+
+fn node_config(arguments: &DevArguments, name: &MachineName) -> Result<NodeConfig> {
+    let address = match arguments.node_address {
+        Some(address) => address,
+        None => routed_address().context("this host has no default route; name an address with --node-address")?,
+    };
+    let places = Places {
+        containerd: arguments.containerd.clone(),
+        pause: arguments.pause.clone(),
+        images: arguments.images.clone(),
+        shim_cgroup: None,
+        ..Places::default()
+    };
+    Ok(NodeConfig {
+        name: name.to_string(),
+        addresses: vec![address],
+        pods: (Ipv4Addr::new(10, 244, 0, 0), 16),
+        services: SERVICES,
+        mirrors: vec![],
+        places,
+    })
+}
+
+/// The address that this host sends from: where the kernel would route a packet to anywhere. Nothing is sent.
+fn routed_address() -> std::io::Result<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // An address that is nobody's (RFC 5737).
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// The identity key of this development machine, made on the first start.

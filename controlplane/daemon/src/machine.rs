@@ -4,10 +4,12 @@
 
 use crate::leaf::LeafSource;
 use crate::local::{Local, Place};
+use crate::node::{self, NodeConfig, Places};
 use crate::server::{Server, ServerConfig};
 use crate::table::{Table, TableWriter, table};
 use anyhow::{Context, Result, bail};
-use machined_config::Role;
+use controlplane_apiserver::Caller;
+use machined_config::{Cidr, Role};
 use machined_reconcile::Supervisor;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -64,9 +66,28 @@ async fn control_plane(
         services: (base, services.prefix()),
         domain: place.cluster.network.domain.clone(),
     };
-    let server = Server::start(config, table, leaf, supervisor).await?;
+    let server = Server::start(config, table.clone(), leaf.clone(), supervisor).await?;
     server.run_controllers(place.machine.name.as_str(), supervisor);
+    let transport = server.transport(Caller::node(place.machine.name.as_str(), ""));
+    node::start(node_config(place, advertise)?, transport, table, leaf, supervisor).await?;
     Ok(())
+}
+
+fn node_config(place: &Place, address: Ipv4Addr) -> Result<NodeConfig> {
+    let range = |cidr: Cidr| match cidr.network() {
+        IpAddr::V4(base) => Ok((base, cidr.prefix())),
+        IpAddr::V6(_) => bail!("cluster.kdl: pods and services must be IPv4 networks"),
+    };
+    let mirrors = place.machine.registries.iter();
+    let mirrors = mirrors.flat_map(|one| one.mirrors.iter().map(|url| (one.name.clone(), url.clone())));
+    Ok(NodeConfig {
+        name: place.machine.name.to_string(),
+        addresses: vec![address.into()],
+        pods: range(place.cluster.network.pods)?,
+        services: range(place.cluster.network.services)?,
+        mirrors: mirrors.collect(),
+        places: Places::default(),
+    })
 }
 
 /// The address by which others reach this machine.

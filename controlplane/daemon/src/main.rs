@@ -10,6 +10,7 @@ mod leaf;
 mod listener;
 mod local;
 mod machine;
+mod node;
 mod pki;
 mod server;
 mod table;
