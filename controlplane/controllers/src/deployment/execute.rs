@@ -2,6 +2,7 @@
 
 use super::Controller;
 use super::plan::{Plan, REVISION, Scale};
+use super::proportion::sizes;
 use super::rollout::wanted;
 use super::template::same;
 use crate::context::{Doing, StepError};
@@ -110,9 +111,13 @@ async fn scale(
 ) -> Result<(), StepError> {
     let (name, from) = (step.set.name(), wanted(&step.set));
     // The uid keeps a namesake safe; a version would only make the annotation just written a conflict.
-    let patch = json!({"metadata": {"uid": step.set.metadata.uid}, "spec": {"replicas": step.to}});
+    let metadata = json!({"uid": step.set.metadata.uid, "annotations": sizes(deployment)});
+    let patch = json!({"metadata": metadata, "spec": {"replicas": step.to}});
     let patched = sets.patch(name, Patch::Merge(&patch)).await;
     patched.doing(|| format!("scale ReplicaSet {} to {}", step.set.key(), step.to))?;
+    if step.to == from {
+        return Ok(());
+    }
     let direction = if step.to > from { "up" } else { "down" };
     let message = format!("Scaled {direction} replica set {name} from {from} to {}", step.to);
     controller.recorder.record(deployment, EventType::Normal, "ScalingReplicaSet", message);

@@ -6,6 +6,7 @@ mod execute;
 mod plan;
 #[cfg(test)]
 mod plan_tests;
+mod proportion;
 mod rollout;
 mod status;
 mod template;

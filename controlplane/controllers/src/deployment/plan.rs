@@ -1,6 +1,7 @@
 //! What a Deployment needs next: ReplicaSets to adopt, make, resize and delete; revisions; status.
 
-use super::rollout::{Strategy, new_size, old_sizes, replicas, strategy, wanted};
+use super::proportion::{DESIRED, MAX, scaled, sizes, was_scaled};
+use super::rollout::{Strategy, new_size, old_sizes, strategy, wanted};
 use super::status::{Sets, deadline_left, name_of, status};
 use super::template::{HASH_LABEL, current, hash};
 use crate::ownership::Claimed;
@@ -20,8 +21,8 @@ const OWN_ANNOTATIONS: [&str; 5] = [
     "kubectl.kubernetes.io/last-applied-configuration",
     REVISION,
     "deployment.kubernetes.io/revision-history",
-    "deployment.kubernetes.io/desired-replicas",
-    "deployment.kubernetes.io/max-replicas",
+    DESIRED,
+    MAX,
 ];
 
 /// Old ReplicaSets kept for going back, when the Deployment does not say.
@@ -36,7 +37,7 @@ pub(crate) struct Plan {
     pub(crate) create: Option<ReplicaSet>,
     /// Annotations that the new ReplicaSet should have and has not.
     pub(crate) annotate: Option<(Arc<ReplicaSet>, BTreeMap<String, String>)>,
-    /// New sizes, and the old ones for events.
+    /// New sizes.
     pub(crate) scale: Vec<Scale>,
     pub(crate) delete: Vec<Arc<ReplicaSet>>,
     /// The Deployment's own revision, if it differs.
@@ -71,7 +72,7 @@ pub(crate) fn plan(
         plan.write_status(deployment, new.as_ref(), &sets, now);
         return plan;
     }
-    if deployment.spec.as_ref().and_then(|spec| spec.paused) == Some(true) {
+    if deployment.spec.as_ref().and_then(|spec| spec.paused) == Some(true) || was_scaled(deployment, &sets) {
         plan.scale_only(deployment, new.as_ref(), &old);
     } else {
         plan.roll(deployment, new.as_ref(), &old, has_pods);
@@ -122,17 +123,14 @@ impl Plan {
         }
     }
 
-    /// A paused Deployment still has a size: that of the only ReplicaSet with pods, or of the newest.
+    /// A Deployment that is paused, or was scaled in the middle of a rollout, first gets its size. Its template waits.
     fn scale_only(&mut self, deployment: &Deployment, new: Option<&Arc<ReplicaSet>>, old: &[Arc<ReplicaSet>]) {
-        let active: Vec<&Arc<ReplicaSet>> = new.into_iter().chain(old).filter(|set| wanted(set) > 0).collect();
-        let target = match active[..] {
-            [] => new.or(old.last()),
-            [only] => Some(only),
-            // In the middle of a rollout the rest is left as it is.
-            [..] => None,
-        };
-        if let Some(set) = target.filter(|set| wanted(set) != replicas(deployment)) {
-            self.resize(set, replicas(deployment));
+        let remember = sizes(deployment);
+        for (set, size) in scaled(deployment, new, old) {
+            let remembers = remember.iter().all(|(key, value)| set.annotation(key) == Some(value));
+            if size != wanted(&set) || !remembers {
+                self.scale.push(Scale { set, to: size });
+            }
         }
     }
 
@@ -186,6 +184,7 @@ fn set_annotations(deployment: &Deployment, revision: &str) -> BTreeMap<String, 
     let mut annotations = deployment.metadata.annotations.clone().unwrap_or_default();
     annotations.retain(|key, _| !OWN_ANNOTATIONS.contains(&key.as_str()));
     annotations.insert(REVISION.to_owned(), revision.to_owned());
+    annotations.extend(sizes(deployment));
     annotations
 }
 

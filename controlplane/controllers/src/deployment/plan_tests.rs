@@ -1,6 +1,7 @@
 //! A Deployment's plan, decision by decision.
 
 use super::plan::{Plan, REVISION, plan};
+use super::proportion::{DESIRED, MAX};
 use super::template::HASH_LABEL;
 use crate::ownership::claim;
 use controlplane_client::Object;
@@ -29,7 +30,7 @@ fn set(name: &str, image: &str, replicas: i32, revision: &str) -> Arc<ReplicaSet
     let labels = json!({"app": "web", HASH_LABEL: name});
     let object = json!({
         "metadata": {"name": name, "namespace": "a", "uid": name, "generation": 1, "labels": labels,
-            "annotations": {REVISION: revision}, "ownerReferences": [owner]},
+            "annotations": {REVISION: revision, DESIRED: "2", MAX: "3"}, "ownerReferences": [owner]},
         "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
             "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": image}]}}},
         "status": {"replicas": replicas, "readyReplicas": replicas, "availableReplicas": replicas, "observedGeneration": 1},
