@@ -104,11 +104,12 @@ impl Model {
         if self.stopping.get(Stopping::ID).is_some() {
             return "stopping";
         }
+        let ledger_read = !self.ledger.all().is_empty();
         match (self.introduced.get(Introduced::ID), self.desired.get(DesiredMachine::ID)) {
             (_, Some(_)) => "running",
-            (Some(Introduced::As(_)), None) => "enrolling",
+            (Some(Introduced::As(_)), None) if ledger_read => "enrolling",
             (Some(Introduced::Not), None) => "maintenance",
-            (None, None) => "starting",
+            (Some(Introduced::As(_)) | None, None) => "starting",
         }
     }
 
@@ -184,6 +185,7 @@ impl Model {
             _ = self.keys.changed() => {}
             _ = self.introduced.changed() => {}
             _ = self.desired.changed() => {}
+            _ = self.ledger.changed() => {}
             _ = self.links.changed() => {}
             _ = self.names.changed() => {}
             _ = self.services.changed() => {}

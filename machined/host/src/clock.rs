@@ -1,5 +1,6 @@
 //! Time from SNTP servers (RFC 4330), and the machine's clock.
 
+use hickory_resolver::TokioResolver;
 use machined_controllers::time::{Offset, TimeError, TimeHost};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,6 +8,8 @@ use tokio::net::UdpSocket;
 
 /// Servers answer within a round trip; further away than this, their time is worth little.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Name servers are tried one after the other, each for a few seconds.
+const NAME_PATIENCE: Duration = Duration::from_secs(8);
 /// Length of a packet without authentication, in bytes.
 const PACKET_BYTES: usize = 48;
 /// Seconds from 1900, where NTP counts from, to 1970.
@@ -53,6 +56,18 @@ fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// The address of a server that is named by address or by name. The resolver file is read again each time: leases change it.
+async fn resolve(server: &str) -> std::io::Result<IpAddr> {
+    if let Ok(address) = server.parse() {
+        return Ok(address);
+    }
+    // glibc's resolver does not work in a static binary.
+    let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build()).map_err(std::io::Error::other)?;
+    let found = tokio::time::timeout(NAME_PATIENCE, resolver.lookup_ip(server)).await?;
+    let addresses = found.map_err(std::io::Error::other)?;
+    addresses.iter().next().ok_or_else(|| std::io::Error::other("the name has no address"))
+}
+
 async fn ask(address: IpAddr) -> std::io::Result<Offset> {
     let own = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     let socket = UdpSocket::bind((own, 0)).await?;
@@ -72,8 +87,7 @@ async fn ask(address: IpAddr) -> std::io::Result<Offset> {
 impl TimeHost for LinuxClock {
     async fn ask(&self, server: &str) -> Result<Offset, TimeError> {
         let failed = |source| TimeError { doing: format!("ask {server} for the time"), source };
-        let address =
-            server.parse().map_err(|_| failed(std::io::Error::other("a time server must be an IP address")))?;
+        let address = resolve(server).await.map_err(failed)?;
         ask(address).await.map_err(failed)
     }
 
