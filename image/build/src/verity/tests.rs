@@ -68,7 +68,8 @@ fn no_content_is_refused() {
 fn veritysetup_agrees() {
     let folder = tempfile::tempdir().expect("because temporary folders can be made");
     let path = folder.path().join("root.img");
-    for blocks in [2, 128, 129] {
+    // 16,385 blocks are the first that need three levels: a root of 64 MiB and one block.
+    for blocks in [2, 128, 129, 16_385] {
         let image = seal(data(blocks)).expect("because the data is small");
         std::fs::write(&path, &image.bytes).expect("because the folder is ours");
         let offset = format!("--hash-offset={}", blocks * BLOCK);
