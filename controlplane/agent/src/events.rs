@@ -21,7 +21,7 @@ const MESSAGE_LIMIT: usize = 1024;
 
 /// How grave an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Gravity {
+pub(crate) enum Gravity {
     /// As it should be.
     Normal,
     /// Not as it should be.
@@ -30,13 +30,13 @@ pub enum Gravity {
 
 /// Where events are handed in. Clones are handles to the same queue.
 #[derive(Clone)]
-pub struct Events {
+pub(crate) struct Events {
     sender: mpsc::Sender<Draft>,
 }
 
 /// The receiving end, for the one task that writes.
 #[derive(Clone)]
-pub struct EventQueue {
+pub(crate) struct EventQueue {
     receiver: Arc<Mutex<mpsc::Receiver<Draft>>>,
 }
 
@@ -54,14 +54,14 @@ struct Draft {
 
 /// A queue and its two ends.
 #[must_use]
-pub fn queue() -> (Events, EventQueue) {
+pub(crate) fn queue() -> (Events, EventQueue) {
     let (sender, receiver) = mpsc::channel(WAITING);
     (Events { sender }, EventQueue { receiver: Arc::new(Mutex::new(receiver)) })
 }
 
 impl Events {
     /// Tells something about a pod or one of its containers.
-    pub fn tell(
+    pub(crate) fn tell(
         &self,
         pod: &Pod,
         container: Option<&str>,
@@ -99,7 +99,7 @@ impl EventQueue {
     ///
     /// # Errors
     /// Never; the type is there for the supervisor.
-    pub async fn run(self, client: Client, node: String, mut stop: Stop) -> Result<(), ClientError> {
+    pub(crate) async fn run(self, client: Client, node: String, mut stop: Stop) -> Result<(), ClientError> {
         let mut receiver = self.receiver.lock().await;
         let mut known: HashMap<Draft, (String, i32)> = HashMap::new();
         loop {

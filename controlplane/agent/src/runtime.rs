@@ -13,24 +13,24 @@ use std::time::Duration;
 
 /// Name of a container in the runtime: 64 hexadecimal digits, a function of pod uid, container name and attempt.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ContainerId(String);
+pub(crate) struct ContainerId(String);
 
 impl ContainerId {
     /// The id of an attempt at a container; the same again after a crash, so that a half-made one is found.
     #[must_use]
-    pub fn of(pod_uid: &str, kind: Kind, name: &str, attempt: u32) -> Self {
+    pub(crate) fn of(pod_uid: &str, kind: Kind, name: &str, attempt: u32) -> Self {
         Self(hex(&Sha256::digest(format!("{pod_uid}/{}/{name}/{attempt}", kind.label()))))
     }
 
     /// An id that the runtime told.
     #[must_use]
-    pub fn from_runtime(id: impl Into<String>) -> Self {
+    pub(crate) fn from_runtime(id: impl Into<String>) -> Self {
         Self(id.into())
     }
 
     /// The text.
     #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -43,7 +43,7 @@ impl fmt::Display for ContainerId {
 
 /// What a container is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Holds the pod's namespaces.
     Sandbox,
     /// One of the pod's init containers.
@@ -55,7 +55,7 @@ pub enum Kind {
 impl Kind {
     /// As it is written in labels.
     #[must_use]
-    pub fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Sandbox => "sandbox",
             Self::Init => "init",
@@ -65,50 +65,50 @@ impl Kind {
 
     /// Reads a label.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         [Self::Sandbox, Self::Init, Self::App].into_iter().find(|kind| kind.label() == text)
     }
 }
 
 /// A container as the runtime knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Container {
+pub(crate) struct Container {
     /// Its id.
-    pub id: ContainerId,
+    pub(crate) id: ContainerId,
     /// Pod it belongs to.
-    pub pod: PodKey,
+    pub(crate) pod: PodKey,
     /// What it is for.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// Name in the pod; empty for the sandbox.
-    pub name: String,
+    pub(crate) name: String,
     /// 0 for the first one of that name, one more each time.
-    pub attempt: u32,
+    pub(crate) attempt: u32,
     /// How many short runs in a row came before it; decides the next back-off.
-    pub short_runs: u32,
+    pub(crate) short_runs: u32,
     /// Image as the pod names it.
-    pub image: String,
+    pub(crate) image: String,
     /// Digest of the image.
-    pub image_id: String,
+    pub(crate) image_id: String,
     /// Address, of a sandbox.
-    pub address: Option<String>,
+    pub(crate) address: Option<String>,
     /// What it is doing.
-    pub state: State,
+    pub(crate) state: State,
 }
 
 /// A pod's names; they do not change in its life.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PodKey {
+pub(crate) struct PodKey {
     /// Unique over time.
-    pub uid: String,
+    pub(crate) uid: String,
     /// Namespace.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Name.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// What a container is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// Made and never started: the agent died in between.
     Created,
     /// A process runs.
@@ -124,51 +124,60 @@ pub enum State {
 
 /// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exit {
+pub(crate) struct Exit {
     /// Exit code; 128 and the signal when a signal ended it.
-    pub code: i32,
+    pub(crate) code: i32,
     /// When it was started, if it ever was.
-    pub started: Option<Timestamp>,
+    pub(crate) started: Option<Timestamp>,
     /// When it ended.
-    pub finished: Timestamp,
+    pub(crate) finished: Timestamp,
     /// For people and machines: "Completed", "Error", "OOMKilled", "ContainerCannotRun", "Unknown".
-    pub reason: String,
+    pub(crate) reason: String,
     /// What went wrong, when it never ran.
-    pub message: Option<String>,
+    pub(crate) message: Option<String>,
 }
 
 /// A container to be made.
 #[derive(Clone, Debug)]
-pub struct NewContainer {
+pub(crate) struct NewContainer {
     /// Pod it belongs to.
-    pub pod: PodKey,
+    pub(crate) pod: PodKey,
     /// What it is for.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// Name in the pod; empty for the sandbox.
-    pub name: String,
+    pub(crate) name: String,
     /// See [`Container::attempt`].
-    pub attempt: u32,
+    pub(crate) attempt: u32,
     /// See [`Container::short_runs`].
-    pub short_runs: u32,
+    pub(crate) short_runs: u32,
     /// Image as the pod names it.
-    pub image: String,
+    pub(crate) image: String,
     /// Its root file system.
-    pub root: Root,
+    pub(crate) root: Root,
     /// Address, of a sandbox.
-    pub address: Option<String>,
+    pub(crate) address: Option<String>,
     /// The OCI runtime specification as JSON.
-    pub spec: serde_json::Value,
+    pub(crate) spec: serde_json::Value,
     /// Where output goes; none discards it.
-    pub log: Option<PathBuf>,
+    pub(crate) log: Option<PathBuf>,
     /// Whether the process has a terminal; its output is one stream then.
-    pub terminal: bool,
+    pub(crate) terminal: bool,
     /// Whether the process has a standard input.
-    pub stdin: bool,
+    pub(crate) stdin: bool,
+}
+
+/// What became of a start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Started {
+    /// The container.
+    pub(crate) id: ContainerId,
+    /// Why its program could not be started, if it could not; the container has ended then.
+    pub(crate) problem: Option<String>,
 }
 
 /// What a container's root is made of.
 #[derive(Clone, Debug)]
-pub enum Root {
+pub(crate) enum Root {
     /// A folder of the host, named in the specification.
     Folder,
     /// A writable layer on an unpacked image.
@@ -177,30 +186,30 @@ pub enum Root {
 
 /// A command to run in a container.
 #[derive(Clone, Debug)]
-pub struct Exec {
+pub(crate) struct Exec {
     /// Program and arguments.
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
     /// Whether it gets a terminal.
-    pub terminal: bool,
+    pub(crate) terminal: bool,
     /// Whether it gets a standard input.
-    pub stdin: bool,
+    pub(crate) stdin: bool,
 }
 
 /// How a short command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExecResult {
+pub(crate) struct ExecResult {
     /// Exit code.
-    pub code: i32,
+    pub(crate) code: i32,
     /// Beginning of what it wrote to both outputs, see [`EXEC_OUTPUT_LIMIT`].
-    pub output: Vec<u8>,
+    pub(crate) output: Vec<u8>,
 }
 
 /// Bytes kept of a probe's or hook's output; it goes into an event message.
-pub const EXEC_OUTPUT_LIMIT: usize = 10 * 1024;
+pub(crate) const EXEC_OUTPUT_LIMIT: usize = 10 * 1024;
 
 /// The runtime could not do it.
 #[derive(Debug, thiserror::Error)]
-pub enum RuntimeError {
+pub(crate) enum RuntimeError {
     /// It cannot be reached; everything that runs goes on.
     #[error("cannot reach the container runtime at {socket}")]
     Unreachable {
@@ -246,7 +255,7 @@ fn humantime(limit: Duration) -> String {
 /// A container runtime.
 ///
 /// Every method may be repeated: what is there already is kept, what is gone already is no error.
-pub trait Runtime: Send + Sync + 'static {
+pub(crate) trait Runtime: Send + Sync + 'static {
     /// The containers of one pod, oldest attempt first. Records exits that it notices.
     fn containers(&self, pod_uid: &str) -> impl Future<Output = Result<Vec<Container>, RuntimeError>> + Send;
 
@@ -254,7 +263,7 @@ pub trait Runtime: Send + Sync + 'static {
     fn pods(&self) -> impl Future<Output = Result<Vec<PodKey>, RuntimeError>> + Send;
 
     /// Makes and starts a container.
-    fn start(&self, new: NewContainer) -> impl Future<Output = Result<ContainerId, RuntimeError>> + Send;
+    fn start(&self, new: NewContainer) -> impl Future<Output = Result<Started, RuntimeError>> + Send;
 
     /// Sends a signal to the first process.
     fn signal(&self, id: &ContainerId, signal: i32) -> impl Future<Output = Result<(), RuntimeError>> + Send;

@@ -67,7 +67,7 @@ fn log_of(node: &TestNode, pod: &Pod, container: &str, attempt: u32) -> String {
 
 #[test]
 fn a_pods_life_from_archive_to_deletion() {
-    support::on_a_machine("a_pods_life_from_archive_to_deletion", async {
+    support::on_a_machine(async {
         let (web, pause) = programs();
         let node = TestNode::start(&web, &pause).await;
         node.run_agent(&node.supervisor.clone()).await;
@@ -121,7 +121,7 @@ fn a_pods_life_from_archive_to_deletion() {
 
 #[test]
 fn containers_end_restart_and_outlive_the_agent() {
-    support::on_a_machine("containers_end_restart_and_outlive_the_agent", async {
+    support::on_a_machine(async {
         let (web, pause) = programs();
         let node = TestNode::start(&web, &pause).await;
         let first_agent = machined_reconcile::Supervisor::new();

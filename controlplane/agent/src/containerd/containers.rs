@@ -3,7 +3,7 @@
 use super::streams::Pipes;
 use super::{Containerd, labels, unless_gone};
 use crate::runtime::{
-    Container, ContainerId, ExecResult, Exit, Kind, NewContainer, PodKey, Root, Runtime, RuntimeError, State,
+    Container, ContainerId, ExecResult, Exit, Kind, NewContainer, PodKey, Root, Runtime, RuntimeError, Started, State,
 };
 use containerd_client::services::v1::container::Runtime as RuntimeName;
 use containerd_client::services::v1::containers_client::ContainersClient;
@@ -92,18 +92,37 @@ impl Containerd {
                 let created = record.created_at.as_ref().map_or(Timestamp::UNIX_EPOCH, timestamp);
                 State::Running { started: started.unwrap_or(created), pid: process.map_or(0, |process| process.pid) }
             }
-            Some(TaskStatus::Stopped) => State::Exited(self.collect(record).await?),
             Some(TaskStatus::Created | TaskStatus::Unknown) => State::Created,
             None if started.is_none() => State::Created,
+            Some(TaskStatus::Stopped) | None => State::Exited(self.settle(&record.id).await?),
+        };
+        Ok(Some(container))
+    }
+
+    /// Records how a container that has ended did so. One at a time: who comes second finds the record of the first.
+    async fn settle(&self, id: &str) -> Result<Exit, RuntimeError> {
+        let _turn = self.settling.lock().await;
+        let gone =
+            || RuntimeError::Refused { doing: format!("look at container {id}"), message: "it is gone".to_owned() };
+        let record = self.find(id).await?.ok_or_else(gone)?;
+        if let Some(exit) = labels::exit(&record.labels) {
+            return Ok(exit);
+        }
+        let request = GetRequest { container_id: id.to_owned(), exec_id: String::new() };
+        let task = unless_gone(self.tasks().get(self.request(request)).await);
+        let exit = match task.map_err(self.failed(format!("look at container {id}")))? {
+            Some(_stopped) => self.collect(&record).await?,
             None => {
                 let reason = "ContainerStatusUnknown".to_owned();
                 let message = Some("the container was gone when the agent looked for it".to_owned());
+                let started = labels::started(&record.labels);
                 let exit = Exit { code: UNSEEN, started, finished: Timestamp::now(), reason, message };
-                self.label(&record.id, labels::of_exit(&exit)).await?;
-                State::Exited(exit)
+                self.label(id, labels::of_exit(&exit)).await?;
+                exit
             }
         };
-        Ok(Some(container))
+        tracing::debug!(container = id, code = exit.code, reason = exit.reason, "container ended");
+        Ok(exit)
     }
 
     /// Goes on reading the output of a container that a former agent started.
@@ -164,7 +183,7 @@ impl Containerd {
     }
 
     /// Makes and starts the first process. An error of the program itself becomes the container's exit.
-    async fn run(&self, id: &str, new: &NewContainer, rootfs: Vec<Mount>) -> Result<(), RuntimeError> {
+    async fn run(&self, id: &str, new: &NewContainer, rootfs: Vec<Mount>) -> Result<Option<String>, RuntimeError> {
         let pipes = self.pipes(id);
         let path = |wanted: bool, path: std::path::PathBuf| {
             if wanted { path.to_string_lossy().into_owned() } else { String::new() }
@@ -195,10 +214,13 @@ impl Containerd {
                 reason: "StartError".to_owned(),
                 message: Some(status.message().to_owned()),
             };
+            tracing::debug!(container = id, problem = status.message(), "container did not start");
             self.end_task(id).await?;
-            return self.label(id, labels::of_exit(&exit)).await;
+            self.label(id, labels::of_exit(&exit)).await?;
+            return Ok(exit.message);
         }
-        self.label(id, labels::Labels::from([(labels::STARTED.to_owned(), started.to_string())])).await
+        self.label(id, labels::Labels::from([(labels::STARTED.to_owned(), started.to_string())])).await?;
+        Ok(None)
     }
 
     async fn create_and_start(&self, id: &str, create: CreateTaskRequest) -> Result<(), Status> {
@@ -241,12 +263,12 @@ impl Runtime for Containerd {
         Ok(pods)
     }
 
-    async fn start(&self, new: NewContainer) -> Result<ContainerId, RuntimeError> {
+    async fn start(&self, new: NewContainer) -> Result<Started, RuntimeError> {
         let id = ContainerId::of(&new.pod.uid, new.kind, &new.name, new.attempt);
         self.remove(&id).await?;
         let rootfs = self.make_record(id.as_str(), &new).await?;
-        self.run(id.as_str(), &new, rootfs).await?;
-        Ok(id)
+        let problem = self.run(id.as_str(), &new, rootfs).await?;
+        Ok(Started { id, problem })
     }
 
     async fn signal(&self, id: &ContainerId, signal: i32) -> Result<(), RuntimeError> {

@@ -44,7 +44,7 @@ impl Containerd {
     ///
     /// # Errors
     /// When containerd cannot be asked.
-    pub async fn image_digest(&self, name: &str) -> Result<Option<String>, RuntimeError> {
+    pub(crate) async fn image_digest(&self, name: &str) -> Result<Option<String>, RuntimeError> {
         let request = GetImageRequest { name: name.to_owned() };
         let found = unless_gone(ImagesClient::new(self.channel.clone()).get(self.request(request)).await);
         let found = found.map_err(self.failed(format!("look for the image {name}")))?;
@@ -55,7 +55,7 @@ impl Containerd {
     ///
     /// # Errors
     /// When it is missing or larger than a document may be.
-    pub async fn read_document(&self, digest: &str) -> Result<Vec<u8>, RuntimeError> {
+    pub(crate) async fn read_document(&self, digest: &str) -> Result<Vec<u8>, RuntimeError> {
         let doing = || format!("read the blob {digest}");
         let request = ReadContentRequest { digest: digest.to_owned(), offset: 0, size: 0 };
         let answer = self.content().read(self.request(request)).await.map_err(self.failed(doing()))?;
@@ -75,7 +75,7 @@ impl Containerd {
     ///
     /// # Errors
     /// When a blob cannot be had or does not match its digest; a second call continues.
-    pub async fn store_image(
+    pub(crate) async fn store_image(
         &self,
         name: &str,
         image: &PreparedImage,

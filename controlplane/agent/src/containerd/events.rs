@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use prost::Message;
 
 /// An open subscription.
-pub struct TaskEvents {
+pub(crate) struct TaskEvents {
     containerd: Containerd,
     stream: Streaming<Envelope>,
 }
@@ -21,7 +21,7 @@ impl Containerd {
     ///
     /// # Errors
     /// When containerd cannot be reached.
-    pub async fn task_events(&self) -> Result<TaskEvents, RuntimeError> {
+    pub(crate) async fn task_events(&self) -> Result<TaskEvents, RuntimeError> {
         let filter = |topic: &str| format!("namespace=={NAMESPACE},topic==\"{topic}\"");
         let filters = vec![filter("/tasks/exit"), filter("/tasks/oom")];
         let mut client = EventsClient::new(self.channel.clone());
@@ -36,7 +36,7 @@ impl TaskEvents {
     ///
     /// # Errors
     /// When the stream breaks.
-    pub async fn next(&mut self) -> Result<Option<String>, RuntimeError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<String>, RuntimeError> {
         while let Some(envelope) = self.stream.next().await {
             let envelope = envelope.map_err(self.containerd.failed("tell of containers that end"))?;
             let Some(event) = &envelope.event else { continue };

@@ -24,7 +24,7 @@ const SIGKILL: u32 = 9;
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// A running command with its streams.
-pub struct ExecSession {
+pub(crate) struct ExecSession {
     containerd: Containerd,
     container: String,
     exec: String,
@@ -38,7 +38,7 @@ impl Containerd {
     ///
     /// # Errors
     /// When the container does not run or the program cannot be started.
-    pub async fn open_exec(&self, id: &ContainerId, exec: &Exec) -> Result<ExecSession, RuntimeError> {
+    pub(crate) async fn open_exec(&self, id: &ContainerId, exec: &Exec) -> Result<ExecSession, RuntimeError> {
         let doing = || format!("run {} in container {id}", exec.command.join(" "));
         let process = self.process(id, exec).await?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -77,7 +77,7 @@ impl Containerd {
     ///
     /// # Errors
     /// When the container has none.
-    pub fn container_input(&self, id: &ContainerId) -> Result<ExecInput, RuntimeError> {
+    pub(crate) fn container_input(&self, id: &ContainerId) -> Result<ExecInput, RuntimeError> {
         ExecInput::open(self.pipes(id.as_str()).stdin())
     }
 
@@ -145,7 +145,7 @@ impl ExecSession {
     ///
     /// # Errors
     /// When the pipe cannot be opened.
-    pub fn stdout(&self) -> Result<OutputReader, RuntimeError> {
+    pub(crate) fn stdout(&self) -> Result<OutputReader, RuntimeError> {
         OutputReader::open(&self.pipes.stdout(), self.gone.subscribe())
     }
 
@@ -153,7 +153,7 @@ impl ExecSession {
     ///
     /// # Errors
     /// When the pipe cannot be opened.
-    pub fn stderr(&self) -> Result<OutputReader, RuntimeError> {
+    pub(crate) fn stderr(&self) -> Result<OutputReader, RuntimeError> {
         OutputReader::open(&self.pipes.stderr(), self.gone.subscribe())
     }
 
@@ -161,7 +161,7 @@ impl ExecSession {
     ///
     /// # Errors
     /// When the pipe cannot be opened.
-    pub fn stdin(&self) -> Result<ExecInput, RuntimeError> {
+    pub(crate) fn stdin(&self) -> Result<ExecInput, RuntimeError> {
         ExecInput::open(self.pipes.stdin())
     }
 
@@ -169,7 +169,7 @@ impl ExecSession {
     ///
     /// # Errors
     /// When the runtime refuses; a process that has ended is no error.
-    pub async fn close_stdin(&self) -> Result<(), RuntimeError> {
+    pub(crate) async fn close_stdin(&self) -> Result<(), RuntimeError> {
         let request = CloseIoRequest { container_id: self.container.clone(), exec_id: self.exec.clone(), stdin: true };
         let closed = unless_gone(self.containerd.tasks().close_io(self.containerd.request(request)).await);
         closed.map(drop).map_err(self.containerd.failed("close a command's input"))
@@ -179,7 +179,7 @@ impl ExecSession {
     ///
     /// # Errors
     /// When the runtime refuses; a process that has ended is no error.
-    pub async fn resize(&self, width: u32, height: u32) -> Result<(), RuntimeError> {
+    pub(crate) async fn resize(&self, width: u32, height: u32) -> Result<(), RuntimeError> {
         let request =
             ResizePtyRequest { container_id: self.container.clone(), exec_id: self.exec.clone(), width, height };
         let resized = unless_gone(self.containerd.tasks().resize_pty(self.containerd.request(request)).await);
@@ -190,7 +190,7 @@ impl ExecSession {
     ///
     /// # Errors
     /// When the runtime cannot be asked.
-    pub async fn ended(&self) -> Result<i32, RuntimeError> {
+    pub(crate) async fn ended(&self) -> Result<i32, RuntimeError> {
         let request = WaitRequest { container_id: self.container.clone(), exec_id: self.exec.clone() };
         let answer = self.containerd.tasks().wait(self.containerd.waiting_request(request)).await;
         self.clean_up().await?;
@@ -202,7 +202,7 @@ impl ExecSession {
     ///
     /// # Errors
     /// When the runtime refuses.
-    pub async fn kill(&self) -> Result<(), RuntimeError> {
+    pub(crate) async fn kill(&self) -> Result<(), RuntimeError> {
         let request = KillRequest {
             container_id: self.container.clone(),
             exec_id: self.exec.clone(),
@@ -226,7 +226,7 @@ impl ExecSession {
 }
 
 /// The standard input of a command.
-pub struct ExecInput {
+pub(crate) struct ExecInput {
     pipe: pipe::Sender,
 }
 
@@ -241,7 +241,7 @@ impl ExecInput {
     ///
     /// # Errors
     /// When the pipe is broken.
-    pub async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.pipe.write_all(bytes).await
     }
 }

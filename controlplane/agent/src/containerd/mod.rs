@@ -53,16 +53,18 @@ impl Default for ContainerdConfig {
 
 /// A client of containerd. Clones share the channel.
 #[derive(Clone)]
-pub struct Containerd {
+pub(crate) struct Containerd {
     channel: Channel,
     config: Arc<ContainerdConfig>,
     pumps: Arc<LogPumps>,
+    /// Held while an exit is recorded.
+    settling: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Containerd {
     /// A client that connects at its first call. Must be called inside of a tokio runtime.
     #[must_use]
-    pub fn new(config: ContainerdConfig, pumps: Arc<LogPumps>) -> Self {
+    pub(crate) fn new(config: ContainerdConfig, pumps: Arc<LogPumps>) -> Self {
         let socket = config.socket.clone();
         let connector = tower::service_fn(move |_uri| {
             let socket = socket.clone();
@@ -70,7 +72,7 @@ impl Containerd {
         });
         // The address is never used: the connector always opens the socket.
         let channel = Endpoint::from_static("http://containerd").connect_with_connector_lazy(connector);
-        Self { channel, config: Arc::new(config), pumps }
+        Self { channel, config: Arc::new(config), pumps, settling: Arc::default() }
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -100,7 +102,7 @@ impl Containerd {
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn version(&self) -> Result<String, RuntimeError> {
+    pub(crate) async fn version(&self) -> Result<String, RuntimeError> {
         let mut client = containerd_client::services::v1::version_client::VersionClient::new(self.channel.clone());
         let answer = client.version(self.request(())).await.map_err(self.failed("tell its version"))?;
         Ok(answer.into_inner().version)

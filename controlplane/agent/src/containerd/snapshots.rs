@@ -85,7 +85,7 @@ impl Containerd {
     ///
     /// # Errors
     /// When the layers cannot be looked at.
-    pub async fn accounts(&self, chain: &str) -> Result<(String, String), RuntimeError> {
+    pub(crate) async fn accounts(&self, chain: &str) -> Result<(String, String), RuntimeError> {
         let key = format!("look-{chain}");
         let layers = layers(&self.prepare_snapshot(&key, chain).await?);
         let read = |name: &str| layers.iter().find_map(|layer| read_inside(layer, name)).unwrap_or_default();

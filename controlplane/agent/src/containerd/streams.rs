@@ -62,7 +62,7 @@ impl Pipes {
 }
 
 /// Reads what a process writes, until it is gone and the pipe is empty.
-pub struct OutputReader {
+pub(crate) struct OutputReader {
     pipe: pipe::Receiver,
     gone: watch::Receiver<bool>,
 }
@@ -72,7 +72,7 @@ impl OutputReader {
     ///
     /// # Errors
     /// When there is no pipe at `path`.
-    pub fn open(path: &Path, gone: watch::Receiver<bool>) -> Result<Self, RuntimeError> {
+    pub(crate) fn open(path: &Path, gone: watch::Receiver<bool>) -> Result<Self, RuntimeError> {
         let pipe = pipe::OpenOptions::new().read_write(true).open_receiver(path);
         let pipe = pipe.map_err(|source| RuntimeError::File { doing: "open", path: path.to_owned(), source })?;
         Ok(Self { pipe, gone })
@@ -82,13 +82,17 @@ impl OutputReader {
     ///
     /// # Errors
     /// When the pipe cannot be read.
-    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            // Taken before the attempt: bytes written before the process went are then seen by the attempt.
-            let gone = *self.gone.borrow_and_update();
+            if *self.gone.borrow_and_update() {
+                // Past the runtime's idea of readiness, which may not have heard of the last bytes yet.
+                return match nix::unistd::read(&self.pipe, buffer) {
+                    Err(nix::errno::Errno::EAGAIN) => Ok(0),
+                    other => Ok(other?),
+                };
+            }
             match self.pipe.try_read(buffer) {
                 Ok(length) => return Ok(length),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && gone => return Ok(0),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }

@@ -20,7 +20,7 @@ const DOCUMENT_LIMIT: u64 = 4 << 20;
 
 /// An archive cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
+pub(crate) enum ArchiveError {
     /// It cannot be read.
     #[error("cannot read the image archive {path}")]
     Read {

@@ -9,63 +9,63 @@ const PLATFORM: (&str, &str) = ("linux", "amd64");
 
 /// A blob of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Blob {
+pub(crate) struct Blob {
     /// Media type.
-    pub media_type: String,
+    pub(crate) media_type: String,
     /// Digest, as `sha256:...`.
-    pub digest: String,
+    pub(crate) digest: String,
     /// Size in bytes.
-    pub size: i64,
+    pub(crate) size: i64,
 }
 
 /// An image whose documents were read and agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PreparedImage {
+pub(crate) struct PreparedImage {
     /// The manifest.
-    pub manifest: Blob,
+    pub(crate) manifest: Blob,
     /// The configuration.
-    pub config: Blob,
+    pub(crate) config: Blob,
     /// The layers, lowest first.
-    pub layers: Vec<Blob>,
+    pub(crate) layers: Vec<Blob>,
     /// Digest of each unpacked layer.
-    pub diff_ids: Vec<String>,
+    pub(crate) diff_ids: Vec<String>,
     /// Name of each layer on those below it.
-    pub chains: Vec<String>,
+    pub(crate) chains: Vec<String>,
     /// What a container needs of it.
-    pub handle: ImageHandle,
+    pub(crate) handle: ImageHandle,
 }
 
 /// What a container needs of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageHandle {
+pub(crate) struct ImageHandle {
     /// Digest of the manifest: the image's identity in a pod's status.
-    pub id: String,
+    pub(crate) id: String,
     /// Name of the topmost layer.
-    pub chain: String,
+    pub(crate) chain: String,
     /// How to start it.
-    pub config: ImageConfig,
+    pub(crate) config: ImageConfig,
 }
 
 /// How the image's author wants it started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ImageConfig {
+pub(crate) struct ImageConfig {
     /// Program with its first arguments.
-    pub entrypoint: Vec<String>,
+    pub(crate) entrypoint: Vec<String>,
     /// More arguments, replaced by a pod's.
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
     /// `NAME=value`.
-    pub env: Vec<String>,
+    pub(crate) env: Vec<String>,
     /// User and group, by name or number.
-    pub user: String,
+    pub(crate) user: String,
     /// Working folder.
-    pub working_dir: String,
+    pub(crate) working_dir: String,
     /// Signal that asks it to end.
-    pub stop_signal: Option<String>,
+    pub(crate) stop_signal: Option<String>,
 }
 
 /// A document of an image is not what it should be.
 #[derive(Debug, thiserror::Error)]
-pub enum ManifestError {
+pub(crate) enum ManifestError {
     /// It cannot be read.
     #[error("cannot read its {document}")]
     Read {
@@ -101,7 +101,7 @@ impl PreparedImage {
     ///
     /// # Errors
     /// When they cannot be read or contradict each other.
-    pub fn read(manifest: &[u8], config: &[u8]) -> Result<Self, ManifestError> {
+    pub(crate) fn read(manifest: &[u8], config: &[u8]) -> Result<Self, ManifestError> {
         let read = |document| move |source| ManifestError::Read { document, source };
         let document = ImageManifest::from_reader(manifest).map_err(read("manifest"))?;
         let configuration = ImageConfiguration::from_reader(config).map_err(read("configuration"))?;

@@ -7,8 +7,9 @@ mod archive;
 mod manifest;
 mod registry;
 
-pub use manifest::{Blob, ImageConfig, ImageHandle, ManifestError, PreparedImage};
-pub use registry::{Credentials, RegistryMirror};
+pub(crate) use manifest::{Blob, ImageConfig, ImageHandle, ManifestError, PreparedImage};
+pub(crate) use registry::Credentials;
+pub use registry::RegistryMirror;
 
 use crate::containerd::Containerd;
 use crate::runtime::RuntimeError;
@@ -23,7 +24,7 @@ use tokio::sync::Mutex;
 
 /// When an image is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PullPolicy {
+pub(crate) enum PullPolicy {
     /// For each start of a container.
     Always,
     /// When it is not there.
@@ -54,21 +55,21 @@ impl Default for ImagesConfig {
 }
 
 /// Opens the bytes of blobs.
-pub trait BlobSource: Send + Sync {
+pub(crate) trait BlobSource: Send + Sync {
     /// Opens a blob at its beginning.
     fn open<'a>(&'a self, blob: &'a Blob) -> BlobFuture<'a>;
 }
 
 /// What [`BlobSource::open`] gives.
-pub type BlobFuture<'a> = Pin<Box<dyn Future<Output = Result<BlobReader, BlobError>> + Send + 'a>>;
+pub(crate) type BlobFuture<'a> = Pin<Box<dyn Future<Output = Result<BlobReader, BlobError>> + Send + 'a>>;
 /// The bytes of a blob.
-pub type BlobReader = Box<dyn AsyncRead + Send + Unpin>;
+pub(crate) type BlobReader = Box<dyn AsyncRead + Send + Unpin>;
 /// Any reason why a blob cannot be had.
-pub type BlobError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BlobError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An image cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum ImageError {
+pub(crate) enum ImageError {
     /// The name is no image name.
     #[error("{name:?} is no image name: {message}")]
     Name {
@@ -106,7 +107,7 @@ pub enum ImageError {
 impl ImageError {
     /// The reason that a waiting container shows.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Name { .. } => "InvalidImageName",
             Self::Absent { .. } => "ErrImageNeverPull",
@@ -116,7 +117,7 @@ impl ImageError {
 }
 
 /// The images of this node.
-pub struct Images {
+pub(crate) struct Images {
     containerd: Containerd,
     config: ImagesConfig,
     turn: Mutex<()>,
@@ -125,7 +126,7 @@ pub struct Images {
 impl Images {
     /// Images from `config` into `containerd`.
     #[must_use]
-    pub fn new(containerd: Containerd, config: ImagesConfig) -> Self {
+    pub(crate) fn new(containerd: Containerd, config: ImagesConfig) -> Self {
         Self { containerd, config, turn: Mutex::new(()) }
     }
 
@@ -133,7 +134,7 @@ impl Images {
     ///
     /// # Errors
     /// When it cannot be had under the policy; the reason is for the pod's status.
-    pub async fn ensure(
+    pub(crate) async fn ensure(
         &self,
         name: &str,
         policy: PullPolicy,

@@ -33,18 +33,18 @@ pub struct RegistryMirror {
 
 /// User and password for a registry, from an image pull secret.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
+pub(crate) struct Credentials {
     /// The registry, as the secret names it.
-    pub registry: String,
+    pub(crate) registry: String,
     /// The user.
-    pub user: String,
+    pub(crate) user: String,
     /// The password or token.
-    pub password: String,
+    pub(crate) password: String,
 }
 
 /// No registry gave the image.
 #[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
+pub(crate) enum RegistryError {
     /// The last of the places that were asked refused.
     #[error("cannot pull {image} from {place}")]
     Pull {

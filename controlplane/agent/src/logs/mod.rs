@@ -4,5 +4,5 @@ mod pump;
 mod reader;
 mod writer;
 
-pub use pump::LogPumps;
-pub use reader::{IsOver, LogQuery, log_lines};
+pub(crate) use pump::LogPumps;
+pub(crate) use reader::{IsOver, LogQuery, log_lines};

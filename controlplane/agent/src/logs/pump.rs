@@ -20,7 +20,7 @@ use tokio::sync::watch;
 const CHUNK: usize = 32 << 10;
 
 /// The pumps of this node.
-pub struct LogPumps {
+pub(crate) struct LogPumps {
     supervisor: Supervisor,
     running: Mutex<BTreeMap<String, Pump>>,
 }
@@ -33,7 +33,7 @@ struct Pump {
 impl LogPumps {
     /// No pumps yet.
     #[must_use]
-    pub fn new(supervisor: Supervisor) -> Self {
+    pub(crate) fn new(supervisor: Supervisor) -> Self {
         Self { supervisor, running: Mutex::new(BTreeMap::new()) }
     }
 

@@ -15,17 +15,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What is asked of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LogQuery {
+pub(crate) struct LogQuery {
     /// Only the last so many lines.
-    pub tail: Option<usize>,
+    pub(crate) tail: Option<usize>,
     /// Only lines from this time on.
-    pub since: Option<Timestamp>,
+    pub(crate) since: Option<Timestamp>,
     /// Put the time before each line.
-    pub timestamps: bool,
+    pub(crate) timestamps: bool,
     /// End after so many bytes.
-    pub limit_bytes: Option<u64>,
+    pub(crate) limit_bytes: Option<u64>,
     /// Wait for more.
-    pub follow: bool,
+    pub(crate) follow: bool,
 }
 
 /// One line of a log file.
@@ -53,7 +53,7 @@ impl<'a> Line<'a> {
 }
 
 /// Turns lines of a file into what is sent; remembers what it sent.
-pub struct LogStream {
+pub(crate) struct LogStream {
     query: LogQuery,
     sent: u64,
     in_line: bool,
@@ -62,19 +62,19 @@ pub struct LogStream {
 impl LogStream {
     /// Nothing sent yet.
     #[must_use]
-    pub fn new(query: LogQuery) -> Self {
+    pub(crate) fn new(query: LogQuery) -> Self {
         Self { query, sent: 0, in_line: false }
     }
 
     /// Whether the limit is reached.
     #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.query.limit_bytes.is_some_and(|limit| self.sent >= limit)
     }
 
     /// What to send for one line of the file; empty when it is filtered or unreadable.
     #[must_use]
-    pub fn render(&mut self, raw: &[u8]) -> Vec<u8> {
+    pub(crate) fn render(&mut self, raw: &[u8]) -> Vec<u8> {
         let Some(line) = Line::parse(raw).filter(|line| line.is_since(self.query.since)) else { return Vec::new() };
         let mut out = Vec::with_capacity(raw.len());
         if self.query.timestamps && !self.in_line {
@@ -95,14 +95,19 @@ impl LogStream {
 }
 
 /// Asks whether the container has ended.
-pub type IsOver = Box<dyn FnMut() -> BoxFuture<'static, bool> + Send>;
+pub(crate) type IsOver = Box<dyn FnMut() -> BoxFuture<'static, bool> + Send>;
 
 /// Sends a container's log to `sink` until its end; a follower goes on until `is_over` says that the container has
 /// ended. Ends early when nobody listens any more.
 ///
 /// # Errors
 /// When the file cannot be read. A missing file is an empty log.
-pub async fn log_lines(path: PathBuf, query: LogQuery, sink: mpsc::Sender<Bytes>, is_over: IsOver) -> io::Result<()> {
+pub(crate) async fn log_lines(
+    path: PathBuf,
+    query: LogQuery,
+    sink: mpsc::Sender<Bytes>,
+    is_over: IsOver,
+) -> io::Result<()> {
     let files = rotated(&path);
     let skip = match query.tail {
         Some(tail) => count_lines(&files).await?.saturating_sub(tail),

@@ -16,7 +16,7 @@ const LINE_LIMIT: usize = 16 << 10;
 
 /// Which output a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutputStream {
+pub(crate) enum OutputStream {
     /// Standard output.
     Stdout,
     /// Standard error.
@@ -26,7 +26,7 @@ pub enum OutputStream {
 impl OutputStream {
     /// As it stands in the file.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
             Self::Stderr => "stderr",
@@ -35,7 +35,7 @@ impl OutputStream {
 }
 
 /// The log file of one container.
-pub struct LogWriter {
+pub(crate) struct LogWriter {
     path: PathBuf,
     file: File,
     size: u64,
@@ -48,7 +48,7 @@ impl LogWriter {
     ///
     /// # Errors
     /// When folder or file cannot be made.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
@@ -61,7 +61,7 @@ impl LogWriter {
     ///
     /// # Errors
     /// When the file cannot be written, such as on a full disk.
-    pub fn write(&mut self, stream: OutputStream, mut bytes: &[u8], now: Timestamp) -> io::Result<()> {
+    pub(crate) fn write(&mut self, stream: OutputStream, mut bytes: &[u8], now: Timestamp) -> io::Result<()> {
         let mut out = Vec::with_capacity(bytes.len() + 64);
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.extend(stream, &bytes[..end], now, &mut out);
@@ -77,7 +77,7 @@ impl LogWriter {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn finish(&mut self, now: Timestamp) -> io::Result<()> {
+    pub(crate) fn finish(&mut self, now: Timestamp) -> io::Result<()> {
         let mut out = Vec::new();
         for stream in [OutputStream::Stdout, OutputStream::Stderr] {
             let rest = std::mem::take(&mut self.begun[stream as usize]);

@@ -19,7 +19,7 @@ const LIFE_SECONDS: i32 = 40;
 ///
 /// # Errors
 /// When the API refuses; the supervisor starts it again.
-pub async fn run(node: Arc<Node>, mut stop: Stop) -> Result<(), ClientError> {
+pub(crate) async fn run(node: Arc<Node>, mut stop: Stop) -> Result<(), ClientError> {
     loop {
         renew(&node).await?;
         tokio::select! {

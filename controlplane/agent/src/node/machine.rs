@@ -4,23 +4,23 @@ use std::path::Path;
 
 /// Facts of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// CPUs that the agent may use.
-    pub cpus: i64,
+    pub(crate) cpus: i64,
     /// Memory in bytes.
-    pub memory_bytes: i64,
+    pub(crate) memory_bytes: i64,
     /// Space for images, logs and volumes in bytes.
-    pub storage_bytes: i64,
+    pub(crate) storage_bytes: i64,
     /// Kernel release.
-    pub kernel: String,
+    pub(crate) kernel: String,
     /// Name of the operating system, for people.
-    pub os_image: String,
+    pub(crate) os_image: String,
     /// Identity of this installation.
-    pub machine_id: String,
+    pub(crate) machine_id: String,
     /// Identity of this boot.
-    pub boot_id: String,
+    pub(crate) boot_id: String,
     /// Lowest OOM score that processes may be given: only a privileged agent may go below its own.
-    pub least_oom_score: i64,
+    pub(crate) least_oom_score: i64,
 }
 
 /// Bit of CAP_SYS_RESOURCE in the capability sets of /proc/self/status.
@@ -29,7 +29,7 @@ const CAP_SYS_RESOURCE: u32 = 24;
 impl Machine {
     /// Reads the facts; what cannot be read is empty or zero, since none of it is worth not starting for.
     #[must_use]
-    pub fn read(storage: &Path) -> Self {
+    pub(crate) fn read(storage: &Path) -> Self {
         let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| i64::try_from(cpus.get()).unwrap_or(i64::MAX));
         Self {

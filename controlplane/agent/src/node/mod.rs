@@ -1,9 +1,9 @@
 //! What all parts of the agent share, and the node as a whole: its object, its lease.
 
-pub mod lease;
-pub mod machine;
-pub mod object;
-pub mod registration;
+pub(crate) mod lease;
+pub(crate) mod machine;
+pub(crate) mod object;
+pub(crate) mod registration;
 
 use crate::config::AgentConfig;
 use crate::containerd::Containerd;
@@ -18,33 +18,33 @@ use machined_reconcile::Supervisor;
 use std::sync::Arc;
 
 /// Handles that every pod worker needs. Nothing in it is state of a pod.
-pub struct Node {
+pub(crate) struct Node {
     /// What the agent was told.
-    pub config: AgentConfig,
+    pub(crate) config: AgentConfig,
     /// The machine.
-    pub machine: Machine,
+    pub(crate) machine: Machine,
     /// The API.
-    pub client: Client,
+    pub(crate) client: Client,
     /// The runtime.
-    pub containerd: Containerd,
+    pub(crate) containerd: Containerd,
     /// Images.
-    pub images: Images,
+    pub(crate) images: Images,
     /// The pod network.
-    pub network: Arc<PodNetwork>,
+    pub(crate) network: Arc<PodNetwork>,
     /// Services, for environment variables.
-    pub services: Informer<Service>,
+    pub(crate) services: Informer<Service>,
     /// Health of containers.
-    pub probes: ProbeBoard,
+    pub(crate) probes: ProbeBoard,
     /// Events about pods.
-    pub events: Events,
+    pub(crate) events: Events,
     /// Owner of all tasks.
-    pub supervisor: Supervisor,
+    pub(crate) supervisor: Supervisor,
 }
 
 impl Node {
     /// The node's addresses as text.
     #[must_use]
-    pub fn host_ips(&self) -> Vec<String> {
+    pub(crate) fn host_ips(&self) -> Vec<String> {
         self.config.addresses.iter().map(ToString::to_string).collect()
     }
 }

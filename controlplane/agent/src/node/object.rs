@@ -15,14 +15,20 @@ const VERSION: &str = "v1.36.0-cairn";
 
 /// Whether the agent can do its work.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wellbeing {
+pub(crate) struct Wellbeing {
     /// What keeps it from it, if anything does.
-    pub trouble: Option<String>,
+    pub(crate) trouble: Option<String>,
 }
 
 /// The object to create when the node registers.
 #[must_use]
-pub fn fresh(config: &AgentConfig, machine: &Machine, runtime: &str, wellbeing: &Wellbeing, now: Timestamp) -> Value {
+pub(crate) fn fresh(
+    config: &AgentConfig,
+    machine: &Machine,
+    runtime: &str,
+    wellbeing: &Wellbeing,
+    now: Timestamp,
+) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Node",
@@ -34,7 +40,7 @@ pub fn fresh(config: &AgentConfig, machine: &Machine, runtime: &str, wellbeing: 
 
 /// Labels that the agent owns.
 #[must_use]
-pub fn labels(config: &AgentConfig) -> Value {
+pub(crate) fn labels(config: &AgentConfig) -> Value {
     let mut labels = json!({
         "kubernetes.io/hostname": config.node_name,
         "kubernetes.io/os": "linux",
@@ -50,7 +56,7 @@ pub fn labels(config: &AgentConfig) -> Value {
 
 /// The status, keeping transition times of `old` where nothing changed.
 #[must_use]
-pub fn status(
+pub(crate) fn status(
     config: &AgentConfig,
     machine: &Machine,
     runtime: &str,

@@ -19,7 +19,7 @@ const REPORT: Duration = Duration::from_secs(300);
 ///
 /// # Errors
 /// When the API refuses; the supervisor starts it again.
-pub async fn run(node: Arc<Node>, mut stop: Stop) -> Result<(), ClientError> {
+pub(crate) async fn run(node: Arc<Node>, mut stop: Stop) -> Result<(), ClientError> {
     let mut last: Option<(Wellbeing, tokio::time::Instant)> = None;
     loop {
         let (wellbeing, version) = look(&node).await;

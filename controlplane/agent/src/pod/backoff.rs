@@ -13,18 +13,18 @@ const LONG_RUN: Duration = Duration::from_secs(600);
 
 /// When and how a container that ended is started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Restart {
+pub(crate) struct Restart {
     /// Not before this.
-    pub at: Timestamp,
+    pub(crate) at: Timestamp,
     /// How long it waits in all.
-    pub delay: Duration,
+    pub(crate) delay: Duration,
     /// Short runs in a row, for the next one's label.
-    pub short_runs: u32,
+    pub(crate) short_runs: u32,
 }
 
 /// The restart after `exit`, when `short_runs` short ones came before that run. The first is at once.
 #[must_use]
-pub fn restart(exit: &Exit, short_runs: u32) -> Restart {
+pub(crate) fn restart(exit: &Exit, short_runs: u32) -> Restart {
     let ran = exit.started.map_or(0, |started| exit.finished.duration_since(started).as_secs());
     if ran >= LONG_RUN.as_secs().cast_signed() {
         return Restart { at: exit.finished, delay: Duration::ZERO, short_runs: 0 };
@@ -38,13 +38,13 @@ pub fn restart(exit: &Exit, short_runs: u32) -> Restart {
 
 /// The wait after so many failures in a row to start a container at all, such as to pull its image.
 #[must_use]
-pub fn wait(failures: u32) -> Duration {
+pub(crate) fn wait(failures: u32) -> Duration {
     BASE.saturating_mul(2_u32.saturating_pow(failures)).min(LIMIT)
 }
 
 /// A point in time; the end of time when there is none so late.
 #[must_use]
-pub fn after(time: Timestamp, delay: Duration) -> Timestamp {
+pub(crate) fn after(time: Timestamp, delay: Duration) -> Timestamp {
     time.checked_add(delay).unwrap_or(Timestamp::MAX)
 }
 

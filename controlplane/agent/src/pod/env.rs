@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 /// A container's environment or command cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EnvError {
+pub(crate) enum EnvError {
     /// A ConfigMap or Secret is missing that is not optional.
     #[error("{kind} {name:?} not found")]
     Missing {
@@ -36,7 +36,7 @@ pub enum EnvError {
 ///
 /// # Errors
 /// When something that is not optional is missing.
-pub fn environment(
+pub(crate) fn environment(
     pod: &Pod,
     container: &Container,
     sources: &Sources,
@@ -68,7 +68,7 @@ pub fn environment(
 
 /// Replaces `$(NAME)` by its value in each part; `$$(NAME)` is written as `$(NAME)`, an unknown name stays as it is.
 #[must_use]
-pub fn expand_all(parts: &[String], env: &[(String, String)]) -> Vec<String> {
+pub(crate) fn expand_all(parts: &[String], env: &[(String, String)]) -> Vec<String> {
     parts.iter().map(|part| expand(part, env)).collect()
 }
 

@@ -7,20 +7,20 @@ use std::collections::BTreeMap;
 
 /// What is known of a pod beside its object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PodFacts {
+pub(crate) struct PodFacts {
     /// Its addresses, the first one is `status.podIP`.
-    pub pod_ips: Vec<String>,
+    pub(crate) pod_ips: Vec<String>,
     /// Addresses of the node.
-    pub host_ips: Vec<String>,
+    pub(crate) host_ips: Vec<String>,
     /// CPU of the node in thousandths, the limit of containers without one.
-    pub cpu_milli: i64,
+    pub(crate) cpu_milli: i64,
     /// Memory of the node in bytes, the limit of containers without one.
-    pub memory_bytes: i64,
+    pub(crate) memory_bytes: i64,
 }
 
 /// A field or resource cannot be told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FieldError {
+pub(crate) enum FieldError {
     /// No such field.
     #[error("the field {path:?} cannot be told to a container")]
     Unknown {
@@ -39,7 +39,7 @@ pub enum FieldError {
 ///
 /// # Errors
 /// When there is no such field.
-pub fn field(pod: &Pod, path: &str, facts: &PodFacts) -> Result<String, FieldError> {
+pub(crate) fn field(pod: &Pod, path: &str, facts: &PodFacts) -> Result<String, FieldError> {
     let spec = pod.spec.as_ref();
     let metadata = &pod.metadata;
     if let Some((kind, key)) = subscript(path) {
@@ -84,7 +84,7 @@ fn lines(map: Option<&BTreeMap<String, String>>) -> String {
 ///
 /// # Errors
 /// When there is no such container or resource.
-pub fn resource(
+pub(crate) fn resource(
     pod: &Pod,
     own: Option<&Container>,
     selector: &ResourceFieldSelector,

@@ -12,7 +12,7 @@ const DOTS: &str = "ndots:5";
 
 /// The pod's own name: what it says, or its object's name cut to what the kernel takes.
 #[must_use]
-pub fn hostname(pod: &Pod) -> String {
+pub(crate) fn hostname(pod: &Pod) -> String {
     let wanted = pod.spec.as_ref().and_then(|spec| spec.hostname.as_deref()).filter(|name| !name.is_empty());
     let name = wanted.or(pod.metadata.name.as_deref()).unwrap_or("pod");
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
@@ -20,7 +20,7 @@ pub fn hostname(pod: &Pod) -> String {
 
 /// /etc/hosts.
 #[must_use]
-pub fn hosts(pod: &Pod, addresses: &[String], domain: Option<&str>) -> String {
+pub(crate) fn hosts(pod: &Pod, addresses: &[String], domain: Option<&str>) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
     );
@@ -48,7 +48,7 @@ pub fn hosts(pod: &Pod, addresses: &[String], domain: Option<&str>) -> String {
 
 /// /etc/resolv.conf by the pod's DNS policy; `host` is the machine's own file.
 #[must_use]
-pub fn resolv_conf(pod: &Pod, dns: &PodDns, host: &str) -> String {
+pub(crate) fn resolv_conf(pod: &Pod, dns: &PodDns, host: &str) -> String {
     let spec = pod.spec.as_ref();
     let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
     let on_host_network = spec.and_then(|spec| spec.host_network) == Some(true);

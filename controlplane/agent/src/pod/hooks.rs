@@ -16,7 +16,7 @@ const ANSWER_LIMIT: usize = 10 * 1024;
 const HOOK_LIMIT: Duration = Duration::from_secs(300);
 
 /// What a container can be asked.
-pub enum Question<'a> {
+pub(crate) enum Question<'a> {
     /// Run a command.
     Exec(&'a ExecAction),
     /// Ask by HTTP.
@@ -32,7 +32,7 @@ pub enum Question<'a> {
 impl<'a> Question<'a> {
     /// Reads a hook.
     #[must_use]
-    pub fn of_hook(hook: &'a LifecycleHandler) -> Self {
+    pub(crate) fn of_hook(hook: &'a LifecycleHandler) -> Self {
         let sleep = hook.sleep.as_ref().and_then(|sleep| u64::try_from(sleep.seconds).ok()).map(Duration::from_secs);
         match (&hook.exec, &hook.http_get, &hook.tcp_socket, sleep) {
             (Some(exec), ..) => Self::Exec(exec),
@@ -45,15 +45,15 @@ impl<'a> Question<'a> {
 }
 
 /// A container and where it is reached.
-pub struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     /// The node.
-    pub node: &'a Node,
+    pub(crate) node: &'a Node,
     /// The container.
-    pub id: &'a ContainerId,
+    pub(crate) id: &'a ContainerId,
     /// Its specification, for the names of ports.
-    pub container: &'a Container,
+    pub(crate) container: &'a Container,
     /// The pod's address.
-    pub address: &'a str,
+    pub(crate) address: &'a str,
 }
 
 impl Asked<'_> {
@@ -61,7 +61,7 @@ impl Asked<'_> {
     ///
     /// # Errors
     /// When the answer is no, late or none.
-    pub async fn ask(&self, question: &Question<'_>, limit: Duration) -> Result<(), String> {
+    pub(crate) async fn ask(&self, question: &Question<'_>, limit: Duration) -> Result<(), String> {
         let late = || format!("no answer within {} s", limit.as_secs());
         match question {
             Question::Exec(exec) => self.exec(exec, limit).await,
@@ -79,7 +79,7 @@ impl Asked<'_> {
     ///
     /// # Errors
     /// When it fails; the text is for an event.
-    pub async fn hook(&self, hook: &LifecycleHandler, limit: Duration) -> Result<(), String> {
+    pub(crate) async fn hook(&self, hook: &LifecycleHandler, limit: Duration) -> Result<(), String> {
         self.ask(&Question::of_hook(hook), limit.min(HOOK_LIMIT)).await
     }
 

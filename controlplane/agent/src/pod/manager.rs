@@ -23,7 +23,7 @@ use tokio::sync::watch;
 const PERIOD: Duration = Duration::from_secs(30);
 
 /// The workers of this node.
-pub struct Manager {
+pub(crate) struct Manager {
     node: Arc<Node>,
     pods: Informer<Pod>,
     trigger: Trigger,
@@ -40,7 +40,7 @@ struct Handle {
 impl Manager {
     /// A manager of the informer's pods. Nothing happens before [`Manager::run`].
     #[must_use]
-    pub fn new(node: Arc<Node>, pods: Informer<Pod>) -> Self {
+    pub(crate) fn new(node: Arc<Node>, pods: Informer<Pod>) -> Self {
         let trigger = Trigger::new();
         let fire = trigger.clone();
         pods.cache().on_change(move |_change| fire.fire());
@@ -51,7 +51,7 @@ impl Manager {
     ///
     /// # Errors
     /// When the runtime cannot be asked; the supervisor starts it again and running workers go on.
-    pub async fn run(self: Arc<Self>, mut stop: Stop) -> Result<(), RuntimeError> {
+    pub(crate) async fn run(self: Arc<Self>, mut stop: Stop) -> Result<(), RuntimeError> {
         let mut synced = self.pods.synced();
         tokio::select! {
             () = synced.wait() => {}
@@ -127,7 +127,7 @@ impl Manager {
     }
 
     /// Wakes all workers: containers ended, or events were missed.
-    pub fn wake_all(&self) {
+    pub(crate) fn wake_all(&self) {
         let workers = self.workers.lock().expect("because no holder of this lock panics");
         for handle in workers.values() {
             handle.trigger.fire();
@@ -139,7 +139,7 @@ impl Manager {
     ///
     /// # Errors
     /// When the subscription breaks, as with a containerd that restarts; the supervisor starts it again.
-    pub async fn hear(self: Arc<Self>, mut stop: Stop) -> Result<(), RuntimeError> {
+    pub(crate) async fn hear(self: Arc<Self>, mut stop: Stop) -> Result<(), RuntimeError> {
         let mut events = self.node.containerd.task_events().await?;
         // What happened before the subscription was not told.
         self.wake_all();

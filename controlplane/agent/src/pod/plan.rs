@@ -20,57 +20,57 @@ const KEPT: u32 = 1;
 
 /// What is known when a plan is made.
 #[derive(Debug)]
-pub struct View<'a> {
+pub(crate) struct View<'a> {
     /// The pod; none when the API no longer has it.
-    pub pod: Option<&'a Pod>,
+    pub(crate) pod: Option<&'a Pod>,
     /// Its containers, as the runtime knows them.
-    pub containers: &'a [Container],
+    pub(crate) containers: &'a [Container],
     /// What probes say of running containers.
-    pub health: &'a BTreeMap<ContainerId, Health>,
+    pub(crate) health: &'a BTreeMap<ContainerId, Health>,
     /// Failed tries to start a container, by its name; the sandbox's name is empty.
-    pub failures: &'a BTreeMap<String, Failure>,
+    pub(crate) failures: &'a BTreeMap<String, Failure>,
     /// Now.
-    pub now: Timestamp,
+    pub(crate) now: Timestamp,
 }
 
 /// Tries in a row that could not start a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// How many, at least one.
-    pub count: u32,
+    pub(crate) count: u32,
     /// When the last one was.
-    pub last: Timestamp,
+    pub(crate) last: Timestamp,
     /// Short, for machines: "ErrImagePull".
-    pub reason: String,
+    pub(crate) reason: String,
     /// Long, for people.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// What to do, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The actions; after them the worker looks again.
-    pub actions: Vec<Action>,
+    pub(crate) actions: Vec<Action>,
     /// Look again at this time even if nothing happens.
-    pub wake: Option<Timestamp>,
+    pub(crate) wake: Option<Timestamp>,
     /// Why containers wait, by name.
-    pub waiting: BTreeMap<String, Waiting>,
+    pub(crate) waiting: BTreeMap<String, Waiting>,
     /// Whether no container of the pod will ever be started again.
-    pub over: bool,
+    pub(crate) over: bool,
 }
 
 /// Why a container waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     /// Short, for machines: "CrashLoopBackOff".
-    pub reason: String,
+    pub(crate) reason: String,
     /// Long, for people.
-    pub message: Option<String>,
+    pub(crate) message: Option<String>,
 }
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Make network, files and sandbox.
     StartSandbox {
         /// Number of the sandbox.
@@ -101,18 +101,18 @@ pub enum Action {
 
 /// One container to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stop {
+pub(crate) struct Stop {
     /// Which.
-    pub id: ContainerId,
+    pub(crate) id: ContainerId,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Why, for an event.
-    pub why: String,
+    pub(crate) why: String,
 }
 
 /// Decides what the pod needs next.
 #[must_use]
-pub fn plan(view: &View<'_>) -> Plan {
+pub(crate) fn plan(view: &View<'_>) -> Plan {
     let gone = view.pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
     match view.pod.and_then(|pod| pod.spec.as_ref()) {
         Some(spec) if !gone => Planner { view, spec, plan: Plan::default() }.run(),
@@ -122,13 +122,13 @@ pub fn plan(view: &View<'_>) -> Plan {
 
 /// Whether the container is restarted for as long as the pod lives, beside the others: a sidecar.
 #[must_use]
-pub fn is_sidecar(container: &Spec) -> bool {
+pub(crate) fn is_sidecar(container: &Spec) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
 
 /// The newest container of a kind and name.
 #[must_use]
-pub fn newest<'a>(containers: &'a [Container], kind: Kind, name: &str) -> Option<&'a Container> {
+pub(crate) fn newest<'a>(containers: &'a [Container], kind: Kind, name: &str) -> Option<&'a Container> {
     containers.iter().filter(|c| c.kind == kind && c.name == name).max_by_key(|c| c.attempt)
 }
 

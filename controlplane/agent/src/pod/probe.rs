@@ -5,18 +5,18 @@ use std::time::Duration;
 
 /// What is known of a running container's health.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Health {
+pub(crate) struct Health {
     /// The startup probe succeeded, or there is none.
-    pub started: bool,
+    pub(crate) started: bool,
     /// The readiness probe succeeds, or there is none and it has started.
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// Why a liveness or startup probe gave up.
-    pub unhealthy: Option<String>,
+    pub(crate) unhealthy: Option<String>,
 }
 
 /// Which probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProbeKind {
+pub(crate) enum ProbeKind {
     /// Runs until it succeeds for the first time; the others wait for it.
     Startup,
     /// Decides whether services send traffic.
@@ -28,7 +28,7 @@ pub enum ProbeKind {
 impl ProbeKind {
     /// As events spell it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Startup => "Startup",
             Self::Readiness => "Readiness",
@@ -38,7 +38,7 @@ impl ProbeKind {
 
     /// The container's probe of this kind.
     #[must_use]
-    pub fn of(self, container: &Container) -> Option<&Probe> {
+    pub(crate) fn of(self, container: &Container) -> Option<&Probe> {
         match self {
             Self::Startup => container.startup_probe.as_ref(),
             Self::Readiness => container.readiness_probe.as_ref(),
@@ -49,30 +49,30 @@ impl ProbeKind {
 
 /// Health of a container that has just been started: what has no probe is given.
 #[must_use]
-pub fn initial(container: &Container) -> Health {
+pub(crate) fn initial(container: &Container) -> Health {
     let started = container.startup_probe.is_none();
     Health { started, ready: started && container.readiness_probe.is_none(), unhealthy: None }
 }
 
 /// How a probe is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     /// Wait before the first try.
-    pub delay: Duration,
+    pub(crate) delay: Duration,
     /// Time between tries.
-    pub period: Duration,
+    pub(crate) period: Duration,
     /// Longest a try may take.
-    pub limit: Duration,
+    pub(crate) limit: Duration,
     /// Successes in a row that count as one.
-    pub successes: u32,
+    pub(crate) successes: u32,
     /// Failures in a row that count as one.
-    pub failures: u32,
+    pub(crate) failures: u32,
 }
 
 impl Schedule {
     /// Reads a probe; the API's defaults where it is silent.
     #[must_use]
-    pub fn of(probe: &Probe) -> Self {
+    pub(crate) fn of(probe: &Probe) -> Self {
         let number = |value: Option<i32>, default: u32| {
             value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(default)
         };
@@ -89,14 +89,14 @@ impl Schedule {
 
 /// Counts tries of one probe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counter {
+pub(crate) struct Counter {
     successes: u32,
     failures: u32,
 }
 
 impl Counter {
     /// Counts a try; tells the probe's verdict when a threshold is reached.
-    pub fn count(&mut self, success: bool, schedule: &Schedule) -> Option<bool> {
+    pub(crate) fn count(&mut self, success: bool, schedule: &Schedule) -> Option<bool> {
         if success {
             (self.successes, self.failures) = (self.successes.saturating_add(1), 0);
             (self.successes >= schedule.successes).then_some(true)
@@ -109,7 +109,7 @@ impl Counter {
 
 impl Health {
     /// Takes a verdict in; `container` says which other probes there are.
-    pub fn judge(&mut self, kind: ProbeKind, success: bool, detail: &str, container: &Container) {
+    pub(crate) fn judge(&mut self, kind: ProbeKind, success: bool, detail: &str, container: &Container) {
         match (kind, success) {
             (ProbeKind::Startup, true) => {
                 self.started = true;

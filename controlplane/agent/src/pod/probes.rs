@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 /// Health of the node's running containers.
 #[derive(Default)]
-pub struct ProbeBoard {
+pub(crate) struct ProbeBoard {
     entries: Mutex<BTreeMap<ContainerId, Entry>>,
 }
 
@@ -40,7 +40,7 @@ struct Watched {
 
 impl ProbeBoard {
     /// Starts a container's probes; those that run already are kept.
-    pub fn watch(
+    pub(crate) fn watch(
         node: &Arc<Node>,
         pod: &Arc<Pod>,
         id: &ContainerId,
@@ -85,14 +85,14 @@ impl ProbeBoard {
     }
 
     /// Ends the probes of those of a pod's `known` containers that are not `running`.
-    pub fn keep(&self, known: &[ContainerId], running: &[ContainerId]) {
+    pub(crate) fn keep(&self, known: &[ContainerId], running: &[ContainerId]) {
         let mut entries = self.entries.lock().expect("because no holder of this lock panics");
         entries.retain(|id, _| !known.contains(id) || running.contains(id));
     }
 
     /// What is known of these containers.
     #[must_use]
-    pub fn health(&self, ids: &[ContainerId]) -> BTreeMap<ContainerId, Health> {
+    pub(crate) fn health(&self, ids: &[ContainerId]) -> BTreeMap<ContainerId, Health> {
         let entries = self.entries.lock().expect("because no holder of this lock panics");
         ids.iter().filter_map(|id| Some((id.clone(), entries.get(id)?.health.clone()))).collect()
     }

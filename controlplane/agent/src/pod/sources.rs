@@ -7,35 +7,35 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What was fetched for one pod.
 #[derive(Clone, Debug, Default)]
-pub struct Sources {
+pub(crate) struct Sources {
     /// ConfigMaps of the pod's namespace by name; those that do not exist are left out.
-    pub config_maps: BTreeMap<String, ConfigMap>,
+    pub(crate) config_maps: BTreeMap<String, ConfigMap>,
     /// Secrets of the pod's namespace by name.
-    pub secrets: BTreeMap<String, Secret>,
+    pub(crate) secrets: BTreeMap<String, Secret>,
     /// Service account tokens.
-    pub tokens: BTreeMap<TokenKey, String>,
+    pub(crate) tokens: BTreeMap<TokenKey, String>,
     /// Services of all namespaces.
-    pub services: Vec<Service>,
+    pub(crate) services: Vec<Service>,
 }
 
 /// Which token: for whom, and for how many seconds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TokenKey {
+pub(crate) struct TokenKey {
     /// Who will check it; empty for the API server.
-    pub audience: String,
+    pub(crate) audience: String,
     /// Its life in seconds.
-    pub seconds: i64,
+    pub(crate) seconds: i64,
 }
 
 /// Names of what a pod draws on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct References {
+pub(crate) struct References {
     /// ConfigMaps.
-    pub config_maps: BTreeSet<String>,
+    pub(crate) config_maps: BTreeSet<String>,
     /// Secrets.
-    pub secrets: BTreeSet<String>,
+    pub(crate) secrets: BTreeSet<String>,
     /// Tokens of the pod's service account.
-    pub tokens: BTreeSet<TokenKey>,
+    pub(crate) tokens: BTreeSet<TokenKey>,
 }
 
 /// Life of a token when the pod does not say, in seconds; the API's default.
@@ -43,7 +43,7 @@ const TOKEN_SECONDS: i64 = 3600;
 
 /// What the pod draws on, in its containers and volumes.
 #[must_use]
-pub fn references(pod: &Pod) -> References {
+pub(crate) fn references(pod: &Pod) -> References {
     let mut found = References::default();
     let Some(spec) = &pod.spec else { return found };
     for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
@@ -79,12 +79,12 @@ fn of_container(container: &Container, found: &mut References) {
 
 /// The contents of a ConfigMap or Secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Contents(pub BTreeMap<String, Vec<u8>>);
+pub(crate) struct Contents(pub(crate) BTreeMap<String, Vec<u8>>);
 
 impl Contents {
     /// The values as text; bytes that are no text are replaced, as environment variables cannot hold them.
     #[must_use]
-    pub fn text(&self) -> BTreeMap<String, String> {
+    pub(crate) fn text(&self) -> BTreeMap<String, String> {
         self.0.iter().map(|(key, value)| (key.clone(), String::from_utf8_lossy(value).into_owned())).collect()
     }
 }
@@ -94,7 +94,7 @@ impl Sources {
     ///
     /// # Errors
     /// When it is missing and not optional.
-    pub fn config_map(&self, name: &str, optional: Option<bool>) -> Result<Option<Contents>, EnvError> {
+    pub(crate) fn config_map(&self, name: &str, optional: Option<bool>) -> Result<Option<Contents>, EnvError> {
         let found = self.config_maps.get(name).map(|map| {
             let text = map.data.iter().flatten().map(|(key, value)| (key.clone(), value.clone().into_bytes()));
             let binary = map.binary_data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone()));
@@ -107,7 +107,7 @@ impl Sources {
     ///
     /// # Errors
     /// When it is missing and not optional.
-    pub fn secret(&self, name: &str, optional: Option<bool>) -> Result<Option<Contents>, EnvError> {
+    pub(crate) fn secret(&self, name: &str, optional: Option<bool>) -> Result<Option<Contents>, EnvError> {
         let found = self.secrets.get(name).map(|secret| {
             Contents(secret.data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone())).collect())
         });

@@ -7,7 +7,7 @@ use super::files;
 use super::sources::{self, Sources, TokenKey};
 use crate::images::{Credentials, ImageError, PullPolicy};
 use crate::node::Node;
-use crate::runtime::{ContainerId, Kind, NewContainer, PodKey, Root, Runtime, RuntimeError};
+use crate::runtime::{ContainerId, Kind, NewContainer, PodKey, Root, Runtime, RuntimeError, Started};
 use crate::spec::{self, ContainerSpec, Mount, SandboxSpec, UserError};
 use crate::volumes::{self, Planned, VolumeError, WriteError};
 use base64::Engine;
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 /// A sandbox or container could not be started.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// The pod network.
     #[error(transparent)]
     Network(#[from] PodNetworkError),
@@ -70,7 +70,7 @@ pub enum StartError {
 impl StartError {
     /// The reason that a waiting container shows.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Image(error) => error.reason(),
             Self::Network(_) | Self::Sandbox => "CreatePodSandboxError",
@@ -82,7 +82,7 @@ impl StartError {
 }
 
 /// A pod with everything that stays the same over its containers.
-pub struct Starter<'a> {
+pub(crate) struct Starter<'a> {
     node: &'a Node,
     pod: &'a Pod,
     spec: &'a PodSpec,
@@ -92,7 +92,7 @@ pub struct Starter<'a> {
 impl<'a> Starter<'a> {
     /// A starter for the pod.
     #[must_use]
-    pub fn new(node: &'a Node, pod: &'a Pod, spec: &'a PodSpec, key: &'a PodKey) -> Self {
+    pub(crate) fn new(node: &'a Node, pod: &'a Pod, spec: &'a PodSpec, key: &'a PodKey) -> Self {
         Self { node, pod, spec, key }
     }
 
@@ -121,7 +121,7 @@ impl<'a> Starter<'a> {
     ///
     /// # Errors
     /// When a part fails; a second call continues.
-    pub async fn sandbox(&self, attempt: u32) -> Result<(), StartError> {
+    pub(crate) async fn sandbox(&self, attempt: u32) -> Result<(), StartError> {
         let address = match self.on_host_network() {
             true => self.node.host_ips().into_iter().next(),
             false => Some(self.node.network.attach(&self.key.uid).await?.address.to_string()),
@@ -185,13 +185,13 @@ impl<'a> Starter<'a> {
     ///
     /// # Errors
     /// When a part fails; a second call continues.
-    pub async fn container(
+    pub(crate) async fn container(
         &self,
         kind: Kind,
         container: &Container,
         (attempt, short_runs): (u32, u32),
         sandbox: (u32, Option<String>),
-    ) -> Result<ContainerId, StartError> {
+    ) -> Result<Started, StartError> {
         let (sandbox_pid, address) = sandbox;
         let sources = self.fetch().await?;
         let facts = self.facts(address);
@@ -243,7 +243,7 @@ impl<'a> Starter<'a> {
     ///
     /// # Errors
     /// When something cannot be fetched or written.
-    pub async fn refresh(&self, address: Option<String>) -> Result<(), StartError> {
+    pub(crate) async fn refresh(&self, address: Option<String>) -> Result<(), StartError> {
         let sources = self.fetch().await?;
         self.volumes(&sources, &self.facts(address)).map(drop)
     }
@@ -351,19 +351,19 @@ const OWN_FILES: [(&str, &str); 4] =
 
 /// The folder of a pod's volumes and files.
 #[must_use]
-pub fn pod_folder(node: &Node, uid: &str) -> PathBuf {
+pub(crate) fn pod_folder(node: &Node, uid: &str) -> PathBuf {
     node.config.folders.pods.join(uid)
 }
 
 /// The log of one run of a container.
 #[must_use]
-pub fn log_path(node: &Node, key: &PodKey, container: &str, attempt: u32) -> PathBuf {
+pub(crate) fn log_path(node: &Node, key: &PodKey, container: &str, attempt: u32) -> PathBuf {
     log_folder(node, key).join(container).join(format!("{attempt}.log"))
 }
 
 /// The folder of a pod's logs.
 #[must_use]
-pub fn log_folder(node: &Node, key: &PodKey) -> PathBuf {
+pub(crate) fn log_folder(node: &Node, key: &PodKey) -> PathBuf {
     node.config.folders.logs.join(format!("{}_{}_{}", key.namespace, key.name, key.uid))
 }
 

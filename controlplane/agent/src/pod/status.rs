@@ -14,24 +14,24 @@ use std::collections::BTreeMap;
 
 /// What a status is made from.
 #[derive(Debug)]
-pub struct Facts<'a> {
+pub(crate) struct Facts<'a> {
     /// The pod, with the status that the API has.
-    pub pod: &'a Pod,
+    pub(crate) pod: &'a Pod,
     /// Its containers.
-    pub containers: &'a [Container],
+    pub(crate) containers: &'a [Container],
     /// What probes say.
-    pub health: &'a BTreeMap<ContainerId, Health>,
+    pub(crate) health: &'a BTreeMap<ContainerId, Health>,
     /// The newest plan.
-    pub plan: &'a Plan,
+    pub(crate) plan: &'a Plan,
     /// The node's addresses.
-    pub host_ips: &'a [String],
+    pub(crate) host_ips: &'a [String],
     /// Now.
-    pub now: Timestamp,
+    pub(crate) now: Timestamp,
 }
 
 /// The status of the pod.
 #[must_use]
-pub fn status(facts: &Facts<'_>) -> PodStatus {
+pub(crate) fn status(facts: &Facts<'_>) -> PodStatus {
     let old = facts.pod.status.clone().unwrap_or_default();
     let spec = facts.pod.spec.as_ref();
     let inits: Vec<&Spec> = spec.iter().flat_map(|spec| spec.init_containers.iter().flatten()).collect();

@@ -11,7 +11,7 @@ use super::start::{self, StartError, Starter};
 use super::status::{self, Facts};
 use crate::events::Gravity;
 use crate::node::Node;
-use crate::runtime::{Container, ContainerId, Kind, PodKey, Runtime, RuntimeError, State};
+use crate::runtime::{Container, ContainerId, Kind, PodKey, Runtime, RuntimeError, Started, State};
 use crate::volumes::{self, WriteError};
 use controlplane_client::{ClientError, Optional, Patch};
 use controlplane_network::PodNetworkError;
@@ -42,7 +42,7 @@ const SIGKILL: i32 = 9;
 
 /// A step of a pod's life failed; it is tried again.
 #[derive(Debug, thiserror::Error)]
-pub enum WorkError {
+pub(crate) enum WorkError {
     /// The runtime.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -67,7 +67,7 @@ pub enum WorkError {
 }
 
 /// Everything of one pod.
-pub struct Worker {
+pub(crate) struct Worker {
     node: Arc<Node>,
     key: PodKey,
     /// The pod as the API has it; none when it has none of this uid.
@@ -87,12 +87,17 @@ enum Next {
 impl Worker {
     /// A worker for the pod.
     #[must_use]
-    pub fn new(node: Arc<Node>, key: PodKey, desired: watch::Receiver<Option<Arc<Pod>>>, trigger: Trigger) -> Self {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        key: PodKey,
+        desired: watch::Receiver<Option<Arc<Pod>>>,
+        trigger: Trigger,
+    ) -> Self {
         Self { node, key, desired, trigger, failures: BTreeMap::new(), refreshed: None }
     }
 
     /// Works until nothing of the pod is left or the process stops. A stop leaves everything running.
-    pub async fn run(mut self, mut stop: Stop) {
+    pub(crate) async fn run(mut self, mut stop: Stop) {
         let mut wakeups = self.trigger.wakeups(PERIOD);
         loop {
             tokio::select! {
@@ -193,16 +198,16 @@ impl Worker {
         };
         let starter = Starter::new(&self.node, pod, spec, &self.key);
         let started = starter.container(kind, container, attempt, (pid, address.clone())).await;
-        if let Ok(id) = &started {
-            let image = container.image.as_deref().unwrap_or("");
-            self.node.events.tell(
-                pod,
-                Some(name),
-                Gravity::Normal,
-                "Started",
-                format!("Started container {name} of image {image}"),
-            );
-            self.after_start(id, container, pod, address.as_deref().unwrap_or("")).await;
+        match &started {
+            Ok(Started { id, problem: None }) => {
+                let message = format!("Started container {name} of image {}", container.image.as_deref().unwrap_or(""));
+                self.node.events.tell(pod, Some(name), Gravity::Normal, "Started", message);
+                self.after_start(id, container, pod, address.as_deref().unwrap_or("")).await;
+            }
+            Ok(Started { id: _, problem: Some(problem) }) => {
+                self.node.events.tell(pod, Some(name), Gravity::Warning, "Failed", format!("Error: {problem}"));
+            }
+            Err(_told_by_note) => {}
         }
         self.note(name, pod, started.map(drop));
     }

@@ -12,51 +12,51 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// What a container is made from.
 #[derive(Debug)]
-pub struct ContainerSpec<'a> {
+pub(crate) struct ContainerSpec<'a> {
     /// The pod.
-    pub pod: &'a PodSpec,
+    pub(crate) pod: &'a PodSpec,
     /// The container.
-    pub container: &'a Container,
+    pub(crate) container: &'a Container,
     /// The image's wishes.
-    pub image: &'a ImageConfig,
+    pub(crate) image: &'a ImageConfig,
     /// User and groups.
-    pub user: User,
+    pub(crate) user: User,
     /// The whole environment of the pod's side, expanded.
-    pub env: Vec<(String, String)>,
+    pub(crate) env: Vec<(String, String)>,
     /// Command and arguments of the pod's side, expanded; `None` takes the image's.
-    pub command: Option<Vec<String>>,
+    pub(crate) command: Option<Vec<String>>,
     /// See `command`.
-    pub args: Option<Vec<String>>,
+    pub(crate) args: Option<Vec<String>>,
     /// Files and volumes.
-    pub mounts: Vec<Mount>,
+    pub(crate) mounts: Vec<Mount>,
     /// Process id of the sandbox, whose namespaces are shared.
-    pub sandbox_pid: u32,
+    pub(crate) sandbox_pid: u32,
     /// The pod's pinned network namespace; none for a pod on the host's network.
-    pub network: Option<&'a Path>,
+    pub(crate) network: Option<&'a Path>,
     /// The machine's name as the pod sees it.
-    pub hostname: &'a str,
+    pub(crate) hostname: &'a str,
     /// The cgroup.
-    pub cgroup: String,
+    pub(crate) cgroup: String,
     /// How readily the kernel kills it.
-    pub oom_score: i64,
+    pub(crate) oom_score: i64,
 }
 
 /// A file or folder of the host inside of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mount {
+pub(crate) struct Mount {
     /// Path in the container.
-    pub destination: String,
+    pub(crate) destination: String,
     /// Path on the host.
-    pub source: PathBuf,
+    pub(crate) source: PathBuf,
     /// Whether it may not be written.
-    pub read_only: bool,
+    pub(crate) read_only: bool,
     /// How mounts below it travel: "rprivate", "rslave" or "rshared".
-    pub propagation: &'static str,
+    pub(crate) propagation: &'static str,
 }
 
 /// Writes the specification.
 #[must_use]
-pub fn container(from: &ContainerSpec<'_>) -> Value {
+pub(crate) fn container(from: &ContainerSpec<'_>) -> Value {
     let privileged = security::is_privileged(from.container);
     let mut resources = resources::limits(from.container);
     resources["devices"] = security::devices(from.container);

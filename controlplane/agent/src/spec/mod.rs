@@ -9,10 +9,10 @@ mod sandbox;
 mod security;
 mod user;
 
-pub use container::{ContainerSpec, Mount, container};
-pub use resources::{limit, oom_score, qos, request};
-pub use sandbox::{OOM_SCORE, SandboxSpec, sandbox};
-pub use user::{UserError, resolve_user};
+pub(crate) use container::{ContainerSpec, Mount, container};
+pub(crate) use resources::{limit, oom_score, qos, request};
+pub(crate) use sandbox::{OOM_SCORE, SandboxSpec, sandbox};
+pub(crate) use user::{UserError, resolve_user};
 
 use serde_json::{Value, json};
 

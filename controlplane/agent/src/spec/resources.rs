@@ -15,7 +15,7 @@ const LEAST_QUOTA: i64 = 1000;
 
 /// Quality of service, which decides who dies first when memory runs out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Qos {
+pub(crate) enum Qos {
     /// Every container has limits for CPU and memory and requests as much.
     Guaranteed,
     /// Some container requests something.
@@ -27,7 +27,7 @@ pub enum Qos {
 impl Qos {
     /// As the API spells it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Guaranteed => "Guaranteed",
             Self::Burstable => "Burstable",
@@ -37,7 +37,7 @@ impl Qos {
 
     /// Name of the cgroup for pods of this class.
     #[must_use]
-    pub fn cgroup(self) -> &'static str {
+    pub(crate) fn cgroup(self) -> &'static str {
         match self {
             Self::Guaranteed => "guaranteed",
             Self::Burstable => "burstable",
@@ -48,7 +48,7 @@ impl Qos {
 
 /// The class of a pod.
 #[must_use]
-pub fn qos(pod: &Pod) -> Qos {
+pub(crate) fn qos(pod: &Pod) -> Qos {
     let Some(spec) = &pod.spec else { return Qos::BestEffort };
     let containers: Vec<&Container> = spec.containers.iter().chain(spec.init_containers.iter().flatten()).collect();
     let says = |container: &&Container| {
@@ -70,13 +70,13 @@ pub fn qos(pod: &Pod) -> Qos {
 
 /// The limit of a container for "cpu" or "memory"; zero means none.
 #[must_use]
-pub fn limit(container: &Container, name: &str) -> Option<Quantity> {
+pub(crate) fn limit(container: &Container, name: &str) -> Option<Quantity> {
     quantity(container, |resources| resources.limits.as_ref()?.get(name).map(|quantity| quantity.0.as_str()))
 }
 
 /// The request of a container.
 #[must_use]
-pub fn request(container: &Container, name: &str) -> Option<Quantity> {
+pub(crate) fn request(container: &Container, name: &str) -> Option<Quantity> {
     quantity(container, |resources| resources.requests.as_ref()?.get(name).map(|quantity| quantity.0.as_str()))
 }
 
@@ -87,7 +87,7 @@ fn quantity(container: &Container, get: impl Fn(&ResourceRequirements) -> Option
 
 /// The container's cgroup settings. A container without CPU request weighs least.
 #[must_use]
-pub fn limits(container: &Container) -> Value {
+pub(crate) fn limits(container: &Container) -> Value {
     let cpu_limit = limit(container, "cpu");
     let weight = request(container, "cpu").or(cpu_limit).map_or(0, |cpu| cpu.milli());
     let mut cpu = json!({ "shares": (weight * SHARES_PER_CPU / 1000).max(LEAST_SHARES), "period": PERIOD });
@@ -104,7 +104,7 @@ pub fn limits(container: &Container) -> Value {
 /// How readily the kernel kills the container when memory runs out: -997 for guaranteed pods, 1000 for those that
 /// asked for nothing, in between by the share of the machine's memory that was requested (kubelet's formula).
 #[must_use]
-pub fn oom_score(container: &Container, qos: Qos, capacity_bytes: i64) -> i64 {
+pub(crate) fn oom_score(container: &Container, qos: Qos, capacity_bytes: i64) -> i64 {
     match qos {
         Qos::Guaranteed => -997,
         Qos::BestEffort => 1000,

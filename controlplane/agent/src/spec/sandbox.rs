@@ -6,32 +6,32 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// How readily the kernel kills a sandbox: hardly ever, since it takes the pod with it; kubelet's figure.
-pub const OOM_SCORE: i64 = -998;
+pub(crate) const OOM_SCORE: i64 = -998;
 /// A user that owns nothing; pause needs no rights at all.
 const NOBODY: u32 = 65534;
 
 /// What a sandbox is made from.
 #[derive(Debug)]
-pub struct SandboxSpec<'a> {
+pub(crate) struct SandboxSpec<'a> {
     /// The pod.
-    pub pod: &'a PodSpec,
+    pub(crate) pod: &'a PodSpec,
     /// Name of the pod's machine, as its processes see it.
-    pub hostname: &'a str,
+    pub(crate) hostname: &'a str,
     /// An empty folder with an empty file `pause`, which becomes the root.
-    pub root: &'a Path,
+    pub(crate) root: &'a Path,
     /// The pause program.
-    pub pause: &'a Path,
+    pub(crate) pause: &'a Path,
     /// The pinned network namespace; none for a pod on the host's network.
-    pub network: Option<&'a Path>,
+    pub(crate) network: Option<&'a Path>,
     /// The cgroup.
-    pub cgroup: String,
+    pub(crate) cgroup: String,
     /// How readily the kernel kills it, [`OOM_SCORE`] where that is allowed.
-    pub oom_score: i64,
+    pub(crate) oom_score: i64,
 }
 
 /// Writes the specification.
 #[must_use]
-pub fn sandbox(from: &SandboxSpec<'_>) -> Value {
+pub(crate) fn sandbox(from: &SandboxSpec<'_>) -> Value {
     let host_network = from.network.is_none();
     let mut namespaces = vec![namespace("mount", None)];
     if let Some(path) = from.network {

@@ -6,20 +6,20 @@ use std::collections::BTreeSet;
 
 /// User and groups of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct User {
+pub(crate) struct User {
     /// User id.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// Primary group.
-    pub gid: u32,
+    pub(crate) gid: u32,
     /// More groups, sorted.
-    pub groups: Vec<u32>,
+    pub(crate) groups: Vec<u32>,
     /// Home folder, when the image says one.
-    pub home: Option<String>,
+    pub(crate) home: Option<String>,
 }
 
 /// The user cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UserError {
+pub(crate) enum UserError {
     /// The image does not know the name.
     #[error("the image has no user or group {name:?}; set runAsUser to a number")]
     Unknown {
@@ -49,7 +49,7 @@ struct Account<'a> {
 ///
 /// # Errors
 /// When a name is unknown, a number is out of range, or root is forbidden.
-pub fn resolve_user(
+pub(crate) fn resolve_user(
     spec: &PodSpec,
     container: &Container,
     image_user: &str,

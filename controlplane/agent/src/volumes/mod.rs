@@ -3,5 +3,5 @@
 mod plan;
 mod write;
 
-pub use plan::{Planned, VolumeError, plan};
-pub use write::{WriteError, remove_all, write};
+pub(crate) use plan::{Planned, VolumeError, plan};
+pub(crate) use write::{WriteError, remove_all, write};

@@ -13,7 +13,7 @@ const TOKEN_SECONDS: i64 = 3600;
 
 /// What one volume should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Planned {
+pub(crate) enum Planned {
     /// An empty folder that lives as long as the pod.
     Empty {
         /// Whether it lies in memory.
@@ -34,7 +34,7 @@ pub enum Planned {
 
 /// What must be at a host path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HostPathKind {
+pub(crate) enum HostPathKind {
     /// Anything or nothing.
     Any,
     /// A folder, made when it is missing.
@@ -55,18 +55,18 @@ pub enum HostPathKind {
 
 /// One file of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VolumeFile {
+pub(crate) struct VolumeFile {
     /// Path inside of the volume; never leaves it.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// What it holds.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// Its permission bits.
-    pub mode: u32,
+    pub(crate) mode: u32,
 }
 
 /// A volume cannot be made.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum VolumeError {
+pub(crate) enum VolumeError {
     /// Something that it draws on is missing.
     #[error("volume {volume:?}: {source}")]
     Source {
@@ -113,7 +113,7 @@ pub enum VolumeError {
 ///
 /// # Errors
 /// At the first volume that cannot be made.
-pub fn plan(pod: &Pod, sources: &Sources, facts: &PodFacts) -> Result<Vec<(String, Planned)>, VolumeError> {
+pub(crate) fn plan(pod: &Pod, sources: &Sources, facts: &PodFacts) -> Result<Vec<(String, Planned)>, VolumeError> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     volumes.map(|volume| Ok((volume.name.clone(), one(pod, volume, sources, facts)?))).collect()
 }

@@ -18,7 +18,7 @@ const DATA_NEXT: &str = "..data_next";
 
 /// A volume could not be put in place.
 #[derive(Debug, thiserror::Error)]
-pub enum WriteError {
+pub(crate) enum WriteError {
     /// A file or folder.
     #[error("cannot {doing} {path}")]
     File {
@@ -49,7 +49,7 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WriteEr
 ///
 /// # Errors
 /// When the disk refuses or a host path is something else; calling again continues.
-pub fn write(folder: &Path, planned: &Planned, group: Option<u32>) -> Result<PathBuf, WriteError> {
+pub(crate) fn write(folder: &Path, planned: &Planned, group: Option<u32>) -> Result<PathBuf, WriteError> {
     match planned {
         Planned::Empty { memory, limit } => {
             fs::create_dir_all(folder).map_err(failed("make", folder))?;
@@ -77,7 +77,7 @@ pub fn write(folder: &Path, planned: &Planned, group: Option<u32>) -> Result<Pat
 ///
 /// # Errors
 /// When something cannot be removed, such as a busy mount.
-pub fn remove_all(folder: &Path) -> Result<(), WriteError> {
+pub(crate) fn remove_all(folder: &Path) -> Result<(), WriteError> {
     let mounts =
         fs::read_to_string("/proc/self/mountinfo").map_err(failed("read", Path::new("/proc/self/mountinfo")))?;
     let mut points: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).collect();

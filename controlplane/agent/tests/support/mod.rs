@@ -89,10 +89,7 @@ pub fn can_run_containers() -> bool {
 }
 
 /// Runs `work` in a network namespace of its own, with the loop-back up, on a runtime of one thread.
-pub fn on_a_machine<F: Future<Output = ()>>(_test: &str, work: F)
-where
-    F: Send,
-{
+pub fn on_a_machine(work: impl Future<Output = ()> + Send) {
     if !can_run_containers() {
         return;
     }
