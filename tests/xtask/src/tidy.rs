@@ -219,7 +219,11 @@ fn production_part<'a>(path: &str, text: &'a str) -> &'a str {
     if path.contains("/tests/") || path.ends_with("/tests.rs") || path.starts_with("tests/") {
         return "";
     }
-    text.find("#[cfg(test)]\nmod ").map_or(text, |end| &text[..end])
+    let tests = text.match_indices("\n#[cfg(test)]\n").find(|(at, _)| {
+        let after = text[at + 1..].lines().skip(1).find(|line| !line.starts_with("#["));
+        after.is_some_and(|line| line.starts_with("mod "))
+    });
+    tests.map_or(text, |(at, _)| &text[..=at])
 }
 
 /// Links of a Markdown file to files that do not exist.
@@ -240,6 +244,8 @@ mod tests {
     fn production_ends_where_the_tests_begin() {
         let text = "//! x\nfn a() {}\n\n#[cfg(test)]\nmod tests {\n todo!()\n}\n";
         assert_eq!(production_part("init/boot/src/lib.rs", text), "//! x\nfn a() {}\n\n");
+        let attributed = text.replace("mod tests", "#[expect(x)]\nmod tests");
+        assert_eq!(production_part("init/boot/src/lib.rs", &attributed), "//! x\nfn a() {}\n\n");
         assert_eq!(production_part("init/boot/tests/it.rs", text), "");
     }
 
