@@ -3,6 +3,8 @@
 # What the host must have; `make packages` installs what is missing.
 PACKAGES := gcc git protobuf-compiler qemu-system-x86 qemu-utils ovmf openssh-client ca-certificates curl \
 	containerd runc nftables iproute2
+# The tests drive a real kubectl; Debian's serves where there is none yet.
+KUBECTL := $(if $(shell command -v kubectl),,kubernetes-client)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: up down clean-up test check packages
@@ -20,6 +22,7 @@ clean-up:
 	cargo xtask clean-up
 
 ## test: all tests, the one in a virtual machine included
+test: PACKAGES += $(KUBECTL)
 test: packages
 	cargo xtask test
 

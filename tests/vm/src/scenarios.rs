@@ -125,10 +125,10 @@ impl Stage<'_> {
             ensure!(output.status.success(), "kubectl {} failed: {error}", arguments.join(" "));
             Ok(String::from_utf8(output.stdout)?)
         };
+        let rollout = kubectl(&["rollout", "status", "deployment/hello", "--namespace", "hello", "--timeout", "120s"])?;
+        ensure!(rollout.contains("successfully rolled out"), "kubectl rollout status says: {rollout}");
         let pods = kubectl(&["get", "pods", "--namespace", "hello"])?;
         ensure!(pods.matches("Running").count() == 2, "kubectl get pods shows:\n{pods}");
-        let rollout = kubectl(&["rollout", "status", "deployment/hello", "--namespace", "hello", "--timeout", "60s"])?;
-        ensure!(rollout.contains("successfully rolled out"), "kubectl rollout status says: {rollout}");
         let logs = kubectl(&["logs", "deployment/hello", "--namespace", "hello"])?;
         ensure!(logs.contains("hello: listening"), "kubectl logs shows: {logs}");
         let described = kubectl(&["describe", "deployment", "hello", "--namespace", "hello"])?;
