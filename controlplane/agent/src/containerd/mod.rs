@@ -59,6 +59,8 @@ pub(crate) struct Containerd {
     pumps: Arc<LogPumps>,
     /// Held while an exit is recorded.
     settling: Arc<tokio::sync::Mutex<()>>,
+    /// Held while an image's accounts are looked at.
+    looks: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Containerd {
@@ -72,7 +74,7 @@ impl Containerd {
         });
         // The address is never used: the connector always opens the socket.
         let channel = Endpoint::from_static("http://containerd").connect_with_connector_lazy(connector);
-        Self { channel, config: Arc::new(config), pumps, settling: Arc::default() }
+        Self { channel, config: Arc::new(config), pumps, settling: Arc::default(), looks: Arc::default() }
     }
 
     fn request<T>(&self, message: T) -> Request<T> {

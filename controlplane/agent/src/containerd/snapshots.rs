@@ -86,7 +86,10 @@ impl Containerd {
     /// # Errors
     /// When the layers cannot be looked at.
     pub(crate) async fn accounts(&self, chain: &str) -> Result<(String, String), RuntimeError> {
+        // Several containers of one image may start at once, and a look that was cut off may have left its snapshot.
+        let _one_look_at_a_time = self.looks.lock().await;
         let key = format!("look-{chain}");
+        self.remove_snapshot(&key).await?;
         let layers = layers(&self.prepare_snapshot(&key, chain).await?);
         let read = |name: &str| layers.iter().find_map(|layer| read_inside(layer, name)).unwrap_or_default();
         let found = (read("etc/passwd"), read("etc/group"));
