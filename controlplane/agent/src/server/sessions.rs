@@ -16,7 +16,8 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 /// Bytes read from a process at once.
 const CHUNK: usize = 16 << 10;
@@ -154,7 +155,8 @@ async fn send(sender: &Sender, bytes: Vec<u8>) -> Result<(), tokio_tungstenite::
 /// Sends how it ended and closes.
 async fn finish(sender: &Sender, status: Vec<u8>) {
     if send(sender, status).await.is_ok() {
-        // The client may close first; either way it is closed.
-        let _closed = sender.lock().await.close().await;
+        // kubectl takes any other code, none included, for a broken connection. It may close first; either way it is closed.
+        let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        let _closed = sender.lock().await.send(Message::Close(Some(normal))).await;
     }
 }
