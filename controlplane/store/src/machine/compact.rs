@@ -64,12 +64,7 @@ pub fn sweep(batch: &mut dyn Batch, limit: usize) -> Result<Swept, DiskError> {
 type Window = Vec<(Revision, Vec<u8>)>;
 
 /// The changes after `swept` up to `oldest`, about `limit` of them, whole revisions only, and how far they reach.
-fn window(
-    view: &dyn View,
-    swept: Revision,
-    oldest: Revision,
-    limit: usize,
-) -> Result<(Window, Revision), DiskError> {
+fn window(view: &dyn View, swept: Revision, oldest: Revision, limit: usize) -> Result<(Window, Revision), DiskError> {
     let (from, to) = (change_key(swept.next(), b""), change_key(oldest.next(), b""));
     let mut found = Window::new();
     let mut through = oldest;
