@@ -14,6 +14,10 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+/// Keeps a layer from containerd's garbage collector, which may run before a container refers to the layer.
+/// <https://github.com/containerd/containerd/blob/main/docs/garbage-collection.md>
+const GC_ROOT: &str = "containerd.io/gc.root";
+
 impl Containerd {
     fn snapshots(&self) -> SnapshotsClient<Channel> {
         SnapshotsClient::new(self.channel.clone())
@@ -33,7 +37,7 @@ impl Containerd {
             snapshotter: self.config.snapshotter.clone(),
             key: key.to_owned(),
             parent: parent.to_owned(),
-            labels: HashMap::new(),
+            labels: HashMap::from([(GC_ROOT.to_owned(), "cairn".to_owned())]),
         };
         let made = self.snapshots().prepare(self.request(request)).await;
         Ok(made.map_err(self.failed(format!("make a layer on {parent}")))?.into_inner().mounts)
