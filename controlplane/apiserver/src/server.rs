@@ -102,6 +102,14 @@ impl ApiServer {
         crate::bootstrap::run(&self.0).await
     }
 
+    /// Deletes events that were last seen over an hour before `now`; says how many. To be called every few minutes.
+    ///
+    /// # Errors
+    /// [`Failure`] when the store cannot be read or written.
+    pub async fn expire_events(&self, now: jiff::Timestamp) -> Result<usize, Failure> {
+        crate::expiry::expire_events(&self.0, now).await
+    }
+
     /// Answers one request. Who asks is its extension [`Caller`] (or [`Refused`]); without either nobody is asking.
     pub async fn handle(&self, mut request: Request<Body>) -> Response<Body> {
         let started = Instant::now();

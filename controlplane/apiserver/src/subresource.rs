@@ -1,4 +1,4 @@
-//! Paths below an object: status, scale, binding, eviction, finalize, token, log, exec.
+//! Paths below an object: status, scale, binding, eviction, finalize, token, log, exec, attach.
 
 use crate::body::Body;
 use crate::failure::Failure;
@@ -35,7 +35,7 @@ pub(crate) async fn serve(call: &Call<'_>, info: &RequestInfo, request: Request<
             Ok(Answer::Value(201, tokens::request(call, body.value).await?))
         }
         Subresource::Log => proxy::log(call, &info.query).await,
-        Subresource::Exec => proxy::exec(call, &info.query, request).await,
+        Subresource::Exec | Subresource::Attach => proxy::exec(call, &info.query, request).await,
     }
 }
 

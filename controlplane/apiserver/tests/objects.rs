@@ -256,3 +256,21 @@ async fn a_second_start_finds_its_first_objects_and_follows_the_address() {
         assert_eq!(slice["endpoints"][0]["addresses"][0], format!("10.0.2.{last}"), "{slice}");
     }
 }
+
+#[tokio::test]
+async fn old_events_go_and_recent_ones_stay() {
+    let client = Client::new().await;
+    let events = "/api/v1/namespaces/default/events";
+    let event = |name: &str, at: &str| {
+        json!({"metadata": {"name": name}, "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"},
+            "reason": "Seen", "message": "it was seen", "type": "Normal", "firstTimestamp": at, "lastTimestamp": at})
+    };
+    for (name, at) in [("first", "2030-01-01T00:00:00Z"), ("second", "2030-01-01T00:40:00Z")] {
+        let (code, made) = client.post(events, event(name, at)).await;
+        assert_eq!(code, 201, "{made}");
+    }
+    let now = "2030-01-01T01:10:00Z".parse().expect("because it is a time");
+    assert_eq!(client.server.expire_events(now).await.expect("because memory does not fail"), 1);
+    assert_eq!(client.get(&format!("{events}/first")).await.0, 404);
+    assert_eq!(client.get(&format!("{events}/second")).await.0, 200);
+}

@@ -41,7 +41,7 @@ pub(crate) struct DevArguments {
     /// Folder with access.json, which `cairnctl` writes from trust/ and machines/
     #[arg(long, value_name = "FOLDER")]
     access: PathBuf,
-    /// Address and port of the Kubernetes API
+    /// Address and port of the Kubernetes API; pods reach it only when this is not loopback, as with 0.0.0.0:6443
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6443")]
     listen: SocketAddr,
     /// Name of the node
@@ -85,15 +85,18 @@ async fn serve(
     leaf: LeafSource,
     supervisor: &Supervisor,
 ) -> Result<()> {
-    let advertise = match arguments.listen {
-        SocketAddr::V4(v4) if !v4.ip().is_unspecified() => Some(*v4.ip()),
-        SocketAddr::V4(_) | SocketAddr::V6(_) => None,
+    // Pods reach the API at the address of the `kubernetes` Service's endpoint: never loopback, which is each pod's own.
+    let advertise = match (arguments.listen.ip(), arguments.node_address.map_or_else(routed_address, Ok)) {
+        (IpAddr::V4(any), Ok(IpAddr::V4(own))) if any.is_unspecified() => Some(own),
+        (IpAddr::V4(one), _) if !one.is_unspecified() && !one.is_loopback() => Some(one),
+        (IpAddr::V4(_) | IpAddr::V6(_), _) => None,
     };
+    let addresses = [arguments.listen.ip().to_string(), name.to_string()].into_iter();
     let config = ServerConfig {
         folder: arguments.data.clone(),
         bootstrap: true,
         listen: arguments.listen,
-        names: vec![arguments.listen.ip().to_string(), name.to_string()],
+        names: addresses.chain(advertise.map(|own| own.to_string())).collect(),
         advertise,
         services: SERVICES,
         domain: "cluster.local".into(),

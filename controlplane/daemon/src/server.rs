@@ -1,6 +1,6 @@
 //! The server role: keys, store, API server, listener. Everything that talks to the API in this process gets a transport from it.
 //!
-//! Tasks: `api listener` and one `api connection` for each, `leaf renewal`, and those of the store, all under the Supervisor.
+//! Tasks: `api listener` and one `api connection` for each, `leaf renewal`, `event expiry`, and those of the store, all under the Supervisor.
 
 use crate::agents::Agents;
 use crate::in_process::InProcess;
@@ -18,6 +18,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// The store's member id of a control plane of one.
@@ -99,6 +100,8 @@ impl Server {
         let listener = Listener { api: api.clone(), tls, table, supervisor: supervisor.clone() };
         let socket = Arc::new(socket);
         supervisor.spawn("api listener", Restart::Always, move |stop| listener.clone().run(Arc::clone(&socket), stop));
+        let expiring = api.clone();
+        supervisor.spawn("event expiry", Restart::Always, move |stop| expire_events(expiring.clone(), stop));
         supervisor.spawn("leaf renewal", Restart::Always, move |stop| renew(Arc::clone(&keys), leaf.clone(), stop));
         tracing::info!(%address, "the Kubernetes API is served");
         Ok(Server { api, authority_pem: pki.authority_pem().to_owned(), address })
@@ -142,6 +145,22 @@ fn server_names(config: &ServerConfig) -> Vec<String> {
     names.sort();
     names.dedup();
     names
+}
+
+/// How often old events are looked for; each looks at all of them.
+const EXPIRY_PERIOD: Duration = Duration::from_secs(300);
+
+async fn expire_events(api: ApiServer, mut stop: Stop) -> Result<(), Failure> {
+    let mut period = tokio::time::interval(EXPIRY_PERIOD);
+    loop {
+        tokio::select! {
+            _ = period.tick() => {
+                let gone = api.expire_events(jiff::Timestamp::now()).await?;
+                tracing::debug!(events = gone, "old events removed");
+            }
+            () = stop.requested() => return Ok(()),
+        }
+    }
 }
 
 /// Shows each new leaf of the machine; connections that stand keep the old one.

@@ -31,6 +31,8 @@ pub enum Subresource {
     Log,
     /// A command in a container, proxied from the node.
     Exec,
+    /// The input and output of a container's own process, proxied from the node.
+    Attach,
     /// Writes `spec.nodeName` of a pod, once.
     Binding,
     /// Deletes a pod through its disruption budget.
@@ -49,6 +51,7 @@ impl Subresource {
             Subresource::Scale => "scale",
             Subresource::Log => "log",
             Subresource::Exec => "exec",
+            Subresource::Attach => "attach",
             Subresource::Binding => "binding",
             Subresource::Eviction => "eviction",
             Subresource::Finalize => "finalize",
@@ -61,7 +64,7 @@ impl Subresource {
         match self {
             Subresource::Status | Subresource::Scale => &["get", "patch", "update"],
             Subresource::Log => &["get"],
-            Subresource::Exec => &["create", "get"],
+            Subresource::Exec | Subresource::Attach => &["create", "get"],
             Subresource::Binding | Subresource::Eviction | Subresource::Token => &["create"],
             Subresource::Finalize => &["update"],
         }
@@ -73,6 +76,7 @@ impl Subresource {
             Subresource::Status | Subresource::Finalize | Subresource::Log => None,
             Subresource::Scale => Some(("autoscaling", "v1", "Scale")),
             Subresource::Exec => Some(("", "v1", "PodExecOptions")),
+            Subresource::Attach => Some(("", "v1", "PodAttachOptions")),
             Subresource::Binding => Some(("", "v1", "Binding")),
             Subresource::Eviction => Some(("policy", "v1", "Eviction")),
             Subresource::Token => Some(("authentication.k8s.io", "v1", "TokenRequest")),

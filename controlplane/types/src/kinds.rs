@@ -2,7 +2,7 @@
 //! manners of its own, a [`Strategy`] in [`crate::strategy`].
 
 use crate::kind::Scope::{Cluster, Namespaced};
-use crate::kind::Subresource::{Binding, Eviction, Exec, Finalize, Log, Scale, Status, Token};
+use crate::kind::Subresource::{Attach, Binding, Eviction, Exec, Finalize, Log, Scale, Status, Token};
 use crate::kind::{KindInfo, Scope, Strategy, Subresource};
 use crate::schema;
 use crate::strategy as of;
@@ -108,7 +108,7 @@ pub const ROWS: &[Row] = &[
     row("", "v1", "Event", "events", Namespaced, &of::CORE_EVENT, "io.k8s.api.core.v1.Event").short(&["ev"]),
     row("", "v1", "Namespace", "namespaces", Cluster, &of::NAMESPACE, "io.k8s.api.core.v1.Namespace").short(&["ns"]).sub(&[Finalize, Status]),
     row("", "v1", "Node", "nodes", Cluster, &of::NODE, "io.k8s.api.core.v1.Node").short(&["no"]).sub(&[Status]),
-    row("", "v1", "Pod", "pods", Namespaced, &of::POD, "io.k8s.api.core.v1.Pod").short(&["po"]).all().sub(&[Binding, Eviction, Exec, Log, Status]),
+    row("", "v1", "Pod", "pods", Namespaced, &of::POD, "io.k8s.api.core.v1.Pod").short(&["po"]).all().sub(&[Attach, Binding, Eviction, Exec, Log, Status]),
     row("", "v1", "Secret", "secrets", Namespaced, &of::SECRET, "io.k8s.api.core.v1.Secret"),
     row("", "v1", "ServiceAccount", "serviceaccounts", Namespaced, &of::SERVICE_ACCOUNT, "io.k8s.api.core.v1.ServiceAccount").short(&["sa"]).sub(&[Token]),
     row("", "v1", "Service", "services", Namespaced, &of::SERVICE, "io.k8s.api.core.v1.Service").short(&["svc"]).all().sub(&[Status]),

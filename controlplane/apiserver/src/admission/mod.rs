@@ -2,6 +2,7 @@
 //!
 //! Whatever a decision was based on becomes a condition of the write's own transaction, so that a race cannot slip between.
 
+mod account;
 mod allocation;
 mod namespace;
 mod pod;
@@ -37,7 +38,10 @@ pub(crate) async fn create(call: &Call<'_>, object: &mut Value) -> Result<Extra,
         extra.add(namespace::accepts(call).await?);
     }
     match (call.kind.group.as_str(), call.kind.plural.as_str()) {
-        ("", "pods") => pod::fill_in(object),
+        ("", "pods") => {
+            pod::fill_in(object);
+            account::mount(call, object).await?;
+        }
         ("", "services") => extra.add(service::reserve(call, None, object).await?),
         _ => {}
     }
