@@ -20,7 +20,7 @@ pub(crate) fn check() -> Result<()> {
     run("cargo", &["deny", "--all-features", "check", "bans", "licenses", "sources"])?;
     advisories()?;
     run("mdbook", &["--version"]).or_else(|_| install("mdbook", MDBOOK))?;
-    run("mdbook", &["build", "docs", "--dest-dir", "../target/book"])
+    run("mdbook", &["build", "docs", "--dest-dir", "target/book"])
 }
 
 /// Checks known vulnerabilities where the advisory database can be reached; without a network that is said, not hidden.
