@@ -13,6 +13,7 @@ mod context;
 mod deployment;
 mod discovery;
 mod endpointslice;
+mod events;
 mod expectations;
 mod garbage;
 mod namespace;
@@ -39,4 +40,5 @@ pub fn run(transport: Arc<dyn Transport>, supervisor: &Supervisor, settings: Set
     namespace::start(&context);
     garbage::start(&context);
     nodes::start(&context);
+    events::start(&context);
 }
