@@ -8,7 +8,7 @@ use crate::node::{self, NodeConfig, Places};
 use crate::pki::write_secret;
 use crate::server::{Server, ServerConfig};
 use crate::table::{Table, TableWriter, table};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use controlplane_apiserver::Caller;
 use jiff::Timestamp;
 use machined_access::{AccessTable, IdentityKey, LEAF_LIFETIME, LeafKey, MachineEntry, MachineRole};
@@ -64,7 +64,7 @@ pub(crate) struct DevArguments {
     node_address: Option<IpAddr>,
 }
 
-/// Runs until the process is told to end.
+/// Runs until the process is told to end, or the store cannot go on.
 pub(crate) async fn run(arguments: DevArguments, supervisor: &Supervisor) -> Result<()> {
     let name = MachineName::parse(&arguments.name)?;
     fs::create_dir_all(&arguments.data).with_context(|| format!("cannot make {}", arguments.data.display()))?;
@@ -108,7 +108,9 @@ async fn serve(
         node::start(node_config(arguments, name)?, transport, table, leaf, supervisor).await?;
     }
     println!("Kubernetes API at https://{}", server.address);
-    Ok(())
+    // The tasks do the work from here on.
+    let reason = server.failed().await;
+    bail!("the store cannot go on: {reason}")
 }
 
 fn node_config(arguments: &DevArguments, name: &MachineName) -> Result<NodeConfig> {

@@ -37,11 +37,14 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
     let (writer, table) = table(place.access.clone());
     let leaf = local.leaf(leaf_names(&place), supervisor).await?;
     tracing::info!(machine = %place.machine.name, role = ?place.machine.role, "this machine's place in the cluster");
-    match place.machine.role {
+    let server = match place.machine.role {
         Role::ControlPlane => control_plane(&arguments, &place, table, leaf, supervisor).await?,
         Role::Worker => bail!("workers cannot join yet: give this machine the role \"control-plane\""),
+    };
+    tokio::select! {
+        ended = follow(&mut places, &place, &writer) => ended,
+        reason = server.failed() => bail!("the store cannot go on: {reason}"),
     }
-    follow(&mut places, &place, &writer).await
 }
 
 async fn control_plane(
@@ -50,7 +53,7 @@ async fn control_plane(
     table: Table,
     leaf: LeafSource,
     supervisor: &Supervisor,
-) -> Result<()> {
+) -> Result<Server> {
     let advertise = own_address(place).context("the machine has no IPv4 address yet")?;
     let services = place.cluster.network.services;
     let IpAddr::V4(base) = services.network() else { bail!("cluster.kdl: services must be an IPv4 network") };
@@ -70,7 +73,7 @@ async fn control_plane(
     server.run_controllers(place.machine.name.as_str(), supervisor);
     let transport = server.transport(Caller::node(place.machine.name.as_str(), ""));
     node::start(node_config(place, advertise)?, transport, table, leaf, supervisor).await?;
-    Ok(())
+    Ok(server)
 }
 
 fn node_config(place: &Place, address: Ipv4Addr) -> Result<NodeConfig> {

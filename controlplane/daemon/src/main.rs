@@ -51,11 +51,7 @@ async fn main() -> Result<()> {
     let work = async {
         match arguments.role {
             Role::Machine(machine) => machine::run(machine, &supervisor).await,
-            Role::Dev(dev) => {
-                dev::run(dev, &supervisor).await?;
-                // The tasks do the work from here on.
-                std::future::pending().await
-            }
+            Role::Dev(dev) => dev::run(dev, &supervisor).await,
         }
     };
     let ended = tokio::select! {

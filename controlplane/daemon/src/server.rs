@@ -65,6 +65,7 @@ pub(crate) enum StartError {
 /// A running server.
 pub(crate) struct Server {
     api: ApiServer,
+    store: Arc<Replica>,
     authority_pem: String,
     /// Where it listens.
     pub(crate) address: SocketAddr,
@@ -92,7 +93,7 @@ impl Server {
             supervisor: supervisor.clone(),
             tokens: Some(Arc::new(pki.service_accounts()?)),
         };
-        let api = ApiServer::new(store, options);
+        let api = ApiServer::new(Arc::clone(&store) as Arc<dyn Store>, options);
         api.bootstrap().await.map_err(StartError::Bootstrap)?;
         let keys = ServerKeys::new(leaf.current())?;
         keys.set_public(pki.server_leaf(&server_names(&config))?)?;
@@ -104,7 +105,7 @@ impl Server {
         supervisor.spawn("event expiry", Restart::Always, move |stop| expire_events(expiring.clone(), stop));
         supervisor.spawn("leaf renewal", Restart::Always, move |stop| renew(Arc::clone(&keys), leaf.clone(), stop));
         tracing::info!(%address, "the Kubernetes API is served");
-        Ok(Server { api, authority_pem: pki.authority_pem().to_owned(), address })
+        Ok(Server { api, store, authority_pem: pki.authority_pem().to_owned(), address })
     }
 
     /// Starts the scheduler and the other controllers. One process of a cluster does.
@@ -114,13 +115,18 @@ impl Server {
         controlplane_controllers::run(self.transport(Caller::controllers()), supervisor, settings);
     }
 
+    /// Waits until the store cannot go on, and says why. The process should end then: opened again, the store recovers.
+    pub(crate) async fn failed(&self) -> String {
+        self.store.failed().await
+    }
+
     /// A transport for a caller in this process.
     pub(crate) fn transport(&self, caller: Caller) -> Arc<dyn Transport> {
         Arc::new(InProcess::new(self.api.clone(), caller))
     }
 }
 
-async fn open_store(config: &ServerConfig, supervisor: &Supervisor) -> Result<Arc<dyn Store>, OpenError> {
+async fn open_store(config: &ServerConfig, supervisor: &Supervisor) -> Result<Arc<Replica>, OpenError> {
     let options = controlplane_replica::Options {
         dir: config.folder.join("store"),
         id: ONLY_MEMBER,
@@ -128,8 +134,7 @@ async fn open_store(config: &ServerConfig, supervisor: &Supervisor) -> Result<Ar
         bootstrap: config.bootstrap,
         peers: Arc::new(Alone),
     };
-    let replica = Replica::open(options, supervisor).await?;
-    Ok(replica)
+    Replica::open(options, supervisor).await
 }
 
 /// The names that clients use: those of the machine, and those that pods know.

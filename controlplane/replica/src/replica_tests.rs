@@ -169,3 +169,16 @@ async fn a_snapshot_carries_the_whole_state_to_another_member() {
     assert_eq!(answer.expect("because the disk works").entries.len(), 2);
     store.close().await;
 }
+
+#[tokio::test]
+async fn a_member_that_has_stopped_says_so_and_takes_no_writes() {
+    let dir = TempDir::new().expect("because a temporary directory can be made");
+    let store = Running::open(dir.path()).await;
+    let replica = Arc::clone(&store.replica);
+    let watching = tokio::spawn(async move { replica.failed().await });
+    store.replica.close().await.expect("because the disk works");
+    assert!(!watching.await.expect("because nothing panics").is_empty());
+    let put = Op::Put(Bytes::from_static(b"/a/x"), Bytes::from_static(b"1"));
+    let refused = store.replica.txn(Txn { then: vec![put], ..Txn::default() }).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable { .. })));
+}
