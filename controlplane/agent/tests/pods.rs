@@ -4,50 +4,7 @@ mod support;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use serde_json::json;
-use std::path::{Path, PathBuf};
-use support::{PATIENCE, TestNode};
-
-fn programs() -> (PathBuf, PathBuf) {
-    let (web, pause) = (env!("CARGO_BIN_EXE_pod-test-program"), env!("CARGO_BIN_EXE_pause"));
-    (web.into(), pause.into())
-}
-
-/// Waits until the pod satisfies `holds`, and returns it.
-async fn pod_when(node: &TestNode, name: &str, holds: impl Fn(&Pod) -> bool) -> Pod {
-    let pods = node.admin().namespaced::<Pod>("default");
-    let mut last = None;
-    let wait = async {
-        loop {
-            if let Ok(pod) = pods.get(name).await {
-                if holds(&pod) {
-                    return pod;
-                }
-                last = Some(pod);
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    let found = tokio::time::timeout(PATIENCE, wait).await;
-    found.unwrap_or_else(|_| panic!("pod {name} did not get there: {:#?}", last.and_then(|pod| pod.status)))
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-}
-
-fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("")
-}
-
-async fn create(node: &TestNode, name: &str, spec: serde_json::Value) {
-    let mut pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "default" }, "spec": spec });
-    pod["spec"]["nodeName"] = "n1".into();
-    pod["spec"]["terminationGracePeriodSeconds"] = 1.into();
-    pod["spec"]["automountServiceAccountToken"] = false.into();
-    let pod: Pod = serde_json::from_value(pod).expect("because the test's pod is well formed");
-    node.admin().namespaced::<Pod>("default").create(&pod).await.expect("because the API accepts the pod");
-}
+use support::{PATIENCE, TestNode, create, is_ready, log_of, phase, pod_when, programs};
 
 async fn http(address: &str) -> std::io::Result<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -56,13 +13,6 @@ async fn http(address: &str) -> std::io::Result<String> {
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await?;
     Ok(answer)
-}
-
-fn log_of(node: &TestNode, pod: &Pod, container: &str, attempt: u32) -> String {
-    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let name = pod.metadata.name.as_deref().unwrap_or_default();
-    let path = node.config.folders.logs.join(format!("default_{name}_{uid}/{container}/{attempt}.log"));
-    std::fs::read_to_string(path).unwrap_or_default()
 }
 
 #[test]
@@ -114,7 +64,9 @@ fn a_pods_life_from_archive_to_deletion() {
         };
         tokio::time::timeout(PATIENCE, gone).await.expect("because the agent ends and removes it");
         assert!(node.network.pods().await.is_empty());
-        assert!(!Path::new(&node.config.folders.pods.join(pod.metadata.uid.unwrap_or_default())).exists());
+        let uid = pod.metadata.uid.unwrap_or_default();
+        assert!(!node.config.folders.pods.join(&uid).exists());
+        assert!(node.cgroups_of(&uid).is_empty());
         node.supervisor.stop(PATIENCE).await;
     });
 }
@@ -150,7 +102,7 @@ fn containers_end_restart_and_outlive_the_agent() {
         let crash = pod_when(&node, "crash", waits("CrashLoopBackOff")).await;
         assert_eq!(state(&crash).restart_count, 1, "the first restart is at once, the second waits");
         assert!(log_of(&node, &crash, "c", 0).ends_with("goodbye\n"));
-        pod_when(&node, "noimage", waits("ErrImagePull")).await;
+        pod_when(&node, "noimage", |pod| waits("ErrImagePull")(pod) || waits("ImagePullBackOff")(pod)).await;
 
         let stay = pod_when(&node, "stay", is_ready).await;
         let id = state(&stay).container_id;
@@ -166,20 +118,6 @@ fn containers_end_restart_and_outlive_the_agent() {
             "it was taken over, not restarted"
         );
 
-        for name in ["done", "bad", "crash", "stay", "noimage"] {
-            node.admin()
-                .namespaced::<Pod>("default")
-                .delete(name, &Default::default())
-                .await
-                .expect("because it is there");
-        }
-        let pods = node.admin().namespaced::<Pod>("default");
-        let gone = async {
-            while pods.list(&Default::default()).await.is_ok_and(|list| !list.items.is_empty()) {
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, gone).await.expect("because the agent ends and removes them");
-        node.supervisor.stop(PATIENCE).await;
+        node.remove_all_pods().await;
     });
 }

@@ -114,31 +114,49 @@ fn apply(socket: &NftSocket, config: &NetworkConfig, endpoints: &[Ipv4Addr]) {
 
 #[test]
 fn connections_reach_pods_through_cluster_ip_and_node_port() {
-    on_a_machine("connections_reach_pods_through_cluster_ip_and_node_port", async |config| {
-        let network = PodNetwork::open(config.clone(), range()).await.expect("because the namespace is ours");
-        let one = network.attach(ONE).await.expect("because the range is empty");
-        let two = network.attach(TWO).await.expect("because the range has room");
-        serve(&network, ONE, "one");
-        serve(&network, TWO, "two");
-        let socket = NftSocket::open().expect("because the kernel has nf_tables");
-        apply(&socket, &config, &[one.address, two.address]);
+    on_a_machine("connections_reach_pods_through_cluster_ip_and_node_port", services_work);
+}
 
-        let node_port = SocketAddrV4::new(one.gateway, NODE_PORT);
-        let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..40 {
-            let here = ask(CLUSTER_IP).expect("because both endpoints listen");
-            seen.insert(here.split(' ').next().map(str::to_owned));
-            ask(node_port).expect("because this machine's own programs reach node ports");
-            // From the pod also to itself: the hairpin.
-            let inside = ask_from(&network.namespace(ONE), CLUSTER_IP).expect("because pods reach services");
-            let expected = if inside.starts_with("one") { one.gateway } else { one.address };
-            assert!(inside.ends_with(&format!(" {expected}")), "{inside}");
-            ask_from(&network.namespace(ONE), node_port).expect("because pods reach node ports");
+/// With the module br_netfilter, frames between ports of a bridge pass the IP hooks too; both ways must work.
+#[test]
+fn connections_reach_pods_whether_or_not_the_bridge_calls_the_ip_hooks() {
+    const SETTING: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+    on_a_machine("connections_reach_pods_whether_or_not_the_bridge_calls_the_ip_hooks", async |config| {
+        match std::fs::read_to_string(SETTING) {
+            Ok(on) => {
+                let other = if on.trim() == "1" { "0" } else { "1" };
+                std::fs::write(SETTING, other).expect("because the namespace is ours");
+                services_work(config).await;
+            }
+            Err(_module_not_loaded) => services_work(config).await,
         }
-        assert_eq!(seen.len(), 2, "both endpoints are chosen");
-        let direct = ask_from(&network.namespace(ONE), SocketAddrV4::new(two.address, 8080));
-        assert_eq!(direct.expect("because pods reach each other"), format!("two {}", one.address));
     });
+}
+
+async fn services_work(config: NetworkConfig) {
+    let network = PodNetwork::open(config.clone(), range()).await.expect("because the namespace is ours");
+    let one = network.attach(ONE).await.expect("because the range is empty");
+    let two = network.attach(TWO).await.expect("because the range has room");
+    serve(&network, ONE, "one");
+    serve(&network, TWO, "two");
+    let socket = NftSocket::open().expect("because the kernel has nf_tables");
+    apply(&socket, &config, &[one.address, two.address]);
+
+    let node_port = SocketAddrV4::new(one.gateway, NODE_PORT);
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        let here = ask(CLUSTER_IP).expect("because both endpoints listen");
+        seen.insert(here.split(' ').next().map(str::to_owned));
+        ask(node_port).expect("because this machine's own programs reach node ports");
+        // From the pod also to itself: the hairpin.
+        let inside = ask_from(&network.namespace(ONE), CLUSTER_IP).expect("because pods reach services");
+        let expected = if inside.starts_with("one") { one.gateway } else { one.address };
+        assert!(inside.ends_with(&format!(" {expected}")), "{inside}");
+        ask_from(&network.namespace(ONE), node_port).expect("because pods reach node ports");
+    }
+    assert_eq!(seen.len(), 2, "both endpoints are chosen");
+    let direct = ask_from(&network.namespace(ONE), SocketAddrV4::new(two.address, 8080));
+    assert_eq!(direct.expect("because pods reach each other"), format!("two {}", one.address));
 }
 
 #[test]

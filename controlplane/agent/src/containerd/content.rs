@@ -34,7 +34,8 @@ impl Containerd {
         ContentClient::new(self.channel.clone())
     }
 
-    fn leased<T>(&self, message: T) -> Request<T> {
+    /// A request whose results stay until the image is whole.
+    pub(super) fn leased<T>(&self, message: T) -> Request<T> {
         let mut request = self.request(message);
         request.metadata_mut().insert("containerd-lease", LEASE.parse().expect("because the name is plain ASCII"));
         request

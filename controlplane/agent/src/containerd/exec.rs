@@ -32,13 +32,22 @@ pub(crate) struct ExecSession {
     gone: watch::Sender<bool>,
 }
 
+/// What a command writes, until it is gone. Standard error stays empty with a terminal.
+pub(crate) struct ExecOutput {
+    pub(crate) stdout: OutputReader,
+    pub(crate) stderr: OutputReader,
+}
+
 impl Containerd {
-    /// Starts a command in a container. Open the streams first that should miss nothing: they are pipes, so nothing
-    /// is lost before.
+    /// Starts a command in a container.
     ///
     /// # Errors
     /// When the container does not run or the program cannot be started.
-    pub(crate) async fn open_exec(&self, id: &ContainerId, exec: &Exec) -> Result<ExecSession, RuntimeError> {
+    pub(crate) async fn open_exec(
+        &self,
+        id: &ContainerId,
+        exec: &Exec,
+    ) -> Result<(ExecSession, ExecOutput), RuntimeError> {
         let doing = || format!("run {} in container {id}", exec.command.join(" "));
         let process = self.process(id, exec).await?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -62,15 +71,17 @@ impl Containerd {
             spec: Some(prost_types::Any { type_url: PROCESS_TYPE.to_owned(), value: process.to_string().into_bytes() }),
             exec_id: session.exec.clone(),
         };
-        // Both ends of each pipe exist before the shim opens its own, which would otherwise wait for us.
-        let _held = (session.stdout()?, session.stderr()?);
+        // Opened before the shim opens its ends, which would otherwise wait, and kept: a program that ends at once
+        // makes the shim close them again, and a pipe that nobody has open forgets what is in it.
+        let open = |path| OutputReader::open(path, session.gone.subscribe());
+        let output = ExecOutput { stdout: open(&session.pipes.stdout())?, stderr: open(&session.pipes.stderr())? };
         self.tasks().exec(self.request(request)).await.map_err(self.failed(doing()))?;
         let start = StartRequest { container_id: session.container.clone(), exec_id: session.exec.clone() };
         if let Err(status) = self.tasks().start(self.request(start)).await {
             session.clean_up().await?;
             return Err(self.failed(doing())(status));
         }
-        Ok(session)
+        Ok((session, output))
     }
 
     /// Opens the standard input of a running container that has one.
@@ -103,8 +114,8 @@ impl Containerd {
         limit: Duration,
     ) -> Result<ExecResult, RuntimeError> {
         let exec = Exec { command: command.to_vec(), terminal: false, stdin: false };
-        let session = self.open_exec(id, &exec).await?;
-        let (mut stdout, mut stderr) = (session.stdout()?, session.stderr()?);
+        let (session, streams) = self.open_exec(id, &exec).await?;
+        let ExecOutput { mut stdout, mut stderr } = streams;
         let mut output = Vec::new();
         let ended = tokio::time::timeout(limit, async {
             let collect = async {
@@ -141,22 +152,6 @@ async fn read_some(reader: &mut OutputReader, kept: &mut Vec<u8>) -> std::io::Re
 }
 
 impl ExecSession {
-    /// The standard output, until the process is gone.
-    ///
-    /// # Errors
-    /// When the pipe cannot be opened.
-    pub(crate) fn stdout(&self) -> Result<OutputReader, RuntimeError> {
-        OutputReader::open(&self.pipes.stdout(), self.gone.subscribe())
-    }
-
-    /// The standard error, until the process is gone; it stays empty with a terminal.
-    ///
-    /// # Errors
-    /// When the pipe cannot be opened.
-    pub(crate) fn stderr(&self) -> Result<OutputReader, RuntimeError> {
-        OutputReader::open(&self.pipes.stderr(), self.gone.subscribe())
-    }
-
     /// Opens the standard input.
     ///
     /// # Errors

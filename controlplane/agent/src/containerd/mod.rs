@@ -11,7 +11,7 @@ mod labels;
 mod snapshots;
 mod streams;
 
-pub(crate) use exec::{ExecInput, ExecSession};
+pub(crate) use exec::{ExecInput, ExecOutput, ExecSession};
 pub(crate) use streams::{OutputReader, Pipes};
 
 use crate::logs::LogPumps;

@@ -30,7 +30,7 @@ impl Containerd {
         Ok(found.map_err(self.failed(format!("look for the layer {key}")))?.is_some())
     }
 
-    /// A writable layer on `parent`; a left-over of that name is replaced.
+    /// A writable layer on `parent` that stays until it is removed or committed; a left-over of that name is replaced.
     pub(super) async fn prepare_snapshot(&self, key: &str, parent: &str) -> Result<Vec<Mount>, RuntimeError> {
         self.remove_snapshot(key).await?;
         let request = PrepareSnapshotRequest {
@@ -76,7 +76,7 @@ impl Containerd {
             key,
             labels: HashMap::new(),
         };
-        let committed = self.snapshots().commit(self.request(request)).await.map(drop);
+        let committed = self.snapshots().commit(self.leased(request)).await.map(drop);
         unless_there(committed).map_err(self.failed(format!("keep the layer {chain}")))
     }
 }

@@ -2,6 +2,7 @@
 //! that carry it out.
 
 pub(crate) mod backoff;
+pub(crate) mod cgroups;
 pub(crate) mod env;
 pub(crate) mod fields;
 pub(crate) mod files;

@@ -113,8 +113,7 @@ impl<'a> Starter<'a> {
     }
 
     fn cgroup(&self, id: &ContainerId) -> String {
-        let class = spec::qos(self.pod).cgroup();
-        format!("{}/{class}/pod{}/{id}", self.node.config.cgroup, self.key.uid)
+        format!("{}/{id}", pod_cgroup(self.node, spec::qos(self.pod), &self.key.uid))
     }
 
     /// Makes network, files and the sandbox.
@@ -353,6 +352,11 @@ const OWN_FILES: [(&str, &str); 4] =
 #[must_use]
 pub(crate) fn pod_folder(node: &Node, uid: &str) -> PathBuf {
     node.config.folders.pods.join(uid)
+}
+
+/// The cgroup of a pod of that class.
+pub(crate) fn pod_cgroup(node: &Node, class: spec::Qos, uid: &str) -> String {
+    format!("{}/{}/pod{uid}", node.config.cgroup, class.cgroup())
 }
 
 /// The log of one run of a container.

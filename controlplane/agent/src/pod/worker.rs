@@ -4,6 +4,7 @@
 //! containers that end, by probes, by its own plan's time and by period, and is told nothing by any of them. It owns
 //! everything of its pod on this machine and touches nothing of any other.
 
+use super::cgroups;
 use super::hooks::Asked;
 use super::plan::{self, Action, Failure, Plan, Stop as StopContainer, View, newest};
 use super::probes::ProbeBoard;
@@ -12,6 +13,7 @@ use super::status::{self, Facts};
 use crate::events::Gravity;
 use crate::node::Node;
 use crate::runtime::{Container, ContainerId, Kind, PodKey, Runtime, RuntimeError, Started, State};
+use crate::spec;
 use crate::volumes::{self, WriteError};
 use controlplane_client::{ClientError, Optional, Patch};
 use controlplane_network::PodNetworkError;
@@ -300,6 +302,9 @@ impl Worker {
     /// Gives back network and volumes; logs stay with the pod object.
     async fn release(&self, pod: Option<&Arc<Pod>>) -> Result<(), WorkError> {
         self.node.network.detach(&self.key.uid).await?;
+        for class in spec::Qos::ALL {
+            cgroups::remove(&start::pod_cgroup(&self.node, class, &self.key.uid));
+        }
         volumes::remove_all(&start::pod_folder(&self.node, &self.key.uid))?;
         let gone = pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
         if gone {

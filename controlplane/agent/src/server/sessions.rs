@@ -2,7 +2,7 @@
 
 use super::channels::{self, FromClient, STDERR, STDOUT};
 use super::logs;
-use crate::containerd::{ExecInput, ExecSession, OutputReader};
+use crate::containerd::{ExecInput, ExecOutput, ExecSession, OutputReader};
 use crate::logs::LogQuery;
 use crate::node::Node;
 use crate::pod::start::log_path;
@@ -46,29 +46,25 @@ pub(super) async fn socket(upgraded: Upgraded) -> Socket {
 pub(super) async fn exec(node: &Node, id: &ContainerId, exec: Exec, socket: Socket) {
     let (sender, receiver) = socket.split();
     let sender = Mutex::new(sender);
-    let session = match node.containerd.open_exec(id, &exec).await {
-        Ok(session) => session,
+    let (session, output) = match node.containerd.open_exec(id, &exec).await {
+        Ok(opened) => opened,
         Err(error) => return finish(&sender, channels::status(Err(&chain(&error)))).await,
     };
-    let status = match (session.stdout(), session.stderr()) {
-        (Ok(stdout), Ok(stderr)) => {
-            let process = async {
-                let (ended, (), ()) =
-                    tokio::join!(session.ended(), forward(stdout, STDOUT, &sender), forward(stderr, STDERR, &sender));
-                ended
-            };
-            tokio::select! {
-                ended = process => ended,
-                () = receive(receiver, &session, exec.stdin) => {
-                    let killed = session.kill().await;
-                    let ended = session.ended().await;
-                    killed.and(ended)
-                }
-            }
-        }
-        (Err(error), _) | (_, Err(error)) => Err(error),
+    let ExecOutput { stdout, stderr } = output;
+    let process = async {
+        let streams = (forward(stdout, STDOUT, &sender), forward(stderr, STDERR, &sender));
+        let (ended, (), ()) = tokio::join!(session.ended(), streams.0, streams.1);
+        ended
     };
-    let status = match status {
+    let ended = tokio::select! {
+        ended = process => ended,
+        () = receive(receiver, &session, exec.stdin) => {
+            let killed = session.kill().await;
+            let ended = session.ended().await;
+            killed.and(ended)
+        }
+    };
+    let status = match ended {
         Ok(code) => channels::status(Ok(code)),
         Err(error) => channels::status(Err(&chain(&error))),
     };

@@ -10,7 +10,7 @@ mod security;
 mod user;
 
 pub(crate) use container::{ContainerSpec, Mount, container};
-pub(crate) use resources::{limit, oom_score, qos, request};
+pub(crate) use resources::{Qos, limit, oom_score, qos, request};
 pub(crate) use sandbox::{OOM_SCORE, SandboxSpec, sandbox};
 pub(crate) use user::{UserError, resolve_user};
 

@@ -25,6 +25,9 @@ pub(crate) enum Qos {
 }
 
 impl Qos {
+    /// Every class; a pod's cgroup is removed whichever it was in, since its object may be gone.
+    pub(crate) const ALL: [Self; 3] = [Self::Guaranteed, Self::Burstable, Self::BestEffort];
+
     /// As the API spells it.
     #[must_use]
     pub(crate) fn name(self) -> &'static str {

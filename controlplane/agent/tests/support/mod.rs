@@ -6,7 +6,9 @@ use controlplane_apiserver::{ApiServer, Caller, Options};
 use controlplane_client::{Body, Transport, TransportError};
 use controlplane_network::{Cidr, NetworkConfig, PodNetwork};
 use controlplane_store::{LocalStore, Store};
+use k8s_openapi::api::core::v1::Pod;
 use machined_reconcile::Supervisor;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest that anything is waited for: containers start within a second, a busy machine needs more.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The API server, called in this process as one caller.
 #[derive(Clone)]
@@ -44,6 +46,7 @@ impl Transport for InProcess {
 pub struct PrivateContainerd {
     child: Child,
     pub socket: PathBuf,
+    folder: PathBuf,
 }
 
 impl PrivateContainerd {
@@ -56,25 +59,66 @@ impl PrivateContainerd {
             folder.join("state"),
         );
         std::fs::write(&config, text).expect("because the folder is writable");
-        let log = std::fs::File::create(folder.join("containerd.log")).expect("because the folder is writable");
-        let child = Command::new("containerd")
+        Self { child: Self::spawn(folder), socket, folder: folder.to_owned() }
+    }
+
+    fn spawn(folder: &Path) -> Child {
+        let log = std::fs::File::options().append(true).create(true).open(folder.join("containerd.log"));
+        Command::new("containerd")
             .arg("--config")
-            .arg(&config)
+            .arg(folder.join("containerd.toml"))
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(log.expect("because the folder is writable"))
             .spawn()
-            .expect("because containerd is installed");
-        Self { child, socket }
+            .expect("because containerd is installed")
+    }
+
+    /// Kills it as a crash would, and starts it again.
+    pub fn restart(&mut self) {
+        self.child.kill().expect("because it runs");
+        self.child.wait().expect("because it is our child");
+        self.child = Self::spawn(&self.folder);
     }
 }
 
 impl Drop for PrivateContainerd {
     fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
-        // What is left of it is visible as a process; nothing a test could do about it.
-        let _sent = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        // A test that failed leaves containers: their shims name our socket, and shims take their children along.
+        let socket = self.socket.display().to_string();
+        for (pid, command) in processes() {
+            if command.contains(&socket) && command.contains("containerd-shim") {
+                for child in children(pid) {
+                    kill(child);
+                }
+            }
+        }
+        let _killed = self.child.kill();
         let _status = self.child.wait();
+        for (pid, _) in processes().into_iter().filter(|(_, command)| command.contains(&socket)) {
+            kill(pid);
+        }
     }
+}
+
+fn kill(pid: i32) {
+    // It may be gone already.
+    let _sent = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+}
+
+/// All processes with their command lines.
+fn processes() -> Vec<(i32, String)> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let read = |entry: std::fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+        Some((pid, String::from_utf8_lossy(&command).replace('\0', " ")))
+    };
+    entries.filter_map(read).collect()
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
 /// Whether this machine can run containers at all; says why not.
@@ -178,6 +222,43 @@ impl TestNode {
         )))
     }
 
+    /// Process id of a container of this node whose command is `program`.
+    pub fn pid_of(&self, program: &str) -> Option<i32> {
+        let socket = self.containerd.socket.display().to_string();
+        let shims = processes().into_iter().filter(|(_, command)| command.contains(&socket));
+        let children: Vec<i32> = shims.flat_map(|(pid, _)| children(pid)).collect();
+        processes()
+            .into_iter()
+            .find(|(pid, command)| children.contains(pid) && command.trim() == program)
+            .map(|(pid, _)| pid)
+    }
+
+    /// cgroups that are left of a pod.
+    pub fn cgroups_of(&self, uid: &str) -> Vec<PathBuf> {
+        let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+        let roots = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]);
+        let classes = roots.map(|root| root.join(self.config.cgroup.trim_start_matches('/')));
+        let pods = classes.flat_map(|root| ["guaranteed", "burstable", "besteffort"].map(|class| root.join(class)));
+        pods.map(|class| class.join(format!("pod{uid}"))).filter(|path| path.exists()).collect()
+    }
+
+    /// Deletes all pods, waits until the agent has ended them, and stops the agent.
+    pub async fn remove_all_pods(&self) {
+        let pods = self.admin().namespaced::<Pod>("default");
+        let all = pods.list(&Default::default()).await.expect("because the API answers");
+        for pod in &all.items {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            pods.delete(name, &Default::default()).await.expect("because it is there");
+        }
+        let gone = async {
+            while pods.list(&Default::default()).await.is_ok_and(|list| !list.items.is_empty()) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.expect("because the agent ends and removes them");
+        self.supervisor.stop(PATIENCE).await;
+    }
+
     pub async fn run_agent(&self, supervisor: &Supervisor) {
         let transport = self.transport(Caller::node("n1", ""));
         controlplane_agent::run(self.config.clone(), Arc::clone(&self.network), transport, supervisor)
@@ -226,4 +307,53 @@ fn append<W: std::io::Write>(archive: &mut tar::Builder<W>, name: &str, bytes: &
 fn digest(bytes: &[u8]) -> String {
     let hash = Sha256::digest(bytes);
     format!("sha256:{}", hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+pub fn programs() -> (PathBuf, PathBuf) {
+    let (web, pause) = (env!("CARGO_BIN_EXE_pod-test-program"), env!("CARGO_BIN_EXE_pause"));
+    (web.into(), pause.into())
+}
+
+/// Waits until the pod satisfies `holds`, and returns it.
+pub async fn pod_when(node: &TestNode, name: &str, holds: impl Fn(&Pod) -> bool) -> Pod {
+    let pods = node.admin().namespaced::<Pod>("default");
+    let mut last = None;
+    let wait = async {
+        loop {
+            if let Ok(pod) = pods.get(name).await {
+                if holds(&pod) {
+                    return pod;
+                }
+                last = Some(pod);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, wait).await;
+    found.unwrap_or_else(|_| panic!("pod {name} did not get there: {:#?}", last.and_then(|pod| pod.status)))
+}
+
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("")
+}
+
+pub async fn create(node: &TestNode, name: &str, spec: serde_json::Value) {
+    let mut pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "default" }, "spec": spec });
+    pod["spec"]["nodeName"] = "n1".into();
+    pod["spec"]["terminationGracePeriodSeconds"] = 1.into();
+    pod["spec"]["automountServiceAccountToken"] = false.into();
+    let pod: Pod = serde_json::from_value(pod).expect("because the test's pod is well formed");
+    node.admin().namespaced::<Pod>("default").create(&pod).await.expect("because the API accepts the pod");
+}
+
+pub fn log_of(node: &TestNode, pod: &Pod, container: &str, attempt: u32) -> String {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let path = node.config.folders.logs.join(format!("default_{name}_{uid}/{container}/{attempt}.log"));
+    std::fs::read_to_string(path).unwrap_or_default()
 }
