@@ -1,7 +1,7 @@
 //! `controlplane dev`: the whole control plane in one process on a developer's host, without machined and without the image.
 //!
-//! What machined would give comes from two folders: `--access` holds `access.json` (written by `cairnctl`), `--data` the identity
-//! key that this mode makes for itself, the store and the cluster's keys. People log in exactly as on a machine.
+//! What machined would give comes from the data folder: `access.json` (written by `cairnctl dev` from a checkout's trust/) and an
+//! identity key; the store and the cluster's keys lie there too. People log in exactly as on a machine.
 
 use crate::leaf::LeafSource;
 use crate::node::{self, NodeConfig, Places};
@@ -38,9 +38,9 @@ pub(crate) struct DevArguments {
     /// Folder for the store, keys and identity; made when it is not there
     #[arg(long, value_name = "FOLDER", default_value = ".cairn/dev")]
     data: PathBuf,
-    /// Folder with access.json, which `cairnctl` writes from trust/ and machines/
+    /// Folder with access.json, which `cairnctl dev` writes [default: the data folder]
     #[arg(long, value_name = "FOLDER")]
-    access: PathBuf,
+    access: Option<PathBuf>,
     /// Address and port of the Kubernetes API; pods reach it only when this is not loopback, as with 0.0.0.0:6443
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6443")]
     listen: SocketAddr,
@@ -69,7 +69,7 @@ pub(crate) async fn run(arguments: DevArguments, supervisor: &Supervisor) -> Res
     let name = MachineName::parse(&arguments.name)?;
     fs::create_dir_all(&arguments.data).with_context(|| format!("cannot make {}", arguments.data.display()))?;
     let identity = Arc::new(identity(&arguments.data.join("identity.pem"))?);
-    let file = arguments.access.join(ACCESS_FILE);
+    let file = arguments.access.as_ref().unwrap_or(&arguments.data).join(ACCESS_FILE);
     let first = read_table(&file, &name, &identity)?;
     let (writer, table) = table(first);
     follow(supervisor, file, name.clone(), Arc::clone(&identity), writer);
@@ -156,7 +156,7 @@ fn identity(file: &Path) -> Result<IdentityKey> {
 
 /// Reads the access table and adds this machine, which no repository names.
 fn read_table(file: &Path, name: &MachineName, identity: &IdentityKey) -> Result<AccessTable> {
-    let text = fs::read(file).with_context(|| format!("cannot read {}; `cairnctl` writes it", file.display()))?;
+    let text = fs::read(file).with_context(|| format!("cannot read {}; `cairnctl dev` writes it", file.display()))?;
     let mut table: AccessTable =
         serde_json::from_slice(&text).with_context(|| format!("{} is no access table", file.display()))?;
     let entry = MachineEntry { identity: identity.fingerprint(), role: MachineRole::ControlPlane };

@@ -86,6 +86,8 @@ pub(crate) enum Command {
     Shutdown,
     /// Write a kubeconfig whose user is your login
     Kubeconfig(Kubeconfig),
+    /// Let the people of your checkout log in to `controlplane dev` on this computer
+    Dev(Dev),
     /// Show, list and choose contexts
     Context {
         #[command(subcommand)]
@@ -122,6 +124,22 @@ pub(crate) struct Init {
     /// Address or name at which the cluster's APIs will be found; may be given several times
     #[arg(long, value_name = "HOST", required = true)]
     pub(crate) endpoint: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    /// Your checkout of the repository
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    pub(crate) checkout: PathBuf,
+    /// Data folder of `controlplane dev`
+    #[arg(long, value_name = "FOLDER", default_value = ".cairn/dev")]
+    pub(crate) data: PathBuf,
+    /// Address and port at which it serves the Kubernetes API
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6443")]
+    pub(crate) listen: String,
+    /// Name of the context to make
+    #[arg(long, default_value = "dev")]
+    pub(crate) name: MachineName,
 }
 
 #[derive(Debug, Args)]

@@ -84,6 +84,13 @@ impl Contexts {
 }
 
 impl Context {
+    /// The Kubernetes API of a context that `cairnctl dev` made: there is nothing else to ask, because no machined runs.
+    pub(crate) fn development_api(&self) -> Option<&str> {
+        let server = self.kubernetes.as_deref()?;
+        let address = server.strip_prefix("https://")?;
+        self.machines.values().any(|machine| machine.address == address).then_some(server)
+    }
+
     /// The machine called `name`, or the first.
     pub(crate) fn machine(&self, name: Option<&MachineName>) -> Result<(&MachineName, &Machine)> {
         let found = match name {

@@ -1,7 +1,7 @@
 //! A person's checkout of the configuration repository, through their own git: it knows their keys, remotes and hooks.
 
 use anyhow::{Context, Result, ensure};
-use gitsync_verify::{DeployRef, Introduction, ObjectFormat, ObjectId, ObjectKind, ObjectSet};
+use gitsync_verify::{DeployRef, Files, Introduction, ObjectFormat, ObjectId, ObjectKind, ObjectSet};
 use machined_ids::{ClusterId, CommitId, PrincipalName};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -108,6 +108,20 @@ impl Checkout {
             format!("reading {}; it lies in the checkout that `cairnctl init` made", file.display())
         })?;
         Ok(serde_json::from_slice(&bytes)?)
+    }
+
+    /// The files directly in a folder of the checkout, as they lie there.
+    pub(crate) fn files(&self, folder: &str) -> Result<Files> {
+        let path = self.folder.join(folder);
+        let mut files = Files::default();
+        for entry in std::fs::read_dir(&path).with_context(|| format!("reading {}", path.display()))? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                let name = entry.file_name().into_string().map_err(|name| anyhow::anyhow!("{name:?} is not text"))?;
+                files.0.insert(format!("{folder}/{name}"), std::fs::read(entry.path())?);
+            }
+        }
+        Ok(files)
     }
 
     /// A commit with its whole tree, each object hashed again.

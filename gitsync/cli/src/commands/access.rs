@@ -30,6 +30,12 @@ pub(super) async fn login(around: &Surroundings, login: &Login) -> Result<()> {
     contexts.contexts.insert(name.clone(), context.clone());
     contexts.save(&around.folder)?;
     // A login is an offline act; asking says at once whether the machine believes it.
+    if let Some(server) = context.development_api() {
+        let answer = ask(&context, server, "/apis", Some(&session)).await?;
+        ensure!(answer.status().is_success(), "{server} does not take the login: {}", answer.status());
+        println!("logged in to {name} until {}", session.expires);
+        return Ok(());
+    }
     let (machine, mut client) = connect(&around.folder, &context, around.machine.as_ref()).await?;
     if let Err(status) = client.version(machined_api::VersionRequest {}).await {
         bail!("machine {machine} does not take the login: {}", status.message());
@@ -124,27 +130,39 @@ fn set_entry(config: &mut Value, list: &str, name: &str, field: &str, value: Val
     Ok(())
 }
 
-/// Largest certificate authority that is read, in bytes; ours is below one KiB.
-const AUTHORITY_BYTES_MAX: usize = 64 * 1024;
+/// Largest document that is read, in bytes: the authority is below one KiB, a list of API groups some.
+const DOCUMENT_BYTES_MAX: usize = 64 * 1024;
 
-/// Asks the API server for its certificate authority, over a connection that the machine's identity vouches for.
+/// Asks the API server for its certificate authority.
 async fn certificate_authority(context: &Context, server: &str) -> Result<String> {
+    let answer = ask(context, server, "/.well-known/cairn/ca.pem", None).await?;
+    ensure!(answer.status().is_success(), "the API server answered {}", answer.status());
+    let text = String::from_utf8(answer.into_body()).context("the API server's answer is no text")?;
+    ensure!(text.starts_with("-----BEGIN CERTIFICATE-----"), "the API server gave no certificate");
+    Ok(text)
+}
+
+/// Asks the API server for a small document, over a connection that the machine's identity vouches for; as the person of the
+/// session, or as nobody.
+async fn ask(context: &Context, server: &str, path: &str, as_who: Option<&Session>) -> Result<http::Response<Vec<u8>>> {
     let address = server.trim_start_matches("https://").trim_end_matches('/');
     let expected = context.machines.values().map(|machine| machine.identity.clone()).collect();
-    let config = Arc::new(tls::pinned_client_config(expected, None, &["http/1.1"])?);
+    let own = as_who.map(|session| session.client_leaf(Timestamp::now())).transpose()?;
+    let config = Arc::new(tls::pinned_client_config(expected, own, &["http/1.1"])?);
     let stream = dial(config, address).await.with_context(|| format!("cannot reach the Kubernetes API at {server}"))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = http::Request::get("/.well-known/cairn/ca.pem").header("host", tls::MACHINE_NAME);
+    let mut request = http::Request::get(path).header("host", tls::MACHINE_NAME);
+    if let Some(session) = as_who {
+        request = request.header("authorization", format!("Bearer {}", session.token));
+    }
     let exchange = async {
         let response = sender.send_request(request.body(Empty::<bytes::Bytes>::new())?).await?;
-        ensure!(response.status().is_success(), "the API server answered {}", response.status());
-        let body = Limited::new(response.into_body(), AUTHORITY_BYTES_MAX).collect().await;
-        let text = String::from_utf8(body.map_err(anyhow::Error::from_boxed)?.to_bytes().to_vec())?;
-        ensure!(text.starts_with("-----BEGIN CERTIFICATE-----"), "the API server gave no certificate");
-        anyhow::Ok(text)
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, DOCUMENT_BYTES_MAX).collect().await.map_err(anyhow::Error::from_boxed)?;
+        anyhow::Ok(http::Response::from_parts(head, body.to_bytes().to_vec()))
     };
     tokio::select! {
-        text = exchange => text.context("asking the API server for its certificate authority"),
+        answer = exchange => answer.with_context(|| format!("asking {server} for {path}")),
         end = connection => bail!("the connection to {server} ended: {end:?}"),
     }
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod cluster;
+mod dev;
 mod machine;
 
 use crate::arguments::{Arguments, Command, ContextCommand, Form};
@@ -44,6 +45,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         Command::Login(login) => access::login(&around, &login).await,
         Command::Logout => access::logout(&around),
         Command::Kubeconfig(kubeconfig) => access::kubeconfig(&around, &kubeconfig).await,
+        Command::Dev(arguments) => dev::dev(&around, &arguments),
         Command::Credential => access::credential(&around),
         Command::Status => machine::status(&around).await,
         Command::Version => machine::version(&around).await,
