@@ -9,7 +9,7 @@ use std::path::PathBuf;
 ///
 /// A new cluster, from an empty folder to kubectl:
 ///   cairnctl init demo --name ada --ssh-key ~/.ssh/id_ed25519
-///   cairnctl enroll cp1 --address 192.0.2.10 --fingerprint SHA256:... --repository https://git.example.org/demo.git
+///   cairnctl enroll cp1 --address 192.0.2.10 --fingerprint SHA256:... --repository URL
 ///   cairnctl login
 ///   cairnctl kubeconfig
 #[derive(Debug, Parser)]
@@ -144,7 +144,7 @@ pub(crate) struct Dev {
 
 #[derive(Debug, Args)]
 pub(crate) struct Enroll {
-    /// The machine's name; its document becomes machines/<name>.kdl
+    /// The machine's name; its document becomes machines/NAME.kdl
     pub(crate) name: MachineName,
     /// Where the machine API answers, as its console shows it: address or address:port
     #[arg(long)]

@@ -26,13 +26,13 @@ const DEFAULT_CACHE: &str = ".cairn/build";
 /// the current one and the lock file rewritten, unless --locked is given. Needs no root.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Profile: a file <NAME>.kdl in the folder of profiles.
+    /// Profile: a file NAME.kdl in the folder of profiles.
     #[arg(long, value_name = "NAME", default_value = "cloud")]
     profile: String,
     /// Folder of profiles and lock files [default: image/profiles of the checkout that this folder belongs to].
     #[arg(long, value_name = "DIR")]
     profiles: Option<PathBuf>,
-    /// Debian mirror, such as http://deb.debian.org/debian [default: the one of this host's apt].
+    /// URL of a Debian mirror [default: the one of this host's apt].
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
     /// Refuse to build when the mirror lacks a pinned package.
