@@ -15,7 +15,9 @@ use crate::report::{Reporter, Topic, condition};
 use crate::store::{StateFile, StoreError};
 use gitsync_fetch::{FetchError, Fetched, Fetcher, RepositoryUrl, Request};
 use gitsync_plan::{DesiredState, access, render};
-use gitsync_verify::{Introduction, ObjectSet, Position, Reason, Refusal, TrustState, introduce, recall, verify};
+use gitsync_verify::{
+    Introduction, ObjectSet, Offer, Position, Reason, Refusal, TrustState, introduce, recall, verify,
+};
 use machined_access::AccessTable;
 use machined_ids::{CommitId, Generation, PrincipalName, StepId};
 use machined_reconcile::Trigger;
@@ -224,7 +226,7 @@ impl Source {
                 Err(refusal) => return Ok(Some(refusal)),
             },
         };
-        let chain = match verify(&state, objects, tip) {
+        let chain = match verify(&state, &Offer::of(tip, objects)) {
             Ok(chain) => chain,
             Err(refusal) => return Ok(Some(refusal)),
         };

@@ -4,31 +4,41 @@
 //! I/O, never asks for the time, and never believes a name: objects come in through [`ObjectSet`], which hashes them again.
 //!
 //! ```text
-//! ObjectSet + TrustState + tip --verify--> Chain { steps: Vec<Verified<Commit>>, refused: Option<Refusal> }
+//! TrustState + Offer { tip, objects, statements, clock, ... } --verify--> Chain { steps: Vec<Verified<Commit>>, refused: Option<Refusal> }
 //! ObjectSet + Introduction     --introduce--> (TrustState, Verified<Commit>)
 //! ```
 
 mod access;
+mod armour;
 mod chain;
+mod introduce;
 mod introduction;
 pub mod limits;
+pub mod mark;
 mod objects;
+mod offer;
 pub mod policy;
 mod raw_commit;
 mod refusal;
-mod signature;
 mod state;
+pub mod statement;
+mod step;
 mod tree;
 mod verified;
+mod votes;
 
 pub use access::access_table;
-pub use chain::{Chain, commit_sha256, introduce, recall, verify};
+pub use chain::{Chain, verify};
+pub use introduce::{commit_sha256, introduce, recall};
 pub use introduction::{DeployRef, Introduction};
+pub use mark::{Mark, SignedMark};
 pub use objects::{ObjectFormat, ObjectId, ObjectKind, ObjectSet, object_id};
+pub use offer::{Clock, Offer};
 pub use policy::Policy;
 pub use raw_commit::RawCommit;
 pub use refusal::{Mistake, Reason, Refusal};
-pub use signature::{TARGET_TRAILER, target_of};
 pub use state::{Applied, Position, TrustState, next_step, root_step};
+pub use statement::{SignedStatement, Statement};
 pub use tree::{Change, ChangeKind, Files, Mode};
 pub use verified::{Commit, Verified};
+pub use votes::{TARGET_TRAILER, target_of};

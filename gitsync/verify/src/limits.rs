@@ -20,3 +20,15 @@ pub const MAX_FILES: usize = 50_000;
 
 /// Positions at or below accepted that stay recognisable, so that a twin of a recent step is known again.
 pub const MAX_HISTORY: usize = 64;
+
+/// Bytes of one statement with its signature: a hardware key's needs less than a quarter.
+pub const MAX_STATEMENT_BYTES: usize = 4096;
+
+/// Statements beside the commits that one fetch brings; what is beyond is left out, and asked for again by a later fetch.
+pub const MAX_STATEMENTS: usize = 256;
+
+/// Release statements in the trailers of one commit: more approvals than any policy asks for; bounds the signatures checked.
+pub const MAX_COMMIT_STATEMENTS: usize = 32;
+
+/// Marks of machines that one judgement looks at: more machines than have a say in it.
+pub const MAX_MARKS: usize = 256;

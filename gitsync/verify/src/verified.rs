@@ -4,6 +4,7 @@ use crate::objects::{ObjectId, ObjectSet};
 use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::state::Position;
+use crate::statement::SignedStatement;
 use crate::tree::{Change, Files, Trees};
 use machined_ids::{ClusterId, Epoch, PrincipalName};
 use std::collections::BTreeSet;
@@ -35,6 +36,7 @@ pub struct Commit {
     pub(crate) tree_id: ObjectId,
     pub(crate) changes: Vec<Change>,
     pub(crate) approvals: BTreeSet<PrincipalName>,
+    pub(crate) statements: Vec<SignedStatement>,
     pub(crate) policy: Policy,
 }
 
@@ -67,6 +69,12 @@ impl Commit {
     #[must_use]
     pub const fn approvals(&self) -> &BTreeSet<PrincipalName> {
         &self.approvals
+    }
+
+    /// The release statements that counted for it; machines keep them and serve them to their peers.
+    #[must_use]
+    pub fn statements(&self) -> &[SignedStatement] {
+        &self.statements
     }
 
     /// Its own policy, which judges the next step.

@@ -1,11 +1,12 @@
 //! A machine's identity key and the short-lived leaves that it signs for the services on the machine.
 
 use aws_lc_rs::hmac;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use jiff::{SignedDuration, Timestamp};
 use machined_ids::Fingerprint;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SubjectPublicKeyInfo,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SigningKey, SubjectPublicKeyInfo,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
@@ -112,6 +113,22 @@ impl IdentityKey {
         Ok(vec![leaf.der().clone(), own_certificate.der().clone()])
     }
 
+    /// The public key as DER SubjectPublicKeyInfo; its SHA-256 is the fingerprint.
+    #[must_use]
+    pub fn public_key(&self) -> Vec<u8> {
+        self.key.subject_public_key_info()
+    }
+
+    /// Signs what other machines shall believe: ECDSA with SHA-256, as DER. [`verify_identity`] checks it.
+    ///
+    /// The caller begins `message` with words that no other use of the key begins with.
+    ///
+    /// # Errors
+    /// [`IdentityError`] when the system has no randomness to give.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, IdentityError> {
+        self.key.sign(message).map_err(failed("sign with the identity key"))
+    }
+
     /// A seal over a state that only this machine keeps: HMAC-SHA-256 under a key derived from the identity key.
     #[must_use]
     pub fn seal(&self, state: &[u8]) -> Vec<u8> {
@@ -138,6 +155,21 @@ impl IdentityKey {
         set_validity(&mut params, now, LEAF_LIFETIME);
         params
     }
+}
+
+/// What the DER SubjectPublicKeyInfo of a P-256 key begins with; 65 bytes of the point follow
+/// (<https://www.rfc-editor.org/rfc/rfc5480#section-2>).
+const P256_SPKI_HEAD: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+
+/// The machine whose key is `spki`, when that key made `signature` over `message`; `None` for everything else.
+#[must_use]
+pub fn verify_identity(spki: &[u8], message: &[u8], signature: &[u8]) -> Option<Fingerprint> {
+    let point = spki.strip_prefix(&P256_SPKI_HEAD)?;
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).verify(message, signature).ok()?;
+    Some(spki_fingerprint(spki))
 }
 
 fn set_validity(params: &mut CertificateParams, now: Timestamp, lifetime: SignedDuration) {

@@ -15,7 +15,7 @@ mod table;
 pub mod tls;
 
 pub use authenticate::{Denied, Peer, Principal, authenticate};
-pub use identity::{IdentityError, IdentityKey, LEAF_LIFETIME, Leaf, LeafKey};
+pub use identity::{IdentityError, IdentityKey, LEAF_LIFETIME, Leaf, LeafKey, verify_identity};
 pub use login::{LOGIN_LIFETIME_MAX, LOGIN_NAMESPACE, LoginError, LoginStatement, SignedLogin};
 pub use ssh::{SignatureError, Signed, ssh_fingerprint, verify_signature};
 pub use table::{Access, AccessTable, MachineEntry, MachineRole, Person, RoleEntry};

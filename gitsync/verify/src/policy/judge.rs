@@ -1,6 +1,6 @@
 //! Whether a policy allows a net difference, given who approved it.
 
-use super::{Policy, Quorum, ROOT_FILE, Use};
+use super::{Policy, Quorum, ROOT_FILE};
 use crate::refusal::{Reason, Refusal};
 use crate::tree::Change;
 use machined_ids::PrincipalName;
@@ -126,10 +126,5 @@ impl Policy {
         }
         let message = "the commit changes nothing, and nobody whom a rule names has signed it";
         Err(approvals.missing(Reason::UnderThreshold, message.to_owned()))
-    }
-
-    /// Whether a use of a key approves steps.
-    pub(crate) fn approves(uses: &BTreeSet<Use>) -> bool {
-        uses.contains(&Use::Commit)
     }
 }

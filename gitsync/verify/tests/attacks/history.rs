@@ -298,8 +298,8 @@ fn t32_a_missing_blob_is_named_by_its_path() {
     let blob = lab.git(&["rev-parse", "HEAD:apps/a.yaml"]);
     std::fs::remove_file(lab.path().join(".git/objects").join(&blob[..2]).join(&blob[2..]))
         .expect("because it is a loose object");
-    let chain =
-        gitsync_verify::verify(&machine, &lab.objects(), &tip).expect("because the first step can be looked at");
+    let chain = gitsync_verify::verify(&machine, &gitsync_verify::Offer::of(&tip, &lab.objects()))
+        .expect("because the first step can be looked at");
     let refusal = chain.refused.expect("because a file is missing");
     assert_eq!((refusal.reason, refusal.path.as_deref()), (Reason::MissingObject, Some("apps/a.yaml")));
 }

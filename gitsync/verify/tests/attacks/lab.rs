@@ -1,10 +1,12 @@
 //! A real repository made by real git and ssh-keygen in a temporary folder, and everything in it as an `ObjectSet`.
 
+use gitsync_verify::statement::{Intent, Release};
 use gitsync_verify::{
-    Chain, Commit, DeployRef, Introduction, ObjectFormat, ObjectId, ObjectKind, ObjectSet, Reason, Refusal, TrustState,
-    Verified, introduce, verify,
+    Chain, Clock, Commit, DeployRef, Introduction, ObjectFormat, ObjectId, ObjectKind, ObjectSet, Offer, Reason,
+    Refusal, SignedStatement, Statement, TrustState, Verified, introduce, next_step, verify,
 };
 use machined_ids::{ClusterId, CommitId};
+use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,6 +20,10 @@ pub(crate) const REF: &str = "refs/heads/main";
 /// A repository with its people.
 pub(crate) struct Lab {
     folder: tempfile::TempDir,
+    /// What the source offers beside the commits.
+    pub(crate) statements: RefCell<Vec<SignedStatement>>,
+    /// The machine's trusted time, when it has one.
+    pub(crate) clock: Cell<Clock>,
     /// Objects' hash: `sha1` or `sha256`.
     pub(crate) format: &'static str,
 }
@@ -56,7 +62,7 @@ impl Lab {
     /// An empty repository.
     pub(crate) fn empty(format: &'static str) -> Self {
         let folder = tempfile::Builder::new().prefix("gitsync-lab-").tempdir().expect("because /tmp can be written");
-        let lab = Lab { folder, format };
+        let lab = Lab { folder, statements: RefCell::default(), clock: Cell::default(), format };
         lab.git(&["init", "-q", "-b", "main", &format!("--object-format={format}"), "."]);
         lab
     }
@@ -153,6 +159,37 @@ impl Lab {
         let file = key.to_str().expect("because the temporary folder's name is text");
         let output = run(self.command("ssh-keygen").args(["-q", "-Y", "sign", "-n", namespace, "-f", file]), bytes);
         String::from_utf8(output).expect("because armour is ASCII")
+    }
+
+    /// A statement signed by somebody.
+    pub(crate) fn sign_statement(&self, name: &str, statement: &Statement) -> SignedStatement {
+        let body = statement.body();
+        let armour = self.sign(name, statement.namespace(), body.as_bytes());
+        SignedStatement::join(&body, &armour).expect("because ssh-keygen signed it")
+    }
+
+    /// The release statement that approves the branch's tip as the next step of a machine.
+    pub(crate) fn release(&self, machine: &TrustState) -> Release {
+        let accepted = machine.accepted();
+        let tip = self.introduction(&self.id(REF));
+        Release {
+            cluster: tip.cluster,
+            deploy_ref: tip.deploy_ref,
+            epoch: machine.epoch(),
+            seq: accepted.seq.next(),
+            parent: accepted.step,
+            step: next_step(&accepted.step, &tip.tree),
+            policy: accepted.policy,
+            not_after: None,
+            intent: Intent::Release,
+        }
+    }
+
+    /// Somebody approves the branch's tip as a machine's next step, and the source offers it.
+    pub(crate) fn approve(&self, name: &str, machine: &TrustState) {
+        let statement = Statement::Release(self.release(machine));
+        let signed = self.sign_statement(name, &statement);
+        self.statements.borrow_mut().push(signed);
     }
 
     /// Writes a file of the work tree.
@@ -256,7 +293,9 @@ impl Lab {
 
     /// Judges the branch as it is.
     pub(crate) fn judge(&self, state: &TrustState) -> Result<Chain, Refusal> {
-        verify(state, &self.objects(), &self.id(REF))
+        let (tip, objects, statements) = (self.id(REF), self.objects(), self.statements.borrow());
+        let offer = Offer { statements: &statements, clock: self.clock.get(), ..Offer::of(&tip, &objects) };
+        verify(state, &offer)
     }
 
     /// Judges the branch and takes over what passed; returns why it stopped, if it did.

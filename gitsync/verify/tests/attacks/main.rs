@@ -6,3 +6,4 @@ mod hostile;
 mod lab;
 mod policies;
 mod signatures;
+mod statements;
