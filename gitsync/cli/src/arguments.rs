@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use machined_config::Role;
 use machined_ids::{Fingerprint, MachineName, PrincipalName};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// Looks after Cairn machines and the signed repository that they follow.
 ///
@@ -44,8 +45,20 @@ pub(crate) enum Form {
 pub(crate) enum Command {
     /// Make a new configuration repository: keys, policy, hook and an example, signed
     Init(Init),
+    /// Get a checkout of a cluster's repository: signing, hook, introduction and context set up
+    Clone(Clone),
+    /// Write the introduction of a checkout: for a colleague, a machine or CI
+    Introduction {
+        /// Your checkout of the repository
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        checkout: PathBuf,
+    },
+    /// Put the branch right after a commit that machines refuse
+    Repair(Repair),
     /// Bring a machine that waits in maintenance mode into the cluster
     Enroll(Enroll),
+    /// Judge a repository as a machine would: every step, and the first refusal with what to do about it
+    Verify(Verify),
     /// Log in to the current context with your SSH key
     Login(Login),
     /// Forget the login of the current context
@@ -105,6 +118,13 @@ pub(crate) enum Command {
     Credential,
 }
 
+impl Command {
+    /// The exit code when the command could not do what it is for: "cannot tell" is not "refused".
+    pub(crate) fn failure(&self) -> ExitCode {
+        if matches!(self, Command::Verify(_)) { ExitCode::from(2) } else { ExitCode::FAILURE }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Init {
     /// Folder to make
@@ -122,8 +142,81 @@ pub(crate) struct Init {
     #[arg(long, default_value = "cp1")]
     pub(crate) bootstrap: MachineName,
     /// Address or name at which the cluster's APIs will be found; may be given several times
-    #[arg(long, value_name = "HOST", required = true)]
+    #[arg(long, value_name = "HOST", required_unless_present = "fork")]
     pub(crate) endpoint: Vec<String>,
+    /// FOLDER is a checkout of another cluster's repository: begin a new cluster from it, with an id of its own
+    #[arg(long, conflicts_with_all = ["endpoint", "bootstrap"], requires = "cluster")]
+    pub(crate) fork: bool,
+}
+
+/// Judge a repository as a machine would: every step, and the first refusal with what to do about it
+///
+/// Runs the machines' own verifier on a checkout or a bare repository and needs neither a cluster nor a network. Objects are
+/// read and hashed again; replace refs, grafts and git's own opinion of signatures do not count.
+///
+///   cairnctl verify                                     the deploy branch of this checkout
+///   cairnctl verify . --commit HEAD                     what is checked out, before it is pushed or merged
+///   cairnctl verify repo.git --introduction FILE -o json
+///
+/// Exit code: 0 accepted, 1 refused, 2 cannot tell (no introduction, a shallow clone, a newer format).
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Verify {
+    /// A checkout or a bare repository
+    #[arg(value_name = "REPO", default_value = ".")]
+    pub(crate) repository: PathBuf,
+    /// The introduction to start from [default: the one that `init` or `clone` kept in the repository]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) introduction: Option<PathBuf>,
+    /// Branch to judge [default: the introduction's deploy ref]
+    #[arg(long = "ref", value_name = "REF", conflicts_with = "commit")]
+    pub(crate) branch: Option<String>,
+    /// Commit to judge instead of a branch
+    #[arg(long, value_name = "COMMIT")]
+    pub(crate) commit: Option<String>,
+}
+
+/// Get a checkout of a cluster's repository: signing, hook, introduction and context set up
+///
+///   cairnctl clone https://git.example.org/demo.git --ssh-key ~/.ssh/id_ed25519 --introduction demo.json
+///
+/// Without --introduction the commit that brought the cluster's id is believed, and its SHA-256 shown to be compared.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Clone {
+    /// What `git clone` takes
+    pub(crate) url: String,
+    /// Folder to make [default: the last part of the URL]
+    pub(crate) folder: Option<PathBuf>,
+    /// Your SSH key: the private key's file, or the public key's when an agent or a hardware key holds the private one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ssh_key: PathBuf,
+    /// Introduction to judge from, as `cairnctl introduction` of somebody whom you trust wrote it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) introduction: Option<PathBuf>,
+    /// Your name, while trust/ does not have your key yet
+    #[arg(long)]
+    pub(crate) name: Option<PrincipalName>,
+}
+
+/// Put the branch right after a commit that machines refuse
+///
+/// Makes a signed merge whose first parent is the newest accepted commit and whose second is the refused tip, so that nothing
+/// has to be force-pushed on a protected branch, and pushes it. Its files are those of the accepted commit.
+#[derive(Debug, Args)]
+pub(crate) struct Repair {
+    /// The refused tip [default: the branch as the remote has it]
+    #[arg(long, value_name = "COMMIT")]
+    pub(crate) tip: Option<String>,
+    /// Take over the files of the refused tip: you approve them with your signature
+    #[arg(long)]
+    pub(crate) keep_content: bool,
+    /// Make the commit but do not push it
+    #[arg(long)]
+    pub(crate) no_push: bool,
+    /// Your checkout of the repository
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) checkout: PathBuf,
 }
 
 #[derive(Debug, Args)]

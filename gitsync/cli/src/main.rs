@@ -6,24 +6,27 @@
 mod arguments;
 mod commands;
 mod contexts;
+mod judge;
 mod machine;
 mod output;
 mod repository;
 mod session;
 mod signing;
+mod template;
 
 use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments = arguments::Arguments::parse();
+    let failure = arguments.command.failure();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(commands::run(arguments)));
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("cairnctl: {error:#}");
-            ExitCode::FAILURE
+            failure
         }
     }
 }

@@ -69,6 +69,11 @@ fn printable(text: &[u8]) -> Vec<u8> {
     text.iter().map(|&byte| if control(byte) { b'?' } else { byte }).collect()
 }
 
+/// Text of others (commit subjects, refusals about crooked names) on one line, with nothing that could drive a terminal.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 /// Bytes for people: 12.3 MiB.
 pub(crate) fn mebibytes(bytes: u64) -> String {
     const MIB: f64 = 1024.0 * 1024.0;

@@ -1,14 +1,19 @@
 //! A person's checkout of the configuration repository, through their own git: it knows their keys, remotes and hooks.
 
+use crate::judge::INTRODUCTION_FILE;
 use anyhow::{Context, Result, ensure};
-use gitsync_verify::{DeployRef, Files, Introduction, ObjectFormat, ObjectId, ObjectKind, ObjectSet};
+use gitsync_verify::{DeployRef, Files, Introduction, TARGET_TRAILER};
 use machined_ids::{ClusterId, CommitId, PrincipalName};
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The deploy ref of every repository that this release makes.
 pub(crate) const DEPLOY_REF: &str = "refs/heads/main";
+
+/// [`DEPLOY_REF`], parsed.
+pub(crate) fn deploy_ref() -> DeployRef {
+    DeployRef::parse(DEPLOY_REF).expect("because the constant is a branch")
+}
 
 /// A checkout.
 #[derive(Debug)]
@@ -17,26 +22,44 @@ pub(crate) struct Checkout {
 }
 
 impl Checkout {
-    /// Makes an empty repository whose commits are signed with `key` and carry their target.
-    pub(crate) fn create(folder: &Path, key: &Path, cluster: &ClusterId, person: &PrincipalName) -> Result<Self> {
-        let empty = std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none());
-        ensure!(empty, "{} is not empty; give a new folder", folder.display());
+    /// Makes an empty repository whose branch is the deploy ref.
+    pub(crate) fn create(folder: &Path) -> Result<Self> {
+        ensure_empty(folder)?;
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         let checkout = Checkout { folder: folder.to_owned() };
         checkout.git(&["init", "--quiet", "--initial-branch", "main"])?;
+        Ok(checkout)
+    }
+
+    /// Clones a repository with the person's own git, so that their credentials work.
+    pub(crate) fn clone(url: &str, folder: &Path) -> Result<Self> {
+        ensure_empty(folder)?;
+        let target = folder.to_str().context("the folder's name is text")?;
+        let here = Checkout { folder: std::env::current_dir()? };
+        here.git(&["clone", "--quiet", "--", url, target])?;
+        Checkout::open(folder)
+    }
+
+    /// Sets up that commits are signed with `key` and say which cluster and branch they are for.
+    pub(crate) fn set_up(
+        &self,
+        key: &Path,
+        person: &PrincipalName,
+        cluster: &ClusterId,
+        branch: &DeployRef,
+    ) -> Result<()> {
         let key = std::path::absolute(key)?;
         let key = key.to_str().context("the SSH key's path is text")?;
         for (name, value) in [("gpg.format", "ssh"), ("user.signingKey", key), ("commit.gpgSign", "true")] {
-            checkout.git(&["config", name, value])?;
+            self.git(&["config", name, value])?;
         }
         // git refuses to commit for somebody without a name; what people have set for themselves stays.
         for (name, value) in [("user.name", person.to_string()), ("user.email", format!("{person}@localhost"))] {
-            if checkout.git(&["config", name]).is_err() {
-                checkout.git(&["config", name, &value])?;
+            if self.git(&["config", name]).is_err() {
+                self.git(&["config", name, &value])?;
             }
         }
-        checkout.install_hook(cluster)?;
-        Ok(checkout)
+        self.install_hook(cluster, branch)
     }
 
     /// Opens the checkout that contains `folder`.
@@ -49,14 +72,16 @@ impl Checkout {
     }
 
     /// The hook that writes `Cairn-Target` into every commit, so that a signed commit means one place.
-    fn install_hook(&self, cluster: &ClusterId) -> Result<()> {
+    fn install_hook(&self, cluster: &ClusterId, branch: &DeployRef) -> Result<()> {
         use std::os::unix::fs::PermissionsExt;
         let hook = format!(
-            "#!/bin/sh\n# Says which cluster and branch this commit is signed for; written by `cairnctl init`.\n\
-             exec git interpret-trailers --in-place --if-exists replace --trailer 'Cairn-Target: {cluster} {DEPLOY_REF}' \"$1\"\n"
+            "#!/bin/sh\n# Says which cluster and branch this commit is signed for; written by cairnctl.\n\
+             exec git interpret-trailers --in-place --if-exists replace --trailer '{}' \"$1\"\n",
+            target_line(cluster, branch)
         );
-        let file = self.folder.join(".git/hooks/commit-msg");
-        std::fs::create_dir_all(self.folder.join(".git/hooks"))?;
+        let folder = self.folder.join(self.git(&["rev-parse", "--git-path", "hooks"])?);
+        let file = folder.join("commit-msg");
+        std::fs::create_dir_all(&folder)?;
         std::fs::write(&file, hook).with_context(|| format!("writing {}", file.display()))?;
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
         Ok(())
@@ -83,31 +108,53 @@ impl Checkout {
         self.git(&["push", "--quiet", "--set-upstream", "origin", "HEAD:main"]).map(drop)
     }
 
-    fn head(&self) -> Result<CommitId> {
-        Ok(CommitId::parse(&self.git(&["rev-parse", "HEAD"])?)?)
+    /// The folder of the work tree.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
-    fn introduction_file(&self) -> PathBuf {
-        self.folder.join(".git/cairn-introduction.json")
+    /// The commit that is checked out.
+    pub(crate) fn head(&self) -> Result<CommitId> {
+        self.commit_of("HEAD")
     }
 
-    /// Computes and keeps the introduction to the current commit.
-    pub(crate) fn introduce(&self, cluster: ClusterId) -> Result<Introduction> {
-        let head = self.head()?;
-        let objects = self.objects(&head)?;
-        let deploy_ref = DeployRef::parse(DEPLOY_REF).map_err(anyhow::Error::msg)?;
-        let introduction = Introduction::of(&objects, &head, cluster, deploy_ref)?;
-        std::fs::write(self.introduction_file(), serde_json::to_vec_pretty(&introduction)?)?;
-        Ok(introduction)
+    /// The commit that a revision names.
+    pub(crate) fn commit_of(&self, revision: &str) -> Result<CommitId> {
+        let id = self.git(&["rev-parse", "--verify", "--quiet", &format!("{revision}^{{commit}}")]);
+        let id = id.with_context(|| format!("there is no commit {revision:?} in {}", self.folder.display()))?;
+        Ok(CommitId::parse(&id)?)
     }
 
-    /// The introduction that [`Checkout::introduce`] kept.
+    /// The text of a file of the work tree.
+    pub(crate) fn text(&self, path: &str) -> Result<String> {
+        let file = self.folder.join(path);
+        std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
+    }
+
+    fn introduction_file(&self) -> Result<PathBuf> {
+        let folder = self.git(&["rev-parse", "--git-common-dir"])?;
+        Ok(self.folder.join(folder).join(INTRODUCTION_FILE))
+    }
+
+    /// The introduction to a commit that this person believes: their own, or one that they compare with somebody's.
+    pub(crate) fn introduce(&self, commit: &CommitId, cluster: ClusterId, branch: DeployRef) -> Result<Introduction> {
+        let stop_at = std::slice::from_ref(commit);
+        let (_, objects) = gitsync_fetch::local::read(&self.folder, commit.as_str(), stop_at)?;
+        Ok(Introduction::of(&objects, commit, cluster, branch)?)
+    }
+
+    /// Keeps the introduction that this checkout is judged from.
+    pub(crate) fn keep(&self, introduction: &Introduction) -> Result<()> {
+        let file = self.introduction_file()?;
+        std::fs::write(&file, introduction.to_json()).with_context(|| format!("writing {}", file.display()))
+    }
+
+    /// The introduction that [`Checkout::keep`] kept.
     pub(crate) fn introduction(&self) -> Result<Introduction> {
-        let file = self.introduction_file();
-        let bytes = std::fs::read(&file).with_context(|| {
-            format!("reading {}; it lies in the checkout that `cairnctl init` made", file.display())
-        })?;
-        Ok(serde_json::from_slice(&bytes)?)
+        let file = self.introduction_file()?;
+        let bytes = std::fs::read(&file)
+            .with_context(|| format!("reading {}; `cairnctl init` and `cairnctl clone` write it", file.display()))?;
+        Ok(Introduction::from_json(&bytes)?)
     }
 
     /// The files directly in a folder of the checkout, as they lie there.
@@ -124,35 +171,8 @@ impl Checkout {
         Ok(files)
     }
 
-    /// A commit with its whole tree, each object hashed again.
-    fn objects(&self, commit: &CommitId) -> Result<ObjectSet> {
-        let listing = self.git(&["ls-tree", "-r", "-t", "--format=%(objectname)", commit.as_str()])?;
-        let root = self.git(&["rev-parse", &format!("{commit}^{{tree}}")])?;
-        let mut names: Vec<&str> = [commit.as_str(), root.as_str()].into_iter().chain(listing.lines()).collect();
-        names.sort_unstable();
-        names.dedup();
-        let format = if commit.as_str().len() == 64 { ObjectFormat::Sha256 } else { ObjectFormat::Sha1 };
-        let mut objects = ObjectSet::new(format);
-        let mut child = Command::new("git")
-            .args(["cat-file", "--batch"])
-            .current_dir(&self.folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("starting git")?;
-        let mut stdin = child.stdin.take().context("git has a stdin")?;
-        let mut stdout = BufReader::new(child.stdout.take().context("git has a stdout")?);
-        for name in names {
-            writeln!(stdin, "{name}")?;
-            stdin.flush()?;
-            read_object(&mut stdout, &mut objects)?;
-        }
-        drop(stdin);
-        ensure!(child.wait()?.success(), "git cat-file failed in {}", self.folder.display());
-        Ok(objects)
-    }
-
-    fn git(&self, arguments: &[&str]) -> Result<String> {
+    /// Runs the person's git in the checkout.
+    pub(crate) fn git(&self, arguments: &[&str]) -> Result<String> {
         let output = Command::new("git")
             .args(arguments)
             .current_dir(&self.folder)
@@ -166,24 +186,13 @@ impl Checkout {
     }
 }
 
-/// Reads one answer of `git cat-file --batch`: a line of name, kind and size, then the bytes and a newline.
-fn read_object(from: &mut impl BufRead, into: &mut ObjectSet) -> Result<()> {
-    let mut head = String::new();
-    from.read_line(&mut head)?;
-    let parts: Vec<&str> = head.split_whitespace().collect();
-    let [name, kind, size] = parts[..] else {
-        anyhow::bail!("git has no such object: {}", head.trim());
-    };
-    let kind = match kind {
-        "commit" => ObjectKind::Commit,
-        "tree" => ObjectKind::Tree,
-        "blob" => ObjectKind::Blob,
-        other => anyhow::bail!("object {name} is a {other}"),
-    };
-    let mut bytes = vec![0; size.parse::<usize>()? + 1];
-    from.read_exact(&mut bytes)?;
-    bytes.pop();
-    let id = ObjectId::from_hex(name.as_bytes()).with_context(|| format!("{name} is no object id"))?;
-    into.insert(id, kind, bytes)?;
+/// The trailer that ties a commit to a cluster and its branch.
+pub(crate) fn target_line(cluster: &ClusterId, branch: &DeployRef) -> String {
+    format!("{TARGET_TRAILER}: {cluster} {branch}")
+}
+
+fn ensure_empty(folder: &Path) -> Result<()> {
+    let empty = std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none());
+    ensure!(empty, "{} is not empty; give a new folder", folder.display());
     Ok(())
 }

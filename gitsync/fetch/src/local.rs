@@ -1,6 +1,6 @@
 //! The first-parent chain of a repository on disk, with its trees and blobs: for the child's stream and for `cairnctl`.
 
-use gitsync_verify::limits::{MAX_CHAIN_COMMITS, MAX_OBJECT_BYTES};
+use gitsync_verify::limits::{MAX_CHAIN_COMMITS, MAX_OBJECT_BYTES, MAX_STATEMENT_BYTES, MAX_STATEMENTS};
 use gitsync_verify::{ObjectFormat, ObjectId, ObjectKind, ObjectSet, Refusal};
 use machined_ids::CommitId;
 use std::collections::HashSet;
@@ -37,9 +37,7 @@ pub enum LocalError {
 /// [`LocalError`]; objects that are merely missing are left out, and the verifier says which one it needed.
 pub fn read(path: &Path, revision: &str, stop_at: &[CommitId]) -> Result<(CommitId, ObjectSet), LocalError> {
     let shown = path.display().to_string();
-    let repository =
-        gix::open_opts(path, gix::open::Options::isolated().config_overrides(["core.useReplaceRefs=false"]))
-            .map_err(|error| LocalError::Open { path: shown.clone(), source: Box::new(error) })?;
+    let repository = open(path)?;
     let tip = repository
         .rev_parse_single(revision)
         .map_err(|_| LocalError::Revision { revision: revision.to_owned(), path: shown })?
@@ -47,6 +45,36 @@ pub fn read(path: &Path, revision: &str, stop_at: &[CommitId]) -> Result<(Commit
     let mut objects = ObjectSet::new(format_of(&repository));
     walk(&repository, tip, stop_at, &mut |id, kind, bytes| objects.insert(id, kind, bytes.to_vec()))?;
     Ok((own_id(tip).to_commit_id(), objects))
+}
+
+/// The blobs under `refs/cairn/` of a checkout or a bare repository, by the name of their ref: what may be statements.
+///
+/// # Errors
+/// [`LocalError`] when the repository cannot be opened; a ref that cannot be read is left out.
+pub fn statements(path: &Path) -> Result<Vec<(String, Vec<u8>)>, LocalError> {
+    let repository = open(path)?;
+    let unreadable = |source: Box<dyn std::error::Error + Send + Sync>| LocalError::Open {
+        path: path.display().to_string(),
+        source,
+    };
+    let references = repository.references().map_err(|error| unreadable(Box::new(error)))?;
+    let references = references.prefixed("refs/cairn/").map_err(|error| unreadable(Box::new(error)))?;
+    let mut found = Vec::new();
+    for reference in references.flatten().take(MAX_STATEMENTS) {
+        let name = reference.name().as_bstr().to_string();
+        let id = reference.target().try_id().map(ToOwned::to_owned);
+        if let Some(blob) = id.and_then(|id| find(&repository, id, gix::object::Kind::Blob))
+            && blob.data.len() <= MAX_STATEMENT_BYTES
+        {
+            found.push((name, blob.data.clone()));
+        }
+    }
+    Ok(found)
+}
+
+fn open(path: &Path) -> Result<gix::Repository, LocalError> {
+    gix::open_opts(path, gix::open::Options::isolated().config_overrides(["core.useReplaceRefs=false"]))
+        .map_err(|error| LocalError::Open { path: path.display().to_string(), source: Box::new(error) })
 }
 
 pub(crate) fn format_of(repository: &gix::Repository) -> ObjectFormat {

@@ -4,41 +4,44 @@ use super::Surroundings;
 use crate::arguments::{Enroll, Form, Init};
 use crate::contexts::{Context, Machine};
 use crate::machine::{maintenance, with_port};
-use crate::repository::{Checkout, DEPLOY_REF};
-use crate::{output, signing};
+use crate::repository::{Checkout, DEPLOY_REF, deploy_ref};
+use crate::{output, signing, template};
 use anyhow::{Context as _, Result, anyhow, bail};
 use machined_config::{ClusterConfig, MachineConfig};
 use machined_ids::{ClusterId, Fingerprint, MachineName};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Port of the Kubernetes API on control-plane machines.
 const KUBERNETES_PORT: u16 = 6443;
 
 pub(super) fn init(around: &Surroundings, init: &Init) -> Result<()> {
+    if init.fork {
+        return fork(around, init);
+    }
     let public_key = signing::public_key(&init.ssh_key)?;
     let cluster = ClusterId::from_bytes(random_bytes()?);
     let name = match &init.cluster {
         Some(name) => name.clone(),
         None => folder_name(&init.folder)?,
     };
-    let document = cluster_document(&cluster, &name, init);
+    if init.endpoint.is_empty() {
+        bail!("say where the cluster's APIs will be found: --endpoint HOST");
+    }
+    let document = template::cluster(&cluster, &name, &init.bootstrap, &init.endpoint);
     ClusterConfig::parse("cluster.kdl", &document)?;
-    let checkout = Checkout::create(&init.folder, &init.ssh_key, &cluster, &init.name)?;
+    let checkout = Checkout::create(&init.folder)?;
+    checkout.set_up(&init.ssh_key, &init.name, &cluster, &deploy_ref())?;
     checkout.write("cluster.kdl", &document)?;
-    checkout.write("trust/root.kdl", &root_document(init, &public_key.to_openssh()?))?;
-    checkout.write("trust/policy.kdl", &policy_document(init))?;
-    checkout.write("README.md", &readme(&name, &cluster))?;
-    checkout.write("apps/example/namespace.yaml", EXAMPLE)?;
-    checkout.commit(&["cluster.kdl", "trust", "README.md", "apps"], &format!("Begin cluster {name}"))?;
-    let introduction = checkout.introduce(cluster)?;
-
-    let mut contexts = around.contexts()?;
-    let ssh_key = Some(std::path::absolute(&init.ssh_key)?);
-    let context = Context { cluster, ssh_key, kubernetes: None, machines: BTreeMap::new() };
-    contexts.contexts.insert(name.to_string(), context);
-    contexts.current = Some(name.to_string());
-    contexts.save(&around.folder)?;
+    checkout.write("trust/root.kdl", &template::root(&init.name, &public_key.to_openssh()?))?;
+    checkout.write("trust/policy.kdl", &template::policy(&init.name))?;
+    checkout.write("README.md", &template::readme(&name, &cluster, DEPLOY_REF))?;
+    checkout.write("apps/example/example.yaml", template::EXAMPLE)?;
+    let commit = checkout.commit(&["cluster.kdl", "trust", "README.md", "apps"], &format!("Begin cluster {name}"))?;
+    let introduction = checkout.introduce(&commit, cluster, deploy_ref())?;
+    checkout.keep(&introduction)?;
+    begin_context(around, &name, cluster, &init.ssh_key)?;
     if around.form == Form::Json {
         return output::json(&serde_json::to_value(&introduction)?);
     }
@@ -48,7 +51,61 @@ pub(super) fn init(around: &Surroundings, init: &Init) -> Result<()> {
     Ok(())
 }
 
-fn folder_name(folder: &std::path::Path) -> Result<MachineName> {
+/// Makes a checkout of one cluster's repository the beginning of another cluster: a new id, and none of the old one's machines.
+fn fork(around: &Surroundings, init: &Init) -> Result<()> {
+    let checkout = Checkout::open(&init.folder)?;
+    let document = checkout.text("cluster.kdl")?;
+    let old = ClusterConfig::parse("cluster.kdl", &document)?;
+    let Some(name) = init.cluster.clone().filter(|name| *name != old.name) else {
+        bail!("give the new cluster a name of its own: --cluster NAME");
+    };
+    let changes = checkout.git(&["status", "--porcelain", "--untracked-files=no"])?;
+    if !changes.is_empty() {
+        bail!("{} has changes that are not committed; commit or stash them first", checkout.folder().display());
+    }
+    let cluster = ClusterId::from_bytes(random_bytes()?);
+    let document = document
+        .replace(&old.id.to_string(), &cluster.to_string())
+        .replace(&format!("name \"{}\"", old.name), &format!("name \"{name}\""));
+    let new = ClusterConfig::parse("cluster.kdl", &document)?;
+    if (new.id, &new.name) != (cluster, &name) {
+        bail!(
+            "cannot put the new id and name into cluster.kdl; write them in there by hand: id {cluster}, name {name}"
+        );
+    }
+    checkout.set_up(&init.ssh_key, &init.name, &cluster, &deploy_ref())?;
+    checkout.write("cluster.kdl", &document)?;
+    // Their identities belong to machines of the other cluster.
+    checkout.git(&["rm", "--quiet", "-r", "--ignore-unmatch", "--", "machines"])?;
+    checkout.git(&["add", "--", "cluster.kdl"])?;
+    checkout.git(&["commit", "--quiet", "--message", &format!("Begin cluster {name}, a fork of {}", old.name)])?;
+    let introduction = checkout.introduce(&checkout.head()?, cluster, deploy_ref())?;
+    checkout.keep(&introduction)?;
+    begin_context(around, &name, cluster, &init.ssh_key)?;
+    if around.form == Form::Json {
+        return output::json(&serde_json::to_value(&introduction)?);
+    }
+    println!(
+        "{} begins cluster {name} ({cluster}); trust/ still names the people of {}",
+        init.folder.display(),
+        old.name
+    );
+    println!(
+        "next: give it a remote of its own (git remote set-url origin URL), look through trust/, push, and enrol machines"
+    );
+    Ok(())
+}
+
+fn begin_context(around: &Surroundings, name: &MachineName, cluster: ClusterId, ssh_key: &Path) -> Result<()> {
+    let mut contexts = around.contexts()?;
+    let ssh_key = Some(std::path::absolute(ssh_key)?);
+    let context = Context { cluster, ssh_key, kubernetes: None, machines: BTreeMap::new() };
+    contexts.contexts.insert(name.to_string(), context);
+    contexts.current = Some(name.to_string());
+    contexts.save(&around.folder)
+}
+
+fn folder_name(folder: &Path) -> Result<MachineName> {
     let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     MachineName::parse(name).with_context(|| format!("{name:?} cannot be the cluster's name; give one with --cluster"))
 }
@@ -60,48 +117,6 @@ fn random_bytes() -> Result<[u8; 16]> {
     source.read_exact(&mut bytes).context("reading /dev/urandom")?;
     Ok(bytes)
 }
-
-fn cluster_document(cluster: &ClusterId, name: &MachineName, init: &Init) -> String {
-    let endpoints: String = init.endpoint.iter().map(|endpoint| format!("    endpoint {endpoint:?}\n")).collect();
-    let bootstrap = &init.bootstrap;
-    format!(
-        "// What all machines of this cluster share.\ncluster {{\n    id \"{cluster}\"\n    name \"{name}\"\n    level 1\n\
-         \x20   bootstrap \"{bootstrap}\"\n{endpoints}}}\n"
-    )
-}
-
-fn root_document(init: &Init, public_key: &str) -> String {
-    let name = &init.name;
-    let key = public_key.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-    format!(
-        "// Who may change trust/. Two people and a threshold of 2 are better as soon as there are two of you.\n\
-         version 1\nbinding \"trailer\"\nroot threshold=1 {{ member \"{name}\"; }}\n\n\
-         principal \"{name}\" {{\n    key \"{key}\" {{ use \"commit\" \"statement\" \"login\"; }}\n}}\n"
-    )
-}
-
-fn policy_document(init: &Init) -> String {
-    let name = &init.name;
-    format!(
-        "// What whose signature is good for. A path that no rule owns cannot be changed by anybody.\n\
-         role \"admins\" access=\"admin\" {{ member \"{name}\"; }}\n\n\
-         rule \"machines\" {{\n    owns \"cluster.kdl\" \"machines/**\"\n    approval role=\"admins\" threshold=1\n}}\n\n\
-         rule \"everything-else\" {{\n    owns \"**\"\n    approval role=\"admins\" threshold=1\n\
-         \x20   reach {{ namespace \"*\"; kind \"*\"; cluster-scoped #true; }}\n}}\n"
-    )
-}
-
-fn readme(name: &MachineName, cluster: &ClusterId) -> String {
-    format!(
-        "# Cluster {name}\n\nThis repository says what the machines and workloads of cluster `{cluster}` are. Machines follow\n\
-         `{DEPLOY_REF}` and take only commits that `trust/` allows.\n\n\
-         - `cluster.kdl`: what all machines share\n- `machines/`: one document for each machine\n\
-         - `trust/`: people, keys, roles and rules\n- `apps/`: Kubernetes manifests\n"
-    )
-}
-
-const EXAMPLE: &str = "# Manifests below apps/ are applied by server-side apply, and pruned when they leave.\n\
-apiVersion: v1\nkind: Namespace\nmetadata:\n  name: example\n";
 
 pub(super) async fn enroll(around: &Surroundings, enroll: &Enroll) -> Result<()> {
     let checkout = Checkout::open(&enroll.checkout)?;

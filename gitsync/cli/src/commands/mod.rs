@@ -1,9 +1,11 @@
 //! One module for each group of commands; [`run`] chooses.
 
 mod access;
+mod checkout;
 mod cluster;
 mod dev;
 mod machine;
+mod verify;
 
 use crate::arguments::{Arguments, Command, ContextCommand, Form};
 use crate::contexts::{self, Context, Contexts};
@@ -13,6 +15,7 @@ use clap::CommandFactory;
 use machined_ids::MachineName;
 use serde_json::json;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// What every command may need: where things are kept, which context and machine are meant, how to answer.
 pub(crate) struct Surroundings {
@@ -36,10 +39,16 @@ impl Surroundings {
 }
 
 /// Runs one command.
-pub(crate) async fn run(arguments: Arguments) -> Result<()> {
+pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let Arguments { config, context, machine, output: form, command } = arguments;
     let around = Surroundings { folder: contexts::folder(config)?, context, machine, form };
-    match command {
+    let done = match command {
+        Command::Verify(arguments) => {
+            return Ok(ExitCode::from(verify::verify(&around, &arguments)? as u8));
+        }
+        Command::Clone(arguments) => checkout::clone(&around, &arguments),
+        Command::Introduction { checkout } => checkout::introduction(&checkout),
+        Command::Repair(arguments) => checkout::repair(&around, &arguments),
         Command::Init(init) => cluster::init(&around, &init),
         Command::Enroll(enroll) => cluster::enroll(&around, &enroll).await,
         Command::Login(login) => access::login(&around, &login).await,
@@ -61,7 +70,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
             clap_complete::generate(shell, &mut Arguments::command(), "cairnctl", &mut std::io::stdout());
             Ok(())
         }
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn context_command(around: &Surroundings, command: Option<ContextCommand>) -> Result<()> {

@@ -16,7 +16,7 @@
 //!     owns "apps/**"
 //!     reads "shared/**"
 //!     approval role="dev" threshold=1
-//!     reach { namespace "*"; kind "*"; cluster-scoped #true }
+//!     reach { namespace "*"; kind "*"; cluster-scoped #true; privileged #true }
 //!     budget deletions=10 { protect "PersistentVolumeClaim" }
 //! }
 //! ```
@@ -147,6 +147,8 @@ pub struct Reach {
     pub kinds: BTreeSet<String>,
     /// Whether objects without a namespace are in reach too.
     pub cluster_scoped: bool,
+    /// Whether objects that can take over a machine or act as somebody stronger are in reach too; `gitsync/plan` says which.
+    pub privileged: bool,
 }
 
 impl Reach {

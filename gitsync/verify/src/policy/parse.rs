@@ -267,6 +267,7 @@ fn reach(block: &Block<'_>) -> Reach {
         namespaces: words(block, "namespace"),
         kinds: words(block, "kind"),
         cluster_scoped: block.optional("cluster-scoped").is_some_and(|node| node.switch()),
+        privileged: block.optional("privileged").is_some_and(|node| node.switch()),
     }
 }
 

@@ -1,0 +1,118 @@
+//! `cairnctl verify`: what a machine would say of a repository, with an exit code for CI.
+
+use super::Surroundings;
+use crate::arguments::{Form, Verify};
+use crate::judge::{Judgement, Repository, Verdict};
+use crate::output;
+use anyhow::Result;
+use gitsync_verify::{ChangeKind, Commit, Introduction, Refusal};
+use serde_json::{Value, json};
+
+/// Judges and prints; the verdict is the exit code.
+pub(super) fn verify(around: &Surroundings, verify: &Verify) -> Result<Verdict> {
+    let repository = Repository::open(&verify.repository, verify.introduction.as_deref())?;
+    let revision = verify.commit.as_deref().or(verify.branch.as_deref());
+    let judgement = repository.judge(revision)?;
+    let verdict = judgement.verdict();
+    match around.form {
+        Form::Json => output::json(&report(&repository.introduction, &judgement))?,
+        Form::Text => print(&repository.introduction, &judgement)?,
+    }
+    Ok(verdict)
+}
+
+fn print(introduction: &Introduction, judgement: &Judgement) -> Result<()> {
+    output::fields(&[
+        ("cluster", introduction.cluster.to_string()),
+        ("branch", introduction.deploy_ref.to_string()),
+        ("from", format!("commit {}, the introduction", introduction.commit.short())),
+        (
+            "to",
+            judgement
+                .tip
+                .as_ref()
+                .map_or("nothing that could be read".to_owned(), |tip| format!("commit {}", tip.short())),
+        ),
+    ])?;
+    println!();
+    let row = |step: &Commit| {
+        let position = step.position();
+        vec![
+            position.seq.to_string(),
+            position.commit.short().to_owned(),
+            position.signer.as_ref().map_or("-".to_owned(), ToString::to_string),
+            names(step),
+            step.changes().len().to_string(),
+            output::one_line(&position.subject),
+        ]
+    };
+    let rows: Vec<_> = judgement.steps.iter().map(|step| row(step)).collect();
+    if rows.is_empty() {
+        println!("no step after the introduction passed");
+    } else {
+        output::table(&["STEP", "COMMIT", "SIGNER", "APPROVED BY", "FILES", "SUBJECT"], &rows)?;
+    }
+    println!();
+    if let Some(desired) = &judgement.desired {
+        let (objects, machines) = (desired.objects.len(), desired.documents.machines.len());
+        println!("{}: a machine would run this: {objects} objects, {machines} machines", judgement.verdict().as_str());
+    }
+    match &judgement.refusal {
+        Some(refusal) => print_refusal(judgement.verdict(), refusal),
+        None => Ok(()),
+    }
+}
+
+fn names(step: &Commit) -> String {
+    let names: Vec<_> = step.approvals().iter().map(|name| name.as_str()).collect();
+    if names.is_empty() { "-".to_owned() } else { names.join(", ") }
+}
+
+fn print_refusal(verdict: Verdict, refusal: &Refusal) -> Result<()> {
+    let mut fields = vec![(verdict.as_str(), refusal.reason.to_string())];
+    if let Some(commit) = &refusal.commit {
+        fields.push(("commit", commit.to_string()));
+    }
+    if let Some(path) = &refusal.path {
+        fields.push(("path", path.clone()));
+    }
+    if let Some(rule) = &refusal.rule {
+        fields.push(("rule", rule.clone()));
+    }
+    output::fields(&fields)?;
+    for line in refusal.message.lines() {
+        println!("  {}", output::one_line(line));
+    }
+    Ok(())
+}
+
+fn report(introduction: &Introduction, judgement: &Judgement) -> Value {
+    let step = |step: &Commit| {
+        let position = step.position();
+        let change = |kind| match kind {
+            ChangeKind::Added => "added",
+            ChangeKind::Deleted => "deleted",
+            ChangeKind::Modified => "modified",
+        };
+        json!({
+            "seq": position.seq, "step": position.step, "commit": position.commit, "signer": position.signer,
+            "key": position.key, "approvals": step.approvals(), "subject": position.subject,
+            "changes": step.changes().iter()
+                .map(|c| json!({ "path": c.path, "kind": change(c.kind) })).collect::<Vec<_>>(),
+        })
+    };
+    let content = judgement.desired.as_ref().map(|desired| {
+        json!({
+            "objects": desired.objects.iter()
+                .map(|o| json!({ "object": o.key.to_string(), "path": o.origin.path, "line": o.origin.line }))
+                .collect::<Vec<_>>(),
+            "machines": desired.documents.machines.keys().collect::<Vec<_>>(),
+        })
+    });
+    json!({
+        "verdict": judgement.verdict().as_str(), "cluster": introduction.cluster, "ref": introduction.deploy_ref,
+        "introduction": introduction.commit, "tip": judgement.tip,
+        "steps": judgement.steps.iter().map(|one| step(one)).collect::<Vec<_>>(),
+        "refusal": judgement.refusal, "content": content,
+    })
+}

@@ -1,0 +1,5 @@
+//! `cairnctl` as people and CI run it: the built program, real git, real ssh-keygen, no cluster and no network.
+
+mod checkout;
+mod lab;
+mod verify;
