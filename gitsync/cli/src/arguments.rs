@@ -87,6 +87,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Option<ServiceCommand>,
     },
+    /// Show a machine's memory and its processes, the largest first
+    Processes,
     /// Show the commits that a machine has judged, newest first
     Commits {
         /// How many

@@ -11,6 +11,7 @@ mod init;
 mod kernel_log;
 mod links;
 mod meta;
+mod processes;
 mod services;
 
 pub use block::LinuxBlock;
@@ -21,4 +22,5 @@ pub use init::{InitError, InitSocket};
 pub use kernel_log::{KernelLine, KernelLog};
 pub use links::{LinkWatchError, LinuxLinks, watch_links};
 pub use meta::LinuxMeta;
+pub use processes::{MachineMemory, ProcessMemory, machine_memory, processes};
 pub use services::{LinuxServices, SERVICES_CGROUP, cgroup_of, log_pipe, memory_of, watch_children};

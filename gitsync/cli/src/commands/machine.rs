@@ -153,6 +153,29 @@ fn print_services(form: Form, services: &[api::Service]) -> Result<()> {
     output::table(&["NAME", "STATE", "HEALTHY", "RESTARTS", "MEMORY", "MESSAGE"], &rows)
 }
 
+pub(super) async fn processes(around: &Surroundings) -> Result<()> {
+    let (_, mut client) = ask(around).await?;
+    let mut reply = client.processes(api::ProcessesRequest {}).await.map_err(told)?.into_inner();
+    reply.processes.sort_by_key(|process| std::cmp::Reverse(process.resident_bytes));
+    if around.form == Form::Json {
+        let process = |p: &api::Process| {
+            json!({ "pid": p.pid, "name": p.name, "cgroup": p.cgroup, "residentBytes": p.resident_bytes })
+        };
+        return output::json(&json!({
+            "memoryTotalBytes": reply.memory_total_bytes, "memoryAvailableBytes": reply.memory_available_bytes,
+            "processes": reply.processes.iter().map(process).collect::<Vec<_>>(),
+        }));
+    }
+    let (total, available) = (reply.memory_total_bytes, reply.memory_available_bytes);
+    let used = output::mebibytes(total.saturating_sub(available));
+    println!("{used} of {} in use\n", output::mebibytes(total));
+    let row = |p: &api::Process| {
+        vec![p.pid.to_string(), output::mebibytes(p.resident_bytes), p.name.clone(), p.cgroup.clone()]
+    };
+    let rows: Vec<_> = reply.processes.iter().map(row).collect();
+    output::table(&["PID", "RESIDENT", "NAME", "CGROUP"], &rows)
+}
+
 pub(super) async fn commits(around: &Surroundings, limit: u32) -> Result<()> {
     let (_, mut client) = ask(around).await?;
     let commits = client.commits(api::CommitsRequest { limit }).await.map_err(told)?.into_inner().commits;

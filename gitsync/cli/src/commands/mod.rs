@@ -62,6 +62,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Dmesg { follow } => machine::dmesg(&around, follow).await,
         Command::Events { follow, tail } => machine::events(&around, follow, tail).await,
         Command::Service { command } => machine::service(&around, command).await,
+        Command::Processes => machine::processes(&around).await,
         Command::Commits { limit } => machine::commits(&around, limit).await,
         Command::Reboot => machine::reboot(&around).await,
         Command::Shutdown => machine::shutdown(&around).await,

@@ -10,11 +10,11 @@ use jiff::{SignedDuration, Timestamp};
 use machined_access::Access;
 use machined_api::machine_server::Machine;
 use machined_api::{
-    CommitsReply, CommitsRequest, DmesgRequest, Event, EventsRequest, LogLine, LogsRequest, RebootReply, RebootRequest,
-    RestartServiceReply, RestartServiceRequest, Service, ServicesReply, ServicesRequest, ShutdownReply,
+    CommitsReply, CommitsRequest, DmesgRequest, Event, EventsRequest, LogLine, LogsRequest, Process, ProcessesReply,
+    ProcessesRequest, RebootReply, RebootRequest, RestartServiceReply, RestartServiceRequest, Service, ServicesReply, ServicesRequest, ShutdownReply,
     ShutdownRequest, StatusReply, StatusRequest, VersionReply, VersionRequest,
 };
-use machined_host::{KernelLine, KernelLog, memory_of};
+use machined_host::{KernelLine, KernelLog, machine_memory, memory_of, processes};
 use std::pin::Pin;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_stream::Stream;
@@ -86,6 +86,23 @@ impl Machine for MachineService {
             memory_bytes: memory_of(name),
         };
         Ok(Response::new(ServicesReply { services: services.iter().map(service).collect() }))
+    }
+
+    async fn processes(&self, request: Request<ProcessesRequest>) -> Result<Response<ProcessesReply>, Status> {
+        self.gate.admit("Processes", Access::Reader, &request)?;
+        let failed = |error: std::io::Error| Status::internal(format!("/proc cannot be read: {error}"));
+        let memory = machine_memory().map_err(failed)?;
+        let process = |process: machined_host::ProcessMemory| Process {
+            pid: process.pid,
+            name: process.name,
+            cgroup: process.cgroup,
+            resident_bytes: process.resident_bytes,
+        };
+        Ok(Response::new(ProcessesReply {
+            memory_total_bytes: memory.total_bytes,
+            memory_available_bytes: memory.available_bytes,
+            processes: processes().map_err(failed)?.into_iter().map(process).collect(),
+        }))
     }
 
     async fn restart_service(
