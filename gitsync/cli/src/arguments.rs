@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Enroll(Enroll),
     /// Judge a repository as a machine would: every step, and the first refusal with what to do about it
     Verify(Verify),
+    /// Print a seed for `cairn-image build --seed`, so that machines of that image need no introduction
+    Seed(Seed),
     /// Log in to the current context with your SSH key
     Login(Login),
     /// Forget the login of the current context
@@ -251,8 +253,11 @@ pub(crate) struct Enroll {
     #[arg(long, default_value = "control-plane")]
     pub(crate) role: Role,
     /// URL from which the machine fetches the repository; may be given several times
-    #[arg(long, value_name = "URL", required = true)]
+    #[arg(long, value_name = "URL", required_unless_present = "seeded")]
     pub(crate) repository: Vec<String>,
+    /// The machine's image carries a seed that introduces it: only name its identity in the repository
+    #[arg(long, conflicts_with = "repository")]
+    pub(crate) seeded: bool,
     /// Your checkout of the repository
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) checkout: PathBuf,
@@ -262,6 +267,16 @@ pub(crate) struct Enroll {
     /// Commit the machine's document but do not push it
     #[arg(long)]
     pub(crate) no_push: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Seed {
+    /// URL from which the machines fetch the repository; may be given several times
+    #[arg(long, value_name = "URL", required = true)]
+    pub(crate) repository: Vec<String>,
+    /// Your checkout of the repository
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) checkout: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -1,17 +1,20 @@
 //! Making a cluster: its repository, and its machines one by one.
 
 use super::Surroundings;
-use crate::arguments::{Enroll, Form, Init};
+use crate::arguments::{Enroll, Form, Init, Seed};
 use crate::contexts::{Context, Machine};
 use crate::machine::{maintenance, with_port};
 use crate::repository::{Checkout, DEPLOY_REF, deploy_ref};
 use crate::{output, signing, template};
 use anyhow::{Context as _, Result, anyhow, bail};
+use kdl::KdlValue;
+use machined_api::maintenance_client::MaintenanceClient;
 use machined_config::{ClusterConfig, MachineConfig};
 use machined_ids::{ClusterId, Fingerprint, MachineName};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
+use tonic::transport::Channel;
 
 /// Port of the Kubernetes API on control-plane machines.
 const KUBERNETES_PORT: u16 = 6443;
@@ -122,11 +125,10 @@ pub(super) async fn enroll(around: &Surroundings, enroll: &Enroll) -> Result<()>
     let checkout = Checkout::open(&enroll.checkout)?;
     let introduction = checkout.introduction()?;
     let address = with_port(&enroll.address, machined_api::MACHINE_API_PORT);
-    let mut client = maintenance(&address, &enroll.fingerprint).await?;
-    let identified = client.identify(machined_api::IdentifyRequest {}).await;
-    if let Err(status) = identified {
-        bail!("the machine at {address} is not in maintenance mode: {}", status.message());
-    }
+    let mut waiting = match enroll.seeded {
+        true => None,
+        false => Some(waiting(&address, &enroll.fingerprint).await?),
+    };
     // The document first: an introduced machine looks for itself in the repository.
     let path = format!("machines/{}.kdl", enroll.name);
     let document = machine_document(&enroll.name, &enroll.fingerprint, enroll);
@@ -136,20 +138,48 @@ pub(super) async fn enroll(around: &Surroundings, enroll: &Enroll) -> Result<()>
     if !enroll.no_push {
         checkout.push()?;
     }
-    let request = machined_api::IntroduceRequest {
-        introduction: serde_json::to_vec(&introduction)?,
-        repositories: enroll.repository.clone(),
-    };
-    client.introduce(request).await.map_err(|status| anyhow!("{}", status.message()))?;
+    if let Some(client) = &mut waiting {
+        let request = machined_api::IntroduceRequest {
+            introduction: serde_json::to_vec(&introduction)?,
+            repositories: enroll.repository.clone(),
+        };
+        client.introduce(request).await.map_err(|status| anyhow!("{}", status.message()))?;
+    }
     remember(around, enroll, &introduction.cluster, &address)?;
     if around.form == Form::Json {
         return output::json(&json!({ "machine": enroll.name, "commit": commit }));
     }
-    println!("{} is introduced; commit {} names its identity", enroll.name, commit.short());
+    println!("commit {} names the identity of {}", commit.short(), enroll.name);
     if enroll.no_push {
         println!("next: push that commit; the machine waits for it");
     }
     Ok(())
+}
+
+/// A machine that waits in maintenance mode.
+async fn waiting(address: &str, fingerprint: &Fingerprint) -> Result<MaintenanceClient<Channel>> {
+    let mut client = maintenance(address, fingerprint).await?;
+    if let Err(status) = client.identify(machined_api::IdentifyRequest {}).await {
+        bail!(
+            "the machine at {address} is not in maintenance mode: {}; if its image carries a seed, give --seeded",
+            status.message()
+        );
+    }
+    Ok(client)
+}
+
+/// Prints a seed to standard output. Nothing in it is secret.
+pub(super) fn seed(seed: &Seed) -> Result<()> {
+    let introduction = Checkout::open(&seed.checkout)?.introduction()?;
+    print!("{}", seed_document(&introduction.to_json(), &seed.repository));
+    Ok(())
+}
+
+/// What machined reads from META at first boot.
+fn seed_document(introduction: &str, repositories: &[String]) -> String {
+    let lines: String =
+        repositories.iter().map(|url| format!("    repository {}\n", KdlValue::from(url.as_str()))).collect();
+    format!("seed {{\n    introduction {}\n{lines}}}\n", KdlValue::from(introduction.trim()))
 }
 
 fn machine_document(name: &MachineName, identity: &Fingerprint, enroll: &Enroll) -> String {
@@ -173,4 +203,19 @@ fn remember(around: &Surroundings, enroll: &Enroll, cluster: &ClusterId, address
         context.kubernetes = Some(enroll.kubernetes.clone().unwrap_or(format!("https://{host}:{KUBERNETES_PORT}")));
     }
     contexts.save(&around.folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_reads_the_seed_as_it_was_meant() {
+        let (introduction, url) = ("{\n  \"cluster\": \"a \\\\ b\"\n}\n", "http://10.0.2.2:8080/demo.git");
+        let text = seed_document(introduction, &[url.to_owned(), "https://b.example/\"odd\".git".to_owned()]);
+        let read = machined_controllers::introduction::Seed::parse(&text).expect("because it is a seed");
+        assert_eq!(read.introduction.as_deref(), Some(introduction.trim()));
+        assert_eq!(read.repositories, [url, "https://b.example/\"odd\".git"]);
+        assert_eq!(read.network, machined_config::MachineNetwork::default());
+    }
 }

@@ -158,9 +158,7 @@ pub(super) async fn processes(around: &Surroundings) -> Result<()> {
     let mut reply = client.processes(api::ProcessesRequest {}).await.map_err(told)?.into_inner();
     reply.processes.sort_by_key(|process| std::cmp::Reverse(process.resident_bytes));
     if around.form == Form::Json {
-        let process = |p: &api::Process| {
-            json!({ "pid": p.pid, "name": p.name, "cgroup": p.cgroup, "residentBytes": p.resident_bytes })
-        };
+        let process = |p: &api::Process| json!({ "pid": p.pid, "name": p.name, "cgroup": p.cgroup, "residentBytes": p.resident_bytes });
         return output::json(&json!({
             "memoryTotalBytes": reply.memory_total_bytes, "memoryAvailableBytes": reply.memory_available_bytes,
             "processes": reply.processes.iter().map(process).collect::<Vec<_>>(),

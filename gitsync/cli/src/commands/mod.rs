@@ -51,6 +51,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Repair(arguments) => checkout::repair(&around, &arguments),
         Command::Init(init) => cluster::init(&around, &init),
         Command::Enroll(enroll) => cluster::enroll(&around, &enroll).await,
+        Command::Seed(seed) => cluster::seed(&seed),
         Command::Login(login) => access::login(&around, &login).await,
         Command::Logout => access::logout(&around),
         Command::Kubeconfig(kubeconfig) => access::kubeconfig(&around, &kubeconfig).await,

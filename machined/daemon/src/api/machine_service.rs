@@ -11,8 +11,8 @@ use machined_access::Access;
 use machined_api::machine_server::Machine;
 use machined_api::{
     CommitsReply, CommitsRequest, DmesgRequest, Event, EventsRequest, LogLine, LogsRequest, Process, ProcessesReply,
-    ProcessesRequest, RebootReply, RebootRequest, RestartServiceReply, RestartServiceRequest, Service, ServicesReply, ServicesRequest, ShutdownReply,
-    ShutdownRequest, StatusReply, StatusRequest, VersionReply, VersionRequest,
+    ProcessesRequest, RebootReply, RebootRequest, RestartServiceReply, RestartServiceRequest, Service, ServicesReply,
+    ServicesRequest, ShutdownReply, ShutdownRequest, StatusReply, StatusRequest, VersionReply, VersionRequest,
 };
 use machined_host::{KernelLine, KernelLog, machine_memory, memory_of, processes};
 use std::pin::Pin;
