@@ -47,6 +47,7 @@ fn a_pods_life_from_archive_to_deletion() {
         assert!(http(&address).await.expect("because it is ready").ends_with("web"));
         assert!(log_of(&node, &pod, "first", 0).ends_with("stdout F blue\n"));
         assert!(log_of(&node, &pod, "web", 0).ends_with("stdout F hello web listens\n"));
+        assert_eq!(node.shims(), 1, "the pod's sandbox and containers share one");
 
         let n1 = node.admin().all::<Node>().get("n1").await.expect("because the agent registered");
         assert_eq!(n1.metadata.labels.unwrap_or_default()["kubernetes.io/os"], "linux");

@@ -233,6 +233,13 @@ impl TestNode {
             .map(|(pid, _)| pid)
     }
 
+    /// Shims of this node's containers.
+    pub fn shims(&self) -> usize {
+        let socket = self.containerd.socket.display().to_string();
+        let shim = |command: &str| command.contains(&socket) && command.contains("containerd-shim");
+        processes().iter().filter(|(_, command)| shim(command)).count()
+    }
+
     /// cgroups that are left of a pod.
     pub fn cgroups_of(&self, uid: &str) -> Vec<PathBuf> {
         let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
