@@ -42,6 +42,30 @@ where
             Ok(Err(seen)) => last = seen.to_string(),
             Err(_) => return Err(NotInTime { what: what.into(), limit, last }),
         }
+        // A look that never waits is never cut short: the clock is asked as well.
+        if Instant::now() >= end {
+            return Err(NotInTime { what: what.into(), limit, last });
+        }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn waiting_ends_at_its_limit_whether_or_not_a_look_takes_time() {
+        let limit = Duration::from_millis(1);
+        let at_once = wait_for("a value", limit, async || Err::<(), _>("something else")).await;
+        assert_eq!(
+            at_once.expect_err("because it never comes").to_string(),
+            "a value did not come within 1ms; last seen: something else"
+        );
+        let never = wait_for("a value", limit, std::future::pending::<Result<(), &str>>).await;
+        assert_eq!(
+            never.expect_err("because it never comes").to_string(),
+            "a value did not come within 1ms; last seen: nothing yet"
+        );
     }
 }

@@ -30,13 +30,21 @@ pub struct Artefacts {
 }
 
 impl Artefacts {
+    /// Builds the programs and the demo's container image: what `controlplane dev` needs.
+    ///
+    /// # Errors
+    /// When one cannot be built; the log's end is part of the error.
+    pub async fn programs(places: &Places, steps: &mut Steps) -> Result<()> {
+        steps.take("building the programs (release, static)", programs(places)).await?;
+        steps.take("packing the demo's container image", hello(places)).await
+    }
+
     /// Builds everything that is not there yet.
     ///
     /// # Errors
     /// When a program, a package or the image cannot be built; the log's end is part of the error.
     pub async fn build(places: &Places, steps: &mut Steps) -> Result<Self> {
-        steps.take("building the programs (release, static)", programs(places)).await?;
-        steps.take("packing the demo's container image", hello(places)).await?;
+        Artefacts::programs(places, steps).await?;
         steps.take("building the operating system image", image(places)).await?;
         Ok(Artefacts { manifest: places.image("manifest.json") })
     }

@@ -1,9 +1,11 @@
 //! A cluster as a person runs it: an SSH key, a configuration repository that a git server serves, cairnctl, and HTTP.
 
+use crate::kubectl::Follower;
 use crate::machine::VirtualMachine;
 use crate::places::{Places, text};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -168,16 +170,25 @@ impl Cluster {
     /// # Errors
     /// What it printed as its error.
     pub fn cairnctl(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(self.places.programs().join("cairnctl"))
-            .args(arguments)
-            .env("CAIRN_CONFIG", self.places.home("cairnctl"))
-            .stdin(Stdio::null())
-            .output()
-            .context("starting cairnctl")?;
+        let output = self.command(arguments).stdin(Stdio::null()).output().context("starting cairnctl")?;
         if !output.status.success() {
             bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(String::from_utf8(output.stdout)?)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.places.programs().join("cairnctl"));
+        command.args(arguments).env("CAIRN_CONFIG", self.places.home("cairnctl"));
+        command
+    }
+
+    /// Starts a cairnctl that goes on, such as `logs --follow`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn follow(&self, arguments: &[&str]) -> Result<Follower> {
+        Follower::start(self.command(arguments))
     }
 
     /// Runs cairnctl and reads its JSON.
@@ -194,13 +205,20 @@ impl Cluster {
     /// # Errors
     /// When it does not in time.
     pub async fn answer(&self, machine: &VirtualMachine, expected: &str) -> Result<String> {
-        let port = machine.ports().service;
-        let look = async || match http_get(port).await {
+        self.answer_at(SocketAddr::from(([127, 0, 0, 1], machine.ports().service)), expected).await
+    }
+
+    /// Waits until the demo's Service answers at this address.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn answer_at(&self, address: SocketAddr, expected: &str) -> Result<String> {
+        let look = async || match http_get(address).await {
             Ok(answer) if answer.contains(expected) => Ok(answer),
             Ok(answer) => Err(format!("an answer without {expected:?}: {answer:?}")),
             Err(error) => Err(format!("{error:#}")),
         };
-        Ok(wait_for(format!("an answer with {expected:?} on port {port}"), ANSWER_LIMIT, look).await?)
+        Ok(wait_for(format!("an answer with {expected:?} at {address}"), ANSWER_LIMIT, look).await?)
     }
 
     /// Waits for the newest commit to be judged as `state`, and returns its record.
@@ -222,11 +240,11 @@ impl Cluster {
 }
 
 /// The body of one HTTP answer of the demo's Service.
-async fn http_get(port: u16) -> Result<String> {
+async fn http_get(address: SocketAddr) -> Result<String> {
     /// The demo answers within milliseconds; a forwarded port without a listener inside hangs.
     const LIMIT: Duration = Duration::from_secs(3);
     let exchange = async {
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
         stream.write_all(b"GET / HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n").await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;

@@ -1,10 +1,14 @@
-//! Real images in QEMU, driven as a person would drive them: by cairnctl, git, HTTP and the power switch.
+//! Real images in QEMU, and `controlplane dev` on this computer, driven as a person would drive them: by cairnctl, kubectl, git, HTTP
+//! and the power switch.
 //!
 //! The demo (`make up`), the tests in [`scenarios`] and `cargo xtask bench boot` share this path, so that what a newcomer sees
 //! is what is tested and measured.
 
 mod artefacts;
 mod cluster;
+pub mod dev;
+pub mod faults;
+mod kubectl;
 mod machine;
 mod places;
 pub mod scenarios;
@@ -12,6 +16,7 @@ mod steps;
 
 pub use artefacts::Artefacts;
 pub use cluster::{Cluster, DEMO_IMAGE, DEMO_PORT, demo_manifests};
+pub use kubectl::{Follower, Kubectl};
 pub use machine::{Ports, VirtualMachine};
 pub use places::Places;
 pub use steps::Steps;

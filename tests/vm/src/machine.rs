@@ -120,6 +120,15 @@ impl VirtualMachine {
         Ok(wait_for("the end of QEMU", KILL_LIMIT, gone).await?)
     }
 
+    /// Waits until its console has said something since it was switched on.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn console(&self, words: &str) -> Result<()> {
+        let look = async || if self.serial().contains(words) { Ok(()) } else { Err("not yet") };
+        Ok(wait_for(format!("{words:?} on the console of {}", self.name), BOOT_LIMIT, look).await?)
+    }
+
     /// Waits for the identity that its console shows.
     ///
     /// # Errors

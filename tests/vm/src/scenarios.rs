@@ -2,6 +2,7 @@
 //! because booting is the dear part, and says which one failed.
 
 use crate::cluster::{Cluster, demo_manifests};
+use crate::kubectl::Kubectl;
 use crate::machine::VirtualMachine;
 use crate::places::Places;
 use anyhow::{Context, Result, ensure};
@@ -14,7 +15,7 @@ use tests_support::wait_for;
 pub const DEMO_FILE: &str = "apps/hello/hello.yaml";
 
 /// How long something that was killed may take to be back; the back-off begins at half a second.
-const RECOVERY_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const RECOVERY_LIMIT: Duration = Duration::from_secs(120);
 
 /// A machine that runs the demo, and what it takes to talk to it.
 #[derive(Debug)]
@@ -110,31 +111,90 @@ impl Stage<'_> {
         self.cluster.answer(self.machine, running).await.map(drop)
     }
 
+    /// Logs and events come as they happen: a restart shows in both.
+    ///
+    /// # Errors
+    /// What did not hold.
+    pub async fn logs_and_events_are_followed(&self) -> Result<()> {
+        let mut logs = self.cluster.follow(&["logs", "gitsync", "--follow", "--tail", "1"])?;
+        let mut events = self.cluster.follow(&["events", "--follow", "--tail", "1"])?;
+        // The past line shows that both are connected.
+        logs.line("").await?;
+        events.line("").await?;
+        self.cluster.cairnctl(&["service", "restart", "gitsync"])?;
+        events.line("service/gitsync").await?;
+        logs.line("").await.map(drop)
+    }
+
+    /// A signed commit gives the machine static addresses; it keeps them, and the old one, without DHCP.
+    ///
+    /// # Errors
+    /// What did not hold.
+    pub async fn a_signed_commit_sets_static_addresses(&self, running: &str) -> Result<()> {
+        let path = format!("machines/{}.kdl", self.machine.name());
+        let document = std::fs::read_to_string(self.cluster.checkout().join(&path))?;
+        let (begin, _) = document.trim_end().rsplit_once('}').context("a machine's document ends with a brace")?;
+        let network = "    network {\n        link \"eth0\" { address \"10.0.2.15/24\"; address \"10.0.2.77/24\"; gateway \"10.0.2.2\"; }\n        \
+                       nameserver \"10.0.2.3\"\n    }\n";
+        self.cluster.push(&[(&path, &format!("{begin}{network}}}\n"))], "Set static addresses")?;
+        let look = async || {
+            let status = self.cluster.cairnctl_json(&["status"]).map_err(|error| format!("{error:#}"))?;
+            let addresses: Vec<&str> =
+                status["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let both = ["10.0.2.15/24", "10.0.2.77/24"].iter().all(|wanted| addresses.contains(wanted));
+            if both { Ok(()) } else { Err(format!("addresses {addresses:?}")) }
+        };
+        wait_for("both static addresses", RECOVERY_LIMIT, look).await?;
+        self.cluster.answer(self.machine, running).await.map(drop)
+    }
+
     /// kubectl works with the login that cairnctl hands it.
     ///
     /// # Errors
     /// What did not hold.
-    pub fn kubectl_works_unmodified(&self, kubeconfig: &str) -> Result<()> {
-        let kubectl = |arguments: &[&str]| -> Result<String> {
-            let output = std::process::Command::new("kubectl")
-                .args(["--kubeconfig", kubeconfig])
-                .args(arguments)
-                .output()
-                .context("starting kubectl")?;
-            let error = String::from_utf8_lossy(&output.stderr);
-            ensure!(output.status.success(), "kubectl {} failed: {error}", arguments.join(" "));
-            Ok(String::from_utf8(output.stdout)?)
-        };
-        let rollout = kubectl(&["rollout", "status", "deployment/hello", "--namespace", "hello", "--timeout", "120s"])?;
+    pub async fn kubectl_works_unmodified(&self, kubectl: &Kubectl) -> Result<()> {
+        let run = |arguments: &[&str]| kubectl.run(&[arguments, &["--namespace", "hello"]].concat(), "");
+        let rollout = run(&["rollout", "status", "deployment/hello", "--timeout", "120s"])?;
         ensure!(rollout.contains("successfully rolled out"), "kubectl rollout status says: {rollout}");
-        let pods = kubectl(&["get", "pods", "--namespace", "hello"])?;
+        let pods = run(&["get", "pods"])?;
         ensure!(pods.matches("Running").count() == 2, "kubectl get pods shows:\n{pods}");
-        let logs = kubectl(&["logs", "deployment/hello", "--namespace", "hello"])?;
+        let logs = run(&["logs", "deployment/hello"])?;
         ensure!(logs.contains("hello: listening"), "kubectl logs shows: {logs}");
-        let described = kubectl(&["describe", "deployment", "hello", "--namespace", "hello"])?;
+        let described = run(&["describe", "deployment", "hello"])?;
         ensure!(described.contains("RollingUpdate"), "kubectl describe shows: {described}");
-        let commits = kubectl(&["get", "commits"])?;
+        let commits = run(&["get", "commits"])?;
         ensure!(commits.contains("ada"), "kubectl get commits shows:\n{commits}");
+        exec_hands_on_input_and_exit_code(kubectl)?;
+        self.kubectl_applies_watches_and_deletes(kubectl).await
+    }
+
+    async fn kubectl_applies_watches_and_deletes(&self, kubectl: &Kubectl) -> Result<()> {
+        let of = |value: &str| {
+            format!(
+                "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: seen\n  namespace: hello\ndata:\n  value: {value}\n"
+            )
+        };
+        kubectl.run(&["apply", "--filename", "-"], &of("first"))?;
+        let form = "--output=jsonpath={.data.value}{\"\\n\"}";
+        let mut watch = kubectl.follow(&["get", "configmap", "seen", "--namespace", "hello", "--watch", form])?;
+        watch.line("first").await?;
+        kubectl.run(&["apply", "--filename", "-"], &of("second"))?;
+        watch.line("second").await?;
+        kubectl.run(&["delete", "configmap", "seen", "--namespace", "hello"], "")?;
+        let left = kubectl.run(&["get", "configmaps", "--namespace", "hello", "--output", "name"], "")?;
+        ensure!(!left.contains("seen"), "kubectl delete left {left}");
         Ok(())
     }
+}
+
+/// `kubectl exec` reaches a program in the demo's container: its input, its output and its exit code.
+///
+/// # Errors
+/// What did not hold.
+pub(crate) fn exec_hands_on_input_and_exit_code(kubectl: &Kubectl) -> Result<()> {
+    let echo = ["exec", "--stdin", "deployment/hello", "--namespace", "hello", "--", "/hello", "echo", "7"];
+    let output = kubectl.output(&echo, "through the API server\n")?;
+    let (said, code) = (String::from_utf8_lossy(&output.stdout), output.status.code());
+    ensure!(said == "through the API server\n" && code == Some(7), "kubectl exec ended with {code:?} and said: {said}");
+    Ok(())
 }

@@ -4,8 +4,9 @@ use crate::run::run;
 use anyhow::{Context, Result};
 use clap::Args;
 use std::net::SocketAddr;
+use tests_vm::faults::{self, Moments};
 use tests_vm::scenarios::{DEMO_FILE, Stage};
-use tests_vm::{Artefacts, Cluster, Places, Ports, Steps, VirtualMachine, demo_manifests};
+use tests_vm::{Artefacts, Cluster, Kubectl, Places, Ports, Steps, VirtualMachine, demo_manifests};
 
 /// Which tests to run.
 #[derive(Debug, Args)]
@@ -13,14 +14,27 @@ pub(crate) struct Test {
     /// Only the tests in a virtual machine.
     #[arg(long)]
     vm: bool,
+    /// Only the demo on this computer, without a machine, in the network namespace that this was started in.
+    #[arg(long, hide = true)]
+    dev: bool,
+    /// How often power is cut in the middle of a change.
+    #[arg(long, default_value_t = 2)]
+    cuts: u32,
+    /// Where the moments of those cuts follow from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// Leave the virtual machine running at the end, to look at it.
     #[arg(long)]
     keep: bool,
 }
 
 pub(crate) async fn test(test: &Test) -> Result<()> {
+    if test.dev {
+        return dev().await;
+    }
     if !test.vm {
         run("cargo", &["test", "--workspace", "--locked"])?;
+        dev_in_a_namespace().await?;
     }
     let home = ".cairn/test";
     let places = Places::new(home)?;
@@ -31,7 +45,7 @@ pub(crate) async fn test(test: &Test) -> Result<()> {
     let places = Places::new(home)?;
     println!("\nthe main job in a virtual machine");
     let mut steps = Steps::default();
-    let result = main_job(&places, &machine, &mut steps).await;
+    let result = main_job(&places, &machine, &mut steps, test).await;
     if let Err(error) = &result {
         let serial = machine.serial();
         let lines: Vec<&str> = serial.lines().collect();
@@ -46,33 +60,80 @@ pub(crate) async fn test(test: &Test) -> Result<()> {
     result
 }
 
-async fn main_job(places: &Places, machine: &VirtualMachine, steps: &mut Steps) -> Result<()> {
+/// Where `controlplane dev` is tested.
+const DEV_HOME: &str = ".cairn/test-dev";
+
+/// Runs this program again in a network namespace of its own; threads cannot be moved into one without unsafe code.
+async fn dev_in_a_namespace() -> Result<()> {
+    if let Some(reason) = tests_vm::dev::why_not() {
+        println!("\nthe demo on this computer: NOT RUN, {reason}");
+        return Ok(());
+    }
+    println!("\nthe demo on this computer, without a machine");
+    let home = Places::new(DEV_HOME)?;
+    std::fs::remove_dir_all(home.home("")).context("removing what the last run left")?;
+    Artefacts::programs(&Places::new(DEV_HOME)?, &mut Steps::default()).await?;
+    let own = std::env::current_exe().context("finding this program")?;
+    run("unshare", &["--net", own.to_str().context("the path is text")?, "test", "--dev"])
+}
+
+async fn dev() -> Result<()> {
+    let places = Places::new(DEV_HOME)?;
+    let held = Steps::default().take("the demo runs", tests_vm::dev::the_demo_runs_on_this_computer(&places)).await;
+    held.inspect_err(|_| println!("logs are in {}", places.home("").display()))
+}
+
+async fn main_job(places: &Places, machine: &VirtualMachine, steps: &mut Steps, test: &Test) -> Result<()> {
     Artefacts::build(places, steps).await?;
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     std::fs::create_dir_all(places.home("served"))?;
     let server = tests_support::git::serve(&places.home("served"), listen).await?;
     let cluster = &Cluster::new(places, server.address().port());
     steps.take("a repository, signed", async { cluster.create() }).await?;
-    steps.take("power on", machine.power_on(places)).await?;
+    let stage = Stage { places, cluster, machine };
+    let mut moments = Moments::new(test.seed);
+    let cut = stage.power_is_cut_during_the_first_boot(moments.next_in(&faults::FIRST_BOOT));
+    steps.take("power is cut during the first boot", cut).await?;
     steps.take("enrolment", cluster.enroll(machine)).await?;
     let first = "Hello from Cairn";
     let push = async { cluster.push(&[(DEMO_FILE, &demo_manifests(2, first))], "Run hello, twice") };
     steps.take("a signed commit", push).await?;
     steps.take("the Service answers", cluster.answer(machine, first)).await?;
     steps.take("a login", cluster.log_in()).await?;
-    let kubeconfig = steps.take("a kubeconfig", cluster.write_kubeconfig()).await?;
-    let kubeconfig = kubeconfig.to_str().context("the path is text")?;
-    let stage = Stage { places, cluster, machine };
-    let second = "Hello again";
-    steps.take("kubectl works unmodified", async { stage.kubectl_works_unmodified(kubeconfig) }).await?;
-    steps.take("a signed commit changes what runs", stage.a_signed_commit_changes_what_runs(second)).await?;
-    steps.take("an unsigned commit is refused", stage.an_unsigned_commit_is_refused_and_repaired(second)).await?;
-    steps.take("a typo refuses the whole commit", stage.a_typo_refuses_the_whole_commit_with_its_place(second)).await?;
+    let kubectl = &Kubectl::new(&steps.take("a kubeconfig", cluster.write_kubeconfig()).await?);
+    steps.take("kubectl works unmodified", stage.kubectl_works_unmodified(kubectl)).await?;
+    changes(&stage, steps).await?;
+    survive(&stage, kubectl, steps).await?;
+    for cut in 1..=test.cuts {
+        let (after, greeting) = (moments.next_in(&faults::CHANGE), format!("Hello after cut {cut}"));
+        let step = stage.a_power_cut_in_the_middle_converges(after, &greeting);
+        steps.take(&format!("power is cut {after:?} after a push"), step).await?;
+    }
+    println!("\nthe main job holds");
+    Ok(())
+}
+
+/// What the Service answers after [`changes`].
+const SECOND: &str = "Hello again";
+
+async fn changes(stage: &Stage<'_>, steps: &mut Steps) -> Result<()> {
+    steps.take("a signed commit changes what runs", stage.a_signed_commit_changes_what_runs(SECOND)).await?;
+    steps.take("an unsigned commit is refused", stage.an_unsigned_commit_is_refused_and_repaired(SECOND)).await?;
+    steps.take("a typo refuses the whole commit", stage.a_typo_refuses_the_whole_commit_with_its_place(SECOND)).await?;
+    steps.take("logs and events are followed", stage.logs_and_events_are_followed()).await?;
+    steps.take("a signed commit sets addresses", stage.a_signed_commit_sets_static_addresses(SECOND)).await
+}
+
+async fn survive(stage: &Stage<'_>, kubectl: &Kubectl, steps: &mut Steps) -> Result<()> {
     for service in ["gitsync", "controlplane", "containerd"] {
-        let step = stage.a_restarted_service_comes_back_and_containers_keep_running(service, second);
+        let step = stage.a_restarted_service_comes_back_and_containers_keep_running(service, SECOND);
         steps.take(&format!("{service} is restarted"), step).await?;
     }
-    steps.take("a power cut loses nothing", stage.a_power_cut_loses_nothing(second)).await?;
-    println!("\nthe main job holds");
+    steps.take("a pod that kills", stage.a_pod_with_the_machines_processes_runs(kubectl)).await?;
+    for name in ["machined", "gitsync", "controlplane", "containerd"] {
+        steps.take(&format!("{name} is killed"), stage.a_killed_process_comes_back(kubectl, name, SECOND)).await?;
+    }
+    steps.take("containers are killed", stage.a_killed_container_is_started_again(kubectl, SECOND)).await?;
+    steps.take("a power cut loses nothing", stage.a_power_cut_loses_nothing(SECOND)).await?;
     Ok(())
 }

@@ -1,15 +1,53 @@
 //! The demo's workload: a web server that says who it is, small enough to be the only file of its image.
 //!
+//! ```text
+//! hello             serves HTTP on $PORT (8080)
+//! hello echo CODE   copies its input to its output and ends with this exit code, for `kubectl exec`
+//! hello kill NAME   kills every process of that name outside its own container, in a pod that sees the machine's processes
+//! ```
+//!
 //! It ends on SIGTERM at once because it is PID 1 of its container only when nobody shares the PID namespace; the agent's
 //! grace period bounds it otherwise.
 
-use std::io::{BufRead, BufReader, Result, Write};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::io::{BufRead, BufReader, Error, Result, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::ExitCode;
 
 /// Longest request head that is read, in lines; curl sends four.
 const HEAD_LINES_MAX: usize = 100;
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => serve().map(|()| ExitCode::SUCCESS),
+        ["echo", code] => echo().map(|()| code.parse::<u8>().map_or(ExitCode::FAILURE, ExitCode::from)),
+        ["kill", name] => kill_all(name).map(|()| ExitCode::SUCCESS),
+        other => Err(Error::other(format!("{other:?} is nothing that hello does; there are echo CODE and kill NAME"))),
+    }
+}
+
+fn echo() -> Result<()> {
+    std::io::copy(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()).map(drop)
+}
+
+/// Sends SIGKILL, which nobody can catch, and says whom it hit.
+fn kill_all(name: &str) -> Result<()> {
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|pid| pid.parse().ok()) else { continue };
+        let file = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        if file("comm").trim() == name && file("cgroup") != own {
+            kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+            println!("killed {pid}");
+        }
+    }
+    Ok(())
+}
+
+fn serve() -> Result<()> {
     let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(8080_u16);
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     println!("hello: listening on port {port}");
@@ -23,7 +61,7 @@ fn main() -> Result<()> {
 }
 
 fn answer(stream: TcpStream) -> Result<()> {
-    let name = std::env::var("HOSTNAME").or_else(|_| std::fs::read_to_string("/etc/hostname")).unwrap_or_default();
+    let name = std::env::var("HOSTNAME").or_else(|_| fs::read_to_string("/etc/hostname")).unwrap_or_default();
     let greeting = std::env::var("GREETING").unwrap_or_else(|_| "Hello from Cairn".to_owned());
     let mut lines = BufReader::new(&stream).lines();
     let request = lines.next().transpose()?.unwrap_or_default();
