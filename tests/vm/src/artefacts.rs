@@ -35,7 +35,8 @@ impl Artefacts {
     /// # Errors
     /// When one cannot be built; the log's end is part of the error.
     pub async fn programs(places: &Places, steps: &mut Steps) -> Result<()> {
-        steps.take("building the programs (release, static)", programs(places)).await?;
+        let log = log_file(places, "cargo", "build");
+        steps.take_logged("building the programs (release, static)", &log, programs(places)).await?;
         steps.take("packing the demo's container image", hello(places)).await
     }
 
@@ -45,7 +46,8 @@ impl Artefacts {
     /// When a program, a package or the image cannot be built; the log's end is part of the error.
     pub async fn build(places: &Places, steps: &mut Steps) -> Result<Self> {
         Artefacts::programs(places, steps).await?;
-        steps.take("building the operating system image", image(places)).await?;
+        let log = log_file(places, "cairn-image", "build");
+        steps.take_logged("building the operating system image", &log, image(places)).await?;
         Ok(Artefacts { manifest: places.image("manifest.json") })
     }
 }
@@ -72,12 +74,16 @@ async fn image(places: &Places) -> Result<()> {
     logged(places, &places.program("cairn-image")?, &arguments).await
 }
 
+/// Where the output of a command goes.
+fn log_file(places: &Places, program: &str, what: &str) -> PathBuf {
+    places.root().join(".cairn/logs").join(format!("{program}-{what}.log"))
+}
+
 /// Runs a command with its output in `.cairn/logs/`, and shows the end of it when it fails.
 pub(crate) async fn logged(places: &Places, program: &str, arguments: &[&str]) -> Result<()> {
     let name = Path::new(program).file_name().and_then(|name| name.to_str()).unwrap_or("command");
-    let folder = places.root().join(".cairn/logs");
-    std::fs::create_dir_all(&folder)?;
-    let log = folder.join(format!("{name}-{}.log", arguments.first().copied().unwrap_or("run")));
+    let log = log_file(places, name, arguments.first().copied().unwrap_or("run"));
+    std::fs::create_dir_all(log.parent().context("a log lies in a folder")?)?;
     let file = std::fs::File::create(&log).with_context(|| format!("writing {}", log.display()))?;
     let status = Command::new(program)
         .args(arguments)
