@@ -3,6 +3,12 @@
 //! Called by people and by kubectl (as an exec credential). It must never print a private key or a login token except to
 //! kubectl, and never change a repository without saying so.
 
+#![allow(
+    rustdoc::bare_urls,
+    rustdoc::invalid_html_tags,
+    reason = "help texts are for terminals: URLs and <NAMES> stand as they are"
+)]
+
 mod arguments;
 mod commands;
 mod contexts;

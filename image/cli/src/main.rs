@@ -2,6 +2,12 @@
 //!
 //! Used by people, by `make up` and by the tests in `tests/vm`. Parses arguments and calls one module per subcommand; needs no root.
 
+#![allow(
+    rustdoc::bare_urls,
+    rustdoc::invalid_html_tags,
+    reason = "help texts are for terminals: URLs and <NAMES> stand as they are"
+)]
+
 mod build;
 mod inspect;
 mod oci;
