@@ -21,6 +21,9 @@ const BACKDATE: SignedDuration = SignedDuration::from_hours(1);
 /// Keeps the seal's key apart from every other use of the identity key.
 const SEAL_CONTEXT: &[u8] = b"cairn.seal.v1\0";
 
+/// Stands before every mark that an identity key signs, so that the signature is worth nothing for anything else.
+pub const MARK_PREFIX: &[u8] = b"cairn.mark.v1\n";
+
 /// The machine's P-256 key, made at first boot. Its fingerprint is the machine.
 pub struct IdentityKey {
     key: KeyPair,
@@ -139,6 +142,14 @@ impl IdentityKey {
     #[must_use]
     pub fn check_seal(&self, state: &[u8], seal: &[u8]) -> bool {
         hmac::verify(&self.seal_key(), state, seal).is_ok()
+    }
+
+    /// Signs a mark: what this machine accepted, for others to check. [`IdentityKey::sign`] over [`MARK_PREFIX`] and the lines.
+    ///
+    /// # Errors
+    /// [`IdentityError`] when the system has no randomness to give.
+    pub fn sign_mark(&self, lines: &[u8]) -> Result<Vec<u8>, IdentityError> {
+        self.sign(&[MARK_PREFIX, lines].concat())
     }
 
     fn seal_key(&self) -> hmac::Key {

@@ -7,6 +7,7 @@
 //!
 //! Pure: the caller brings the table, the peer's certificates and the time.
 
+mod audit;
 mod authenticate;
 mod identity;
 mod login;
@@ -14,8 +15,9 @@ mod ssh;
 mod table;
 pub mod tls;
 
+pub use audit::{AuditApi, AuditOutcome, AuditRecord};
 pub use authenticate::{Denied, Peer, Principal, authenticate};
-pub use identity::{IdentityError, IdentityKey, LEAF_LIFETIME, Leaf, LeafKey, verify_identity};
+pub use identity::{IdentityError, IdentityKey, LEAF_LIFETIME, Leaf, LeafKey, MARK_PREFIX, verify_identity};
 pub use login::{LOGIN_LIFETIME_MAX, LOGIN_NAMESPACE, LoginError, LoginStatement, SignedLogin};
 pub use ssh::{SignatureError, Signed, ssh_fingerprint, verify_signature};
 pub use table::{Access, AccessTable, MachineEntry, MachineRole, Person, RoleEntry};

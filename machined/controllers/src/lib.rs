@@ -4,7 +4,7 @@
 //! ```text
 //! kernel --> network/status --> LinkStatus --> network/config --> LinkSpec --> network/lease --> Lease --> network/spec --> kernel
 //!                          seed, DesiredMachine --^      \--> NamesSpec --> files --> /run/cairn/etc
-//! block --> Volume --> ledger (DesiredMachine), introduction (Introduction)
+//! block --> Volume --> ledger (DesiredMachine), introduction (Introduction), trust (TrustRecord)
 //! identity --> MachineKey      DesiredMachine --> services (ServiceStatus), time (TimeStatus), settings
 //! ```
 //!
@@ -19,3 +19,4 @@ pub mod ledger;
 pub mod network;
 pub mod services;
 pub mod time;
+pub mod trust;

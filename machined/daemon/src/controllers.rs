@@ -14,6 +14,7 @@ use machined_controllers::network::{
 };
 use machined_controllers::services::{ServiceConfigController, ServiceController};
 use machined_controllers::time::TimeController;
+use machined_controllers::trust::TrustController;
 use machined_host::{LinuxBlock, LinuxClock, LinuxDhcp, LinuxFiles, LinuxLinks, LinuxMeta, LinuxServices};
 use machined_reconcile::{Supervisor, Trigger};
 use machined_runtime::{Ports, Reader, Store, start};
@@ -116,7 +117,11 @@ pub(crate) fn start_all(store: &Store, supervisor: &Supervisor, facts: &Facts) -
     start(supervisor, &ports, controller);
 
     let mut ports = Ports::new(store, "ledger");
-    let (controller, apply) = LedgerController::new(&mut ports, files);
+    let (controller, apply) = LedgerController::new(&mut ports, Arc::clone(&files));
+    start(supervisor, &ports, controller);
+
+    let mut ports = Ports::new(store, "trust");
+    let (controller, orders) = TrustController::new(&mut ports, files, Box::new(jiff::Timestamp::now));
     start(supervisor, &ports, controller);
 
     let mut ports = Ports::new(store, "service config");
@@ -128,5 +133,5 @@ pub(crate) fn start_all(store: &Store, supervisor: &Supervisor, facts: &Facts) -
     let (controller, restarts) = ServiceController::new(&mut ports, Arc::new(services.clone()));
     start(supervisor, &ports, controller);
 
-    Started { inboxes: Inboxes { introduce, apply, restarts }, services, links }
+    Started { inboxes: Inboxes { introduce, apply, orders, restarts }, services, links }
 }

@@ -1,10 +1,11 @@
-//! Who may call the machine API: every call passes here, and leaves an audit line.
+//! Who may call the machine API: every call passes here, and leaves an audit record.
 //!
 //! The TLS handshake proves a key; the login in the request says for whom it acts; the access table of the accepted step says what
 //! that principal may do. All three are looked at again on every call, so removing somebody takes effect at once.
 
+use crate::audit_log::AuditLog;
 use jiff::Timestamp;
-use machined_access::{Access, Principal, SignedLogin, authenticate, tls};
+use machined_access::{Access, AuditApi, AuditOutcome, AuditRecord, Principal, SignedLogin, authenticate, tls};
 use machined_controllers::ledger::{DesiredMachine, LedgerRead};
 use machined_runtime::Reader;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -21,17 +22,30 @@ pub(crate) struct Connection {
     pub(crate) chain: Option<Arc<[CertificateDer<'static>]>>,
 }
 
+/// A call that was not let in; by whom, where that is known.
+struct Refused {
+    status: Box<Status>,
+    by: Option<Principal>,
+}
+
+impl Refused {
+    fn nobody(status: Status) -> Self {
+        Refused { status: status.into(), by: None }
+    }
+}
+
 /// Lets calls in.
 #[derive(Clone)]
 pub(crate) struct Gate {
     desired: Reader<DesiredMachine>,
     ledger: Reader<LedgerRead>,
+    audit: AuditLog,
 }
 
 impl Gate {
     /// Reads the access table from the desired machine.
-    pub(crate) fn new(desired: Reader<DesiredMachine>, ledger: Reader<LedgerRead>) -> Self {
-        Gate { desired, ledger }
+    pub(crate) fn new(desired: Reader<DesiredMachine>, ledger: Reader<LedgerRead>, audit: AuditLog) -> Self {
+        Gate { desired, ledger, audit }
     }
 
     /// Says who calls, or why they may not call `name`.
@@ -42,18 +56,17 @@ impl Gate {
         request: &Request<T>,
     ) -> Result<Principal, Status> {
         let connection = request.extensions().get::<Connection>();
-        let address = connection.and_then(|connection| connection.address).map(|address| address.to_string());
+        let remote = connection.and_then(|connection| connection.address).map(|address| address.to_string());
         let decision = self.decide(needs, connection, request);
-        match &decision {
-            Ok(principal) => {
-                let (who, key) = describe(principal);
-                tracing::info!(target: "audit", call = name, who, key, address, "allowed");
+        let record = AuditRecord::new(Timestamp::now(), AuditApi::Machine, name).from(remote.unwrap_or_default());
+        self.audit.add(match &decision {
+            Ok(principal) => record.by(principal),
+            Err(Refused { status, by }) => {
+                let record = by.iter().fold(record, AuditRecord::by);
+                record.ended(AuditOutcome::Refused, status.message())
             }
-            Err(status) => {
-                tracing::warn!(target: "audit", call = name, reason = status.message(), address, "refused");
-            }
-        }
-        decision
+        });
+        decision.map_err(|refused| *refused.status)
     }
 
     fn decide<T>(
@@ -61,32 +74,33 @@ impl Gate {
         needs: Access,
         connection: Option<&Connection>,
         request: &Request<T>,
-    ) -> Result<Principal, Status> {
+    ) -> Result<Principal, Refused> {
         let Some(desired) = self.desired.get(DesiredMachine::ID) else {
             if self.ledger.all().is_empty() {
-                return Err(Status::unavailable(
+                return Err(Refused::nobody(Status::unavailable(
                     "this machine is starting and has not read its ledger; try again in a moment",
-                ));
+                )));
             }
-            return Err(Status::unavailable(
+            return Err(Refused::nobody(Status::unavailable(
                 "this machine has no accepted step yet, so it knows nobody; its console shows what it waits for",
-            ));
+            )));
         };
         let chain = connection.and_then(|connection| connection.chain.as_deref());
         let peer = tls::peer(chain, UnixTime::now());
-        let login = login_of(request)?;
+        let login = login_of(request).map_err(Refused::nobody)?;
         let principal = authenticate(&desired.raw.access, &peer, login.as_ref(), Timestamp::now())
-            .map_err(|denied| Status::unauthenticated(denied.to_string()))?;
+            .map_err(|denied| Refused::nobody(Status::unauthenticated(denied.to_string())))?;
         let has = match &principal {
             Principal::Person { access, .. } => *access,
             // Machines of the cluster look at each other; what they may change goes over other ways.
             Principal::Machine { .. } => Access::Reader,
         };
         if has < needs {
-            let (who, _) = describe(&principal);
-            return Err(Status::permission_denied(format!(
+            let (who, _) = principal.named();
+            let status = Status::permission_denied(format!(
                 "{who} may not do this: it needs a role with access {needs:?} in trust/, and has {has:?}"
-            )));
+            ));
+            return Err(Refused { status: status.into(), by: Some(principal) });
         }
         Ok(principal)
     }
@@ -99,12 +113,4 @@ fn login_of<T>(request: &Request<T>) -> Result<Option<SignedLogin>, Status> {
     let token =
         text.strip_prefix("Bearer ").ok_or_else(|| Status::unauthenticated("the login must be a bearer token"))?;
     SignedLogin::from_token(token).map(Some).map_err(|error| Status::unauthenticated(error.to_string()))
-}
-
-/// A principal and its key, in words.
-fn describe(principal: &Principal) -> (String, String) {
-    match principal {
-        Principal::Person { name, key, .. } => (name.to_string(), key.to_string()),
-        Principal::Machine { name, service, identity, .. } => (format!("{service} on {name}"), identity.to_string()),
-    }
 }

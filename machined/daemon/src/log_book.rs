@@ -2,6 +2,7 @@
 //!
 //! One task for each service reads its pipe and calls [`LogBook::add`]; the machine API reads. Every ring, line and file has a limit.
 
+use crate::audit_log::AUDIT_LOG;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
@@ -58,6 +59,8 @@ struct LogFile {
     path: PathBuf,
     writer: BufWriter<File>,
     bytes: u64,
+    /// Whether lines begin with their time; those of the audit log hold it.
+    stamped: bool,
 }
 
 impl LogFile {
@@ -65,7 +68,7 @@ impl LogFile {
         let path = folder.join(format!("{service}.log"));
         let file = File::options().create(true).append(true).open(&path)?;
         let bytes = file.metadata()?.len();
-        Ok(LogFile { path, writer: BufWriter::new(file), bytes })
+        Ok(LogFile { path, writer: BufWriter::new(file), bytes, stamped: service != AUDIT_LOG })
     }
 
     fn write(&mut self, line: &Line) -> std::io::Result<()> {
@@ -74,12 +77,11 @@ impl LogFile {
             self.writer = BufWriter::new(File::options().create(true).append(true).open(&self.path)?);
             self.bytes = 0;
         }
-        let at = line.at.to_string();
+        let at = if self.stamped { format!("{} ", line.at) } else { String::new() };
         self.writer.write_all(at.as_bytes())?;
-        self.writer.write_all(b" ")?;
         self.writer.write_all(&line.bytes)?;
         self.writer.write_all(b"\n")?;
-        self.bytes += (at.len() + line.bytes.len() + 2) as u64;
+        self.bytes += (at.len() + line.bytes.len() + 1) as u64;
         self.writer.flush()
     }
 }

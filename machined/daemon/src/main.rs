@@ -9,8 +9,10 @@
 //! This file only builds and runs. All tasks belong to one Supervisor.
 
 mod api;
+mod audit_log;
 mod console;
 mod controllers;
+mod deliveries;
 mod event_book;
 mod facts;
 mod gate;
@@ -22,6 +24,7 @@ mod observer;
 mod power;
 mod reports;
 mod servers;
+mod wire;
 
 use crate::facts::{Facts, VERSION};
 use crate::model::{Books, Model};
@@ -79,6 +82,7 @@ async fn run(init: Option<init_linux::InitSocket>, books: Books) -> anyhow::Resu
         links: store.reader(),
         introduced: store.reader(),
         desired: store.reader(),
+        trust: store.reader(),
     };
     supervisor.spawn("observer", Restart::Always, move |_| {
         let (observed, events) = (observed.clone(), books.events.clone());

@@ -1,10 +1,13 @@
 //! Everything the API and the console show, in one handle: readers of the store, books, facts, and the ways to ask for things.
 
+use crate::audit_log::AuditLog;
+use crate::deliveries::Deliveries;
 use crate::event_book::EventBook;
 use crate::facts::Facts;
 use crate::log_book::LogBook;
 use crate::power::Power;
 use crate::reports::Reports;
+use crate::wire;
 use machined_api::{Condition, StatusReply};
 use machined_controllers::identity::MachineKey;
 use machined_controllers::introduction::{IntroduceInbox, Introduced};
@@ -12,6 +15,7 @@ use machined_controllers::ledger::{ApplyInbox, DesiredMachine, LedgerRead};
 use machined_controllers::network::{LinkStatus, Names};
 use machined_controllers::services::{RestartRequests, ServiceSpec, ServiceStatus, Stopping};
 use machined_controllers::time::TimeStatus;
+use machined_controllers::trust::{Order, OrderAction, TrustInbox, TrustRecord};
 use machined_runtime::{Reader, Store};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,14 +35,18 @@ pub(crate) struct Model {
     pub(crate) specs: Reader<ServiceSpec>,
     pub(crate) stopping: Reader<Stopping>,
     pub(crate) time: Reader<TimeStatus>,
+    pub(crate) trust: Reader<TrustRecord>,
     failures: watch::Receiver<BTreeMap<&'static str, String>>,
     pub(crate) introduce: IntroduceInbox,
     pub(crate) apply: ApplyInbox,
+    pub(crate) orders: TrustInbox,
     pub(crate) restarts: RestartRequests,
     pub(crate) power: Power,
+    pub(crate) audit: AuditLog,
     pub(crate) logs: LogBook,
     pub(crate) events: EventBook,
     pub(crate) reports: Reports,
+    pub(crate) deliveries: Deliveries,
     pub(crate) facts: Arc<Facts>,
     pub(crate) api_millis: Arc<AtomicU64>,
 }
@@ -47,6 +55,7 @@ pub(crate) struct Model {
 pub(crate) struct Inboxes {
     pub(crate) introduce: IntroduceInbox,
     pub(crate) apply: ApplyInbox,
+    pub(crate) orders: TrustInbox,
     pub(crate) restarts: RestartRequests,
 }
 
@@ -56,13 +65,14 @@ pub(crate) struct Books {
     pub(crate) logs: LogBook,
     pub(crate) events: EventBook,
     pub(crate) reports: Reports,
+    pub(crate) deliveries: Deliveries,
 }
 
 impl Model {
     /// Puts the handle together.
     pub(crate) fn new(store: &Store, inboxes: Inboxes, power: Power, books: Books, facts: Facts) -> Self {
-        let Inboxes { introduce, apply, restarts } = inboxes;
-        let Books { logs, events, reports } = books;
+        let Inboxes { introduce, apply, orders, restarts } = inboxes;
+        let Books { logs, events, reports, deliveries } = books;
         Model {
             keys: store.reader(),
             introduced: store.reader(),
@@ -74,14 +84,18 @@ impl Model {
             specs: store.reader(),
             stopping: store.reader(),
             time: store.reader(),
+            trust: store.reader(),
             failures: store.failures().watch(),
             introduce,
             apply,
+            orders,
             restarts,
             power,
+            audit: AuditLog::new(logs.clone()),
             logs,
             events,
             reports,
+            deliveries,
             facts: Arc::new(facts),
             api_millis: Arc::default(),
         }
@@ -134,6 +148,7 @@ impl Model {
             reason: reason.to_owned(),
             message,
         });
+        conditions.push(override_of(self.trust.get(TrustRecord::ID).and_then(|record| record.order).as_ref()));
         let failing = |(controller, story): (&&str, &String)| Condition {
             r#type: "ControllerFailing".to_owned(),
             status: true,
@@ -147,6 +162,7 @@ impl Model {
     /// What the console shows and Status answers.
     pub(crate) fn status(&self) -> StatusReply {
         let desired = self.desired.get(DesiredMachine::ID).map(|desired| desired.raw);
+        let trust = self.trust.get(TrustRecord::ID).unwrap_or_default();
         let cluster = match self.introduced.get(Introduced::ID) {
             Some(Introduced::As(introduction)) => introduction.cluster.to_string(),
             Some(Introduced::Not) | None => String::new(),
@@ -168,15 +184,18 @@ impl Model {
             slot: self.facts.slot.clone(),
             boot_kernel_ms: self.facts.kernel_millis,
             boot_api_ms: self.api_millis.load(Ordering::Relaxed),
+            accepted: trust.accepted.as_ref().map(wire::position),
+            order: trust.order.as_ref().map(wire::order),
         }
     }
 
-    /// Waits until it is known where the machine belongs, what it should be, and which links it has. Who asks a machined that was just
-    /// started again must not be told of a machine without name and addresses.
+    /// Waits until it is known where the machine belongs, what it should be, what people ordered, and which links it has. Who asks a
+    /// machined that was just started again must not be told of a machine without name, orders and addresses.
     pub(crate) async fn known(&mut self) {
         self.introduced.wait_for(|set| !set.is_empty()).await;
         self.ledger.wait_for(|set| !set.is_empty()).await;
         self.links.wait_for(|set| !set.is_empty()).await;
+        self.trust.wait_for(|set| !set.is_empty()).await;
     }
 
     /// Waits until something that [`Model::status`] shows may have changed.
@@ -191,9 +210,29 @@ impl Model {
             _ = self.services.changed() => {}
             _ = self.stopping.changed() => {}
             _ = self.time.changed() => {}
+            _ = self.trust.changed() => {}
+            () = self.deliveries.changed() => {}
             Ok(()) = self.failures.changed() => {}
         }
     }
+}
+
+/// What people ordered, for everybody to see until it ends.
+fn override_of(order: Option<&Order>) -> Condition {
+    let (status, reason, message) = match order {
+        None => (false, "None", String::new()),
+        Some(order) => {
+            let (reason, what) = match &order.action {
+                OrderAction::Hold {} => ("Hold", "what runs is held".to_owned()),
+                OrderAction::Pin { seq, commit } => {
+                    ("Pin", format!("step {seq} (commit {}) is pinned", commit.short()))
+                }
+            };
+            let Order { by, until, reason: why, .. } = order;
+            (true, reason, format!("{what} by {by} until {until}: {why}; end it with `cairnctl resume`"))
+        }
+    };
+    Condition { r#type: "Override".to_owned(), status, reason: reason.to_owned(), message }
 }
 
 /// "link spec" as "LinkSpec", the form of stable words in the API.

@@ -5,6 +5,7 @@ use machined_controllers::introduction::Introduced;
 use machined_controllers::ledger::DesiredMachine;
 use machined_controllers::network::LinkStatus;
 use machined_controllers::services::{ServiceState, ServiceStatus};
+use machined_controllers::trust::{Order, OrderAction, TrustRecord};
 use machined_runtime::{Reader, Resource, Set};
 use std::sync::Arc;
 
@@ -68,6 +69,25 @@ fn activations(_old: &Set<DesiredMachine>, new: &Set<DesiredMachine>) -> Vec<New
     news.into_iter().collect()
 }
 
+fn orders(old: &Set<TrustRecord>, new: &Set<TrustRecord>) -> Vec<News> {
+    let order = |set: &Set<TrustRecord>| set.get(TrustRecord::ID).and_then(|record| record.order.clone());
+    let (before, after) = (order(old), order(new));
+    match (&before, &after) {
+        (_, Some(order)) if before != after => {
+            let Order { by, until, reason, .. } = order;
+            let (kind, subject) = match &order.action {
+                OrderAction::Hold {} => ("Held", "machine".to_owned()),
+                OrderAction::Pin { commit, .. } => ("Pinned", format!("commit/{commit}")),
+            };
+            vec![(kind, subject, format!("by {by} until {until}: {reason}"))]
+        }
+        (Some(ended), None) => {
+            vec![("Resumed", "machine".to_owned(), format!("the {} by {} is over", ended.action.as_str(), ended.by))]
+        }
+        (Some(_) | None, Some(_)) | (None, None) => Vec::new(),
+    }
+}
+
 async fn watch<T: Resource>(mut reader: Reader<T>, events: EventBook, compare: fn(&Set<T>, &Set<T>) -> Vec<News>) {
     let mut old = Arc::new(Set::new());
     loop {
@@ -87,6 +107,7 @@ pub(crate) struct Observed {
     pub(crate) links: Reader<LinkStatus>,
     pub(crate) introduced: Reader<Introduced>,
     pub(crate) desired: Reader<DesiredMachine>,
+    pub(crate) trust: Reader<TrustRecord>,
 }
 
 /// Observes until dropped.
@@ -95,7 +116,8 @@ pub(crate) async fn observe(observed: Observed, events: EventBook) {
         watch(observed.services, events.clone(), services),
         watch(observed.links, events.clone(), links),
         watch(observed.introduced, events.clone(), introductions),
-        watch(observed.desired, events, activations),
+        watch(observed.desired, events.clone(), activations),
+        watch(observed.trust, events, orders),
     );
 }
 

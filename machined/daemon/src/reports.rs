@@ -15,6 +15,7 @@ const TEXT_MAX: usize = 2000;
 struct Inner {
     commits: VecDeque<CommitRecord>,
     conditions: BTreeMap<(String, String), Condition>,
+    mark: String,
 }
 
 /// Reports of all services. Clones are the same.
@@ -47,6 +48,22 @@ impl Reports {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let limit = if limit == 0 { COMMITS_MAX } else { limit };
         inner.commits.iter().take(limit).cloned().collect()
+    }
+
+    /// The newest commit that passed here and is the one asked for, whatever became of it since.
+    pub(crate) fn accepted(&self, is: impl Fn(&CommitRecord) -> bool) -> Option<CommitRecord> {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.commits.iter().find(|record| record.state != "refused" && is(record)).cloned()
+    }
+
+    /// Keeps this machine's signed report of what it accepted.
+    pub(crate) fn set_mark(&self, mark: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).mark = mark;
+    }
+
+    /// The report kept last; empty before the first.
+    pub(crate) fn mark(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).mark.clone()
     }
 
     /// Takes a condition; `false` when the service has too many.

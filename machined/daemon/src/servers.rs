@@ -89,7 +89,7 @@ pub(crate) async fn machine_api(mut model: Model, listener: TcpListener, mut sto
     model.api_millis.store(first_api_millis(millis), Ordering::Relaxed);
     model.events.add("ApiServing", "machine", format!("{millis} ms after the kernel started"));
     let (streams, ready) = mpsc::channel(READY_STREAMS);
-    let gate = Gate::new(model.desired.clone(), model.ledger.clone());
+    let gate = Gate::new(model.desired.clone(), model.ledger.clone(), model.audit.clone());
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .add_service(MachineServer::new(MachineService::new(gate, model.clone())))

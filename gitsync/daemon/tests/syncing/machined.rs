@@ -4,9 +4,10 @@ use jiff::Timestamp;
 use machined_access::{AccessTable, IdentityKey};
 use machined_api::local_server::{Local, LocalServer};
 use machined_api::{
-    ApplyReply, ApplyRequest, CheckStateReply, CheckStateRequest, CommitRecord, Condition, ContextReply,
-    ContextRequest, IssueLeafReply, IssueLeafRequest, ReportCommitReply, ReportCommitRequest, ReportConditionReply,
-    ReportConditionRequest, SealStateReply, SealStateRequest,
+    ApplyReply, ApplyRequest, AuditReply, AuditRequest, CheckStateReply, CheckStateRequest, CommitRecord, Condition,
+    ContextReply, ContextRequest, IssueLeafReply, IssueLeafRequest, ReportAcceptedReply, ReportAcceptedRequest,
+    ReportCommitReply, ReportCommitRequest, ReportConditionReply, ReportConditionRequest, SealStateReply,
+    SealStateRequest, SignMarkReply, SignMarkRequest, TrustPosition,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,6 +24,7 @@ pub(crate) struct Told {
     pub(crate) applied: Vec<ApplyRequest>,
     pub(crate) commits: BTreeMap<String, CommitRecord>,
     pub(crate) conditions: BTreeMap<String, Condition>,
+    pub(crate) accepted: Vec<ReportAcceptedRequest>,
 }
 
 /// A machined for one test. Clones are the same.
@@ -128,5 +130,29 @@ impl Local for Machined {
     async fn check_state(&self, request: Request<CheckStateRequest>) -> Result<Response<CheckStateReply>, Status> {
         let CheckStateRequest { state, seal } = request.into_inner();
         Ok(Response::new(CheckStateReply { good: self.identity.check_seal(&state, &seal) }))
+    }
+
+    async fn sign_mark(&self, request: Request<SignMarkRequest>) -> Result<Response<SignMarkReply>, Status> {
+        let signature = self.identity.sign_mark(&request.into_inner().lines);
+        let signature = signature.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(SignMarkReply { signature, public_key: self.identity.public_key() }))
+    }
+
+    async fn report_accepted(
+        &self,
+        request: Request<ReportAcceptedRequest>,
+    ) -> Result<Response<ReportAcceptedReply>, Status> {
+        let offered = request.get_ref().accepted.clone().ok_or_else(|| Status::invalid_argument("no position"))?;
+        let place = |position: &TrustPosition| (position.epoch, position.seq);
+        if self.context.borrow().accepted.as_ref().is_some_and(|known| place(known) > place(&offered)) {
+            return Err(Status::failed_precondition("a later position was accepted"));
+        }
+        self.context.send_modify(|context| context.accepted = Some(offered));
+        self.told().accepted.push(request.into_inner());
+        Ok(Response::new(ReportAcceptedReply {}))
+    }
+
+    async fn audit(&self, _: Request<AuditRequest>) -> Result<Response<AuditReply>, Status> {
+        Err(Status::permission_denied("gitsync has nothing to tell"))
     }
 }

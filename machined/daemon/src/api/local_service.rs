@@ -3,19 +3,24 @@
 //! The peer's process id is the kernel's word (SO_PEERCRED), and the cgroup of that process names the service. Unprivileged helpers
 //! in the same cgroup (gitsync's fetch child) are not the service: the user must be root.
 
+use crate::api::orders;
 use crate::model::Model;
+use crate::wire;
 use jiff::Timestamp;
-use machined_access::LEAF_LIFETIME;
+use machined_access::{AuditApi, AuditOutcome, AuditRecord, LEAF_LIFETIME};
 use machined_api::local_server::Local;
 use machined_api::{
-    ApplyReply, ApplyRequest, CheckStateReply, CheckStateRequest, CommitRecord, ContextReply, ContextRequest,
-    IssueLeafReply, IssueLeafRequest, ReportCommitReply, ReportCommitRequest, ReportConditionReply,
-    ReportConditionRequest, SealStateReply, SealStateRequest,
+    ApplyReply, ApplyRequest, AuditReply, AuditRequest, Bundle, CheckStateReply, CheckStateRequest, CommitRecord,
+    ContextReply, ContextRequest, IssueLeafReply, IssueLeafRequest, ReportAcceptedReply, ReportAcceptedRequest,
+    ReportCommitReply, ReportCommitRequest, ReportConditionReply, ReportConditionRequest, SealStateReply,
+    SealStateRequest, SignMarkReply, SignMarkRequest,
 };
 use machined_controllers::identity::MachineKey;
 use machined_controllers::introduction::Introduced;
 use machined_controllers::ledger::{ApplyError, DesiredMachine, RawDesired};
 use machined_controllers::services::{CONTROLPLANE, GITSYNC};
+use machined_controllers::time::TimeStatus;
+use machined_controllers::trust::{TrustRecord, TrustRequest};
 use machined_host::cgroup_of;
 use machined_ids::{Generation, Seq};
 use std::pin::Pin;
@@ -27,6 +32,9 @@ use tonic::{Request, Response, Status};
 
 /// Names in one leaf; a machine has a few addresses and names.
 const LEAF_NAMES_MAX: usize = 64;
+
+/// Audit records in one message; the control plane sends what came in one moment.
+const AUDIT_RECORDS_MAX: usize = 256;
 
 /// Who is at the other end of a local connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,17 +125,13 @@ pub(crate) struct LocalService {
     model: Model,
 }
 
-/// Lets a call in when its caller is one of `allowed`; gives the service's name.
-fn admit<T>(request: &Request<T>, call: &'static str, allowed: &[&'static str]) -> Result<&'static str, Status> {
-    let caller = request.extensions().get::<Caller>();
-    let service = match caller {
-        Some(Caller::Service(name)) => allowed.iter().find(|allowed| *allowed == name).copied(),
-        Some(Caller::Stranger(_)) | None => None,
-    };
-    service.ok_or_else(|| {
-        tracing::warn!(target: "audit", call, ?caller, "refused on the local socket");
-        Status::permission_denied(format!("{call} is for {} only", allowed.join(" and ")))
-    })
+/// The caller's service when it is one of `allowed`, else what the caller is.
+fn judge<T>(request: &Request<T>, allowed: &[&'static str]) -> Result<&'static str, String> {
+    match request.extensions().get::<Caller>() {
+        Some(Caller::Service(name)) => allowed.iter().find(|allowed| *allowed == name).copied().ok_or(name.clone()),
+        Some(Caller::Stranger(what)) => Err(what.clone()),
+        None => Err("unknown".to_owned()),
+    }
 }
 
 fn context_of(model: &Model) -> ContextReply {
@@ -136,6 +140,7 @@ fn context_of(model: &Model) -> ContextReply {
         Some(Introduced::As(introduction)) => Some(introduction),
         Some(Introduced::Not) | None => None,
     };
+    let (trust, bundle) = (model.trust.get(TrustRecord::ID).unwrap_or_default(), model.deliveries.newest());
     let text = |of: fn(&RawDesired) -> String| desired.as_ref().map(of).unwrap_or_default();
     let access = desired.as_ref().map(|raw| serde_json::to_vec(&raw.access).expect("because its map keys are strings"));
     ContextReply {
@@ -150,6 +155,10 @@ fn context_of(model: &Model) -> ContextReply {
         machine_kdl: text(|raw| raw.machine_kdl.clone()),
         access: access.unwrap_or_default(),
         addresses: model.addresses(),
+        order: trust.order.as_ref().map(wire::order),
+        time_synchronised: model.time.get(TimeStatus::ID).is_some_and(|time| time.synchronised),
+        bundle: bundle.map(|b| Bundle { path: b.path.display().to_string(), sha256: b.sha256.to_string() }),
+        accepted: trust.accepted.as_ref().map(wire::position),
     }
 }
 
@@ -194,6 +203,21 @@ impl LocalService {
         LocalService { model }
     }
 
+    /// Lets a call in when its caller is one of `allowed`; gives the service's name. Refusals are in the audit log.
+    fn admit<T>(
+        &self,
+        request: &Request<T>,
+        call: &'static str,
+        allowed: &[&'static str],
+    ) -> Result<&'static str, Status> {
+        judge(request, allowed).map_err(|caller| {
+            let message = format!("{call} is for {} only", allowed.join(" and "));
+            let record = AuditRecord::new(Timestamp::now(), AuditApi::Local, call).from(caller);
+            self.model.audit.add(record.ended(AuditOutcome::Refused, &message));
+            Status::permission_denied(message)
+        })
+    }
+
     fn key(&self) -> Result<MachineKey, Status> {
         self.model.keys.get(MachineKey::ID).ok_or_else(|| Status::unavailable("the identity key is not loaded yet"))
     }
@@ -219,7 +243,7 @@ impl Local for LocalService {
     type ContextStream = Pin<Box<dyn Stream<Item = Result<ContextReply, Status>> + Send>>;
 
     async fn context(&self, request: Request<ContextRequest>) -> Result<Response<Self::ContextStream>, Status> {
-        admit(&request, "Context", &[GITSYNC, CONTROLPLANE])?;
+        self.admit(&request, "Context", &[GITSYNC, CONTROLPLANE])?;
         let mut model = self.model.clone();
         let contexts = async_stream::stream! {
             let mut told = None;
@@ -237,7 +261,7 @@ impl Local for LocalService {
     }
 
     async fn issue_leaf(&self, request: Request<IssueLeafRequest>) -> Result<Response<IssueLeafReply>, Status> {
-        let service = admit(&request, "IssueLeaf", &[GITSYNC, CONTROLPLANE])?;
+        let service = self.admit(&request, "IssueLeaf", &[GITSYNC, CONTROLPLANE])?;
         let IssueLeafRequest { spki, names } = request.into_inner();
         if names.len() > LEAF_NAMES_MAX {
             return Err(Status::invalid_argument(format!("a leaf has at most {LEAF_NAMES_MAX} names")));
@@ -245,13 +269,14 @@ impl Local for LocalService {
         let now = Timestamp::now();
         let chain = self.key()?.key.issue_leaf(&spki, service, &names, now);
         let chain = chain.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        tracing::info!(target: "audit", call = "IssueLeaf", service, ?names, "allowed");
+        let record = AuditRecord::new(now, AuditApi::Local, format!("IssueLeaf {}", names.join(" ")));
+        self.model.audit.add(record.from(service));
         let chain = chain.into_iter().map(|der| der.as_ref().to_vec()).collect();
         Ok(Response::new(IssueLeafReply { chain, expires: (now + LEAF_LIFETIME).to_string() }))
     }
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
-        admit(&request, "Apply", &[GITSYNC])?;
+        self.admit(&request, "Apply", &[GITSYNC])?;
         let raw = desired_of(request.into_inner())?;
         let answer = self.model.apply.ask(raw).await.map_err(|error| Status::unavailable(error.to_string()))?;
         answer.map_err(|error| {
@@ -267,7 +292,7 @@ impl Local for LocalService {
         &self,
         request: Request<ReportCommitRequest>,
     ) -> Result<Response<ReportCommitReply>, Status> {
-        admit(&request, "ReportCommit", &[GITSYNC])?;
+        self.admit(&request, "ReportCommit", &[GITSYNC])?;
         let record = request.into_inner().commit.ok_or_else(|| Status::invalid_argument("commit is missing"))?;
         if self.model.reports.commit(record.clone()) {
             self.tell_of(&record);
@@ -279,7 +304,7 @@ impl Local for LocalService {
         &self,
         request: Request<ReportConditionRequest>,
     ) -> Result<Response<ReportConditionReply>, Status> {
-        let service = admit(&request, "ReportCondition", &[GITSYNC, CONTROLPLANE])?;
+        let service = self.admit(&request, "ReportCondition", &[GITSYNC, CONTROLPLANE])?;
         let condition =
             request.into_inner().condition.ok_or_else(|| Status::invalid_argument("condition is missing"))?;
         if !self.model.reports.condition(service, condition) {
@@ -289,15 +314,52 @@ impl Local for LocalService {
     }
 
     async fn seal_state(&self, request: Request<SealStateRequest>) -> Result<Response<SealStateReply>, Status> {
-        admit(&request, "SealState", &[GITSYNC])?;
+        self.admit(&request, "SealState", &[GITSYNC])?;
         let seal = self.key()?.key.seal(&request.into_inner().state);
         Ok(Response::new(SealStateReply { seal }))
     }
 
     async fn check_state(&self, request: Request<CheckStateRequest>) -> Result<Response<CheckStateReply>, Status> {
-        admit(&request, "CheckState", &[GITSYNC])?;
+        self.admit(&request, "CheckState", &[GITSYNC])?;
         let CheckStateRequest { state, seal } = request.into_inner();
         Ok(Response::new(CheckStateReply { good: self.key()?.key.check_seal(&state, &seal) }))
+    }
+
+    async fn sign_mark(&self, request: Request<SignMarkRequest>) -> Result<Response<SignMarkReply>, Status> {
+        self.admit(&request, "SignMark", &[GITSYNC])?;
+        let key = self.key()?.key;
+        let signature = key.sign_mark(&request.into_inner().lines);
+        let signature = signature.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(SignMarkReply { signature, public_key: key.public_key() }))
+    }
+
+    async fn report_accepted(
+        &self,
+        request: Request<ReportAcceptedRequest>,
+    ) -> Result<Response<ReportAcceptedReply>, Status> {
+        self.admit(&request, "ReportAccepted", &[GITSYNC])?;
+        let ReportAcceptedRequest { accepted, mark } = request.into_inner();
+        let accepted = accepted.ok_or_else(|| Status::invalid_argument("accepted is missing"))?;
+        orders::ask(&self.model, TrustRequest::Accept(wire::accepted_of(accepted)?)).await?;
+        self.model.reports.set_mark(mark);
+        Ok(Response::new(ReportAcceptedReply {}))
+    }
+
+    async fn audit(&self, request: Request<AuditRequest>) -> Result<Response<AuditReply>, Status> {
+        self.admit(&request, "Audit", &[CONTROLPLANE])?;
+        let records = request.into_inner().records;
+        if records.len() > AUDIT_RECORDS_MAX {
+            return Err(Status::invalid_argument(format!("at most {AUDIT_RECORDS_MAX} records at once")));
+        }
+        for record in records {
+            let record: AuditRecord = serde_json::from_slice(&record)
+                .map_err(|error| Status::invalid_argument(format!("a record cannot be read: {error}")))?;
+            if record.api != AuditApi::Cluster {
+                return Err(Status::invalid_argument("the control plane tells of the cluster's API only"));
+            }
+            self.model.audit.add(record);
+        }
+        Ok(Response::new(AuditReply {}))
     }
 }
 
@@ -326,9 +388,9 @@ mod tests {
     fn only_gitsync_hands_down_machines() {
         let allowed = [GITSYNC];
         let service = |name: &str| call_by(Caller::Service(name.to_owned()));
-        assert_eq!(admit(&service(GITSYNC), "Apply", &allowed).ok(), Some(GITSYNC));
-        assert!(admit(&service(CONTROLPLANE), "Apply", &allowed).is_err());
-        assert!(admit(&call_by(Caller::Stranger(String::new())), "Apply", &allowed).is_err());
-        assert!(admit(&Request::new(()), "Apply", &allowed).is_err());
+        assert_eq!(judge(&service(GITSYNC), &allowed).ok(), Some(GITSYNC));
+        assert!(judge(&service(CONTROLPLANE), &allowed).is_err());
+        assert!(judge(&call_by(Caller::Stranger(String::new())), &allowed).is_err());
+        assert!(judge(&Request::new(()), &allowed).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! The machine API for people: each call passes the gate first.
 
+use crate::api::orders;
 use crate::facts::{COMMIT, VERSION, uptime};
 use crate::gate::Gate;
 use crate::log_book::Line;
@@ -10,15 +11,18 @@ use jiff::{SignedDuration, Timestamp};
 use machined_access::Access;
 use machined_api::machine_server::Machine;
 use machined_api::{
-    CommitsReply, CommitsRequest, DmesgRequest, Event, EventsRequest, LogLine, LogsRequest, Process, ProcessesReply,
-    ProcessesRequest, RebootReply, RebootRequest, RestartServiceReply, RestartServiceRequest, Service, ServicesReply,
-    ServicesRequest, ShutdownReply, ShutdownRequest, StatusReply, StatusRequest, VersionReply, VersionRequest,
+    CommitsReply, CommitsRequest, DeliverReply, DeliverRequest, DmesgRequest, Event, EventsRequest, HoldRequest,
+    LogLine, LogsRequest, MarkReply, MarkRequest, OrderReply, PinRequest, Process, ProcessesReply, ProcessesRequest,
+    RebootReply, RebootRequest, RestartServiceReply, RestartServiceRequest, ResumeReply, ResumeRequest, Service,
+    ServicesReply, ServicesRequest, ShutdownReply, ShutdownRequest, StatusReply, StatusRequest, VersionReply,
+    VersionRequest,
 };
+use machined_controllers::trust::OrderAction;
 use machined_host::{KernelLine, KernelLog, machine_memory, memory_of, processes};
 use std::pin::Pin;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// What streams answer with.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -219,5 +223,33 @@ impl Machine for MachineService {
         self.model.events.add("ShuttingDown", "machine", "asked for over the machine API");
         self.model.power.ask(End::Shutdown);
         Ok(Response::new(ShutdownReply {}))
+    }
+
+    async fn hold(&self, request: Request<HoldRequest>) -> Result<Response<OrderReply>, Status> {
+        let who = self.gate.admit("Hold", Access::Operator, &request)?;
+        let HoldRequest { until, reason } = request.into_inner();
+        orders::give(&self.model, who, OrderAction::Hold {}, &until, reason).await.map(Response::new)
+    }
+
+    async fn pin(&self, request: Request<PinRequest>) -> Result<Response<OrderReply>, Status> {
+        let who = self.gate.admit("Pin", Access::Operator, &request)?;
+        let request = request.into_inner();
+        let action = orders::target(&self.model, &request)?;
+        orders::give(&self.model, who, action, &request.until, request.reason).await.map(Response::new)
+    }
+
+    async fn resume(&self, request: Request<ResumeRequest>) -> Result<Response<ResumeReply>, Status> {
+        self.gate.admit("Resume", Access::Operator, &request)?;
+        orders::resume(&self.model).await.map(Response::new)
+    }
+
+    async fn deliver(&self, request: Request<Streaming<DeliverRequest>>) -> Result<Response<DeliverReply>, Status> {
+        self.gate.admit("Deliver", Access::Operator, &request)?;
+        orders::deliver(&self.model, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn mark(&self, request: Request<MarkRequest>) -> Result<Response<MarkReply>, Status> {
+        self.gate.admit("Mark", Access::Reader, &request)?;
+        Ok(Response::new(MarkReply { mark: self.model.reports.mark() }))
     }
 }

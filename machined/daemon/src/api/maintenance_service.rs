@@ -1,7 +1,10 @@
 //! Maintenance: the one thing that a machine without a cluster takes, once.
 
 use crate::facts::VERSION;
+use crate::gate::Connection;
 use crate::model::Model;
+use jiff::Timestamp;
+use machined_access::{AuditApi, AuditOutcome, AuditRecord};
 use machined_api::maintenance_server::Maintenance;
 use machined_api::{IdentifyReply, IdentifyRequest, IntroduceReply, IntroduceRequest};
 use machined_controllers::introduction::{self, IntroduceError, Introduced};
@@ -53,14 +56,18 @@ impl Maintenance for MaintenanceService {
 
     async fn introduce(&self, request: Request<IntroduceRequest>) -> Result<Response<IntroduceReply>, Status> {
         self.in_maintenance().await?;
+        let remote = request.extensions().get::<Connection>().and_then(|connection| connection.address);
+        let record = AuditRecord::new(Timestamp::now(), AuditApi::Machine, "Introduce");
+        let record = record.from(remote.map(|address| address.to_string()).unwrap_or_default());
         let IntroduceRequest { introduction, repositories } = request.into_inner();
         let request = introduction::IntroduceRequest { json: introduction, repositories };
         let answer = self.model.introduce.ask(request).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        self.model.audit.add(match &answer {
+            Ok(_) => record,
+            Err(error) => record.ended(AuditOutcome::Failed, error.to_string()),
+        });
         match answer {
-            Ok(cluster) => {
-                tracing::info!(target: "audit", call = "Introduce", %cluster, "allowed");
-                Ok(Response::new(IntroduceReply { cluster: cluster.to_string() }))
-            }
+            Ok(cluster) => Ok(Response::new(IntroduceReply { cluster: cluster.to_string() })),
             Err(error @ IntroduceError::NotReady) => Err(Status::unavailable(error.to_string())),
             Err(error @ IntroduceError::Conflict { .. }) => Err(Status::failed_precondition(error.to_string())),
             Err(error @ IntroduceError::Form(_)) => Err(Status::invalid_argument(error.to_string())),

@@ -3,5 +3,6 @@
 pub(crate) mod local_service;
 pub(crate) mod machine_service;
 pub(crate) mod maintenance_service;
+mod orders;
 #[cfg(test)]
 mod tests;

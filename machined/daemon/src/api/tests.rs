@@ -1,27 +1,34 @@
 //! The machine API with a real client over TLS on loopback: who gets in, and who does not.
 
+mod orders;
+
+use crate::audit_log::AUDIT_LOG;
+use crate::deliveries::Deliveries;
 use crate::model::{Books, Inboxes, Model};
 use crate::power::Power;
 use crate::servers;
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use machined_access::{
-    Access, AccessTable, IdentityKey, LOGIN_NAMESPACE, Leaf, LeafKey, LoginStatement, Person, RoleEntry, SignedLogin,
-    ssh_fingerprint, tls,
+    Access, AccessTable, AuditRecord, IdentityKey, LOGIN_NAMESPACE, Leaf, LeafKey, LoginStatement, Person, RoleEntry,
+    SignedLogin, ssh_fingerprint, tls,
 };
 use machined_api::machine_client::MachineClient;
 use machined_api::maintenance_client::MaintenanceClient;
 use machined_api::{
     EventsRequest, IdentifyRequest, IntroduceRequest, LogsRequest, RestartServiceRequest, StatusRequest, VersionRequest,
 };
+use machined_controllers::block::{STATE, Volume};
+use machined_controllers::files::{FileError, FilesHost, Lasting};
 use machined_controllers::identity::MachineKey;
 use machined_controllers::introduction::{Introduced, Introduction};
 use machined_controllers::ledger::{DesiredMachine, LedgerRead, RawDesired};
 use machined_controllers::network::LinkStatus;
 use machined_controllers::services::{RestartRequests, ServiceState, ServiceStatus};
+use machined_controllers::trust::TrustController;
 use machined_ids::{ClusterId, Fingerprint, Generation, Seq, StepId};
 use machined_reconcile::{Restart, Supervisor, Trigger};
-use machined_runtime::{Inbox, Store, Writer};
+use machined_runtime::{Inbox, Ports, Store, Writer};
 use rustls::pki_types::ServerName;
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
 use std::collections::BTreeSet;
@@ -45,6 +52,25 @@ struct Machine {
     ledger: Writer<LedgerRead>,
     links: Writer<LinkStatus>,
     services: Writer<ServiceStatus>,
+    volumes: Writer<Volume>,
+    _folder: tempfile::TempDir,
+}
+
+/// Files in memory.
+#[derive(Default)]
+struct MemoryFiles(std::sync::Mutex<std::collections::BTreeMap<std::path::PathBuf, Vec<u8>>>);
+
+impl FilesHost for MemoryFiles {
+    async fn read(&self, path: &std::path::Path, _limit: usize) -> Result<Option<Vec<u8>>, FileError> {
+        Ok(self.0.lock().expect("because no holder panics").get(path).cloned())
+    }
+    async fn replace(&self, path: &std::path::Path, bytes: &[u8], _: Lasting) -> Result<(), FileError> {
+        self.0.lock().expect("because no holder panics").insert(path.to_owned(), bytes.to_vec());
+        Ok(())
+    }
+    async fn set(&self, _: &std::path::Path, _: &str) -> Result<bool, FileError> {
+        Ok(false)
+    }
 }
 
 fn cluster() -> ClusterId {
@@ -53,12 +79,19 @@ fn cluster() -> ClusterId {
 
 async fn machine() -> Machine {
     let (store, supervisor) = (Store::new(), Supervisor::new());
+    let mut ports = Ports::new(&store, "trust");
+    let (controller, orders) =
+        TrustController::new(&mut ports, Arc::new(MemoryFiles::default()), Box::new(Timestamp::now));
+    machined_runtime::start(&supervisor, &ports, controller);
+    let folder = tempfile::tempdir().expect("because there is a temporary folder");
+    let books = Books { deliveries: Deliveries::at(folder.path()), ..Books::default() };
     let inboxes = Inboxes {
         introduce: Inbox::new(Trigger::new()),
         apply: Inbox::new(Trigger::new()),
+        orders,
         restarts: RestartRequests::default(),
     };
-    let model = Model::new(&store, inboxes, Power::new(), Books::default(), Default::default());
+    let model = Model::new(&store, inboxes, Power::new(), books, Default::default());
     let key = MachineKey::new(IdentityKey::generate().expect("because the system has randomness"));
     let identity = key.fingerprint.clone();
     let keys: Writer<MachineKey> = store.writer().expect("because nobody else writes it");
@@ -80,6 +113,8 @@ async fn machine() -> Machine {
         ledger: store.writer().expect("because nobody else writes it"),
         links: store.writer().expect("because nobody else writes it"),
         services: store.writer().expect("because nobody else writes it"),
+        volumes: store.writer().expect("because nobody else writes it"),
+        _folder: folder,
     }
 }
 
@@ -181,6 +216,17 @@ impl Machine {
             access: table,
         };
         self.desired.put(DesiredMachine::ID, DesiredMachine::read(raw).expect("because the documents are good"));
+    }
+
+    /// Lets the trust record be read.
+    fn mount_state(&self) {
+        self.volumes.put(STATE, Volume { device: Default::default(), formatted: false });
+    }
+
+    /// What the audit log says, oldest first.
+    fn audit(&self) -> Vec<AuditRecord> {
+        let past = self.model.logs.tail(AUDIT_LOG).expect("because it was opened").past;
+        past.iter().map(|line| serde_json::from_slice(&line.bytes).expect("because each line is a record")).collect()
     }
 
     async fn end(self) {
@@ -325,6 +371,12 @@ async fn a_service_is_told_its_place_only_when_all_of_it_is_known() {
     machine.links.put("eth0", link("10.0.2.15/24"));
     machine.accept(&ada, Access::Reader);
     machine.ledger.put(LedgerRead::ID, LedgerRead);
+    tokio::select! {
+        biased;
+        early = contexts.message() => panic!("told before it is known what people ordered: {early:?}"),
+        () = tokio::task::yield_now() => {}
+    }
+    machine.mount_state();
     let context = contexts.message().await.expect("because the stream lives").expect("because all is known");
     assert_eq!((context.machine.as_str(), context.generation), ("cp1", 1));
     assert_eq!(context.addresses, ["10.0.2.15/24"]);

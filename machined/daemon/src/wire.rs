@@ -1,0 +1,47 @@
+//! Orders and positions as the APIs carry them.
+
+use machined_api::TrustPosition;
+use machined_controllers::trust::{AcceptedPosition, Order, OrderAction};
+use machined_ids::{Epoch, Seq};
+use tonic::Status;
+
+/// An order, for those who ask.
+pub(crate) fn order(order: &Order) -> machined_api::Order {
+    let (commit, seq) = match &order.action {
+        OrderAction::Hold {} => (String::new(), 0),
+        OrderAction::Pin { commit, seq } => (commit.to_string(), seq.0),
+    };
+    machined_api::Order {
+        kind: order.action.as_str().to_owned(),
+        commit,
+        seq,
+        until: order.until.to_string(),
+        reason: order.reason.clone(),
+        by: order.by.to_string(),
+        key: order.key.to_string(),
+        given: order.given.to_string(),
+    }
+}
+
+/// A position, for those who ask.
+pub(crate) fn position(position: &AcceptedPosition) -> TrustPosition {
+    TrustPosition {
+        epoch: position.epoch.0,
+        seq: position.seq.0,
+        step: position.step.to_string(),
+        commit: position.commit.to_string(),
+    }
+}
+
+/// A position as gitsync sends it.
+pub(crate) fn accepted_of(position: TrustPosition) -> Result<AcceptedPosition, Status> {
+    fn field<T, E: std::fmt::Display>(name: &str, parsed: Result<T, E>) -> Result<T, Status> {
+        parsed.map_err(|error| Status::invalid_argument(format!("{name}: {error}")))
+    }
+    Ok(AcceptedPosition {
+        epoch: Epoch(position.epoch),
+        seq: Seq(position.seq),
+        step: field("step", position.step.parse())?,
+        commit: field("commit", position.commit.parse())?,
+    })
+}
