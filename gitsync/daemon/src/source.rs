@@ -142,7 +142,7 @@ impl Source {
                 self.book = Book::of(state, now);
             }
         }
-        if self.state.as_ref().is_some_and(|state| state.introduction() != introduction) {
+        if self.state.as_ref().is_some_and(|state| state.check_introduction(introduction).is_err()) {
             let message =
                 "machined holds another introduction than the recorded one; only wiping the machine changes it";
             let told = condition(Topic::StateTrusted, false, Reason::IntroductionConflict.as_str(), message);
@@ -242,13 +242,14 @@ impl Source {
             }
         }
         let moved = fresh.is_some() || !chain.steps.is_empty();
-        chain.steps.iter().for_each(|step| state.accept(step));
-        if moved {
+        if state.learn(&chain) || moved {
             self.file.write(&state).await?;
             let new = fresh.iter().chain(&chain.steps);
             new.for_each(|commit| self.book.position(commit.position(), Fate::Accepted, now));
-            let Position { seq, commit, .. } = state.accepted();
-            tracing::info!(%seq, %commit, "a commit is accepted");
+            if moved {
+                let Position { seq, commit, .. } = state.accepted();
+                tracing::info!(%seq, %commit, "a commit is accepted");
+            }
             self.state = Some(state);
         }
         Ok(chain.refused)

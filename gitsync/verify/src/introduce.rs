@@ -8,38 +8,48 @@ use crate::refusal::{Reason, Refusal};
 use crate::state::{Position, TrustState, next_step, root_step};
 use crate::tree::Trees;
 use crate::verified::{Commit, Verified};
-use machined_ids::Seq;
+use machined_ids::{Epoch, Seq};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 
-/// Starts trust from an introduction whose commit is among the objects.
+/// Starts trust from an introduction: at its anchor when it has one, else at its own commit, which is among the objects.
+///
+/// What lies below an anchor is not judged again; it need not even be there.
 ///
 /// # Errors
 /// `IntroductionConflict` when the commit is not the one that was pinned; whatever is wrong with its form or policy.
 pub fn introduce(introduction: &Introduction, objects: &ObjectSet) -> Result<(TrustState, Verified<Commit>), Refusal> {
-    let id = ObjectId::of_commit(&introduction.commit);
-    let bytes = objects.get(&id, ObjectKind::Commit)?;
-    let raw = RawCommit::parse(bytes, objects.format()).map_err(|r| r.of_commit(&introduction.commit))?;
-    let content =
-        Content::read(&mut Trees::new(objects), bytes, &raw).map_err(|r| r.of_commit(&introduction.commit))?;
-    let pinned = (introduction.commit_sha256, introduction.tree, introduction.policy);
-    if pinned != (content.sha256, content.tree, content.policy_hash) {
-        let message = "the repository's commit is not the one in the introduction; compare both with their author";
-        return Err(Refusal::new(Reason::IntroductionConflict, message).of_commit(&introduction.commit));
+    let id = introduction.start();
+    let bytes = objects.get(&ObjectId::of_commit(id), ObjectKind::Commit)?;
+    let raw = RawCommit::parse(bytes, objects.format()).map_err(|r| r.of_commit(id))?;
+    let content = Content::read(&mut Trees::new(objects), bytes, &raw).map_err(|r| r.of_commit(id))?;
+    let (right, epoch, seq, step) = match &introduction.anchor {
+        Some(anchor) => (anchor.commit_sha256 == content.sha256, anchor.epoch, anchor.seq, anchor.step),
+        None => {
+            let pinned = (introduction.commit_sha256, introduction.tree, introduction.policy);
+            let right = pinned == (content.sha256, content.tree, content.policy_hash);
+            (right, Epoch(0), Seq(0), next_step(&root_step(introduction), &content.tree))
+        }
+    };
+    if !right {
+        let message = "the repository's commit is not the one in the introduction; compare both with their author: \
+                       cairnctl introduction";
+        return Err(Refusal::new(Reason::IntroductionConflict, message).of_commit(id));
     }
-    let policy = Policy::parse(&content.policy_files).map_err(|r| r.of_commit(&introduction.commit))?;
+    let policy = Policy::parse(&content.policy_files).map_err(|r| r.of_commit(id))?;
     let position = Position {
-        seq: Seq(0),
-        step: next_step(&root_step(introduction), &content.tree),
-        commit: introduction.commit.clone(),
+        seq,
+        step,
+        commit: id.clone(),
         commit_sha256: content.sha256,
         tree: content.tree,
         policy: content.policy_hash,
         signer: None,
         key: None,
+        keys: BTreeSet::new(),
         subject: raw.subject().to_owned(),
     };
-    let state = TrustState::begin(introduction.clone(), position.clone());
+    let state = TrustState::begin(introduction.clone(), epoch, position.clone(), &policy);
     let commit = commit(&state, position, raw.tree, policy);
     Ok((state, Verified::new(commit)))
 }
@@ -91,6 +101,8 @@ pub(crate) fn commit(state: &TrustState, position: Position, tree_id: ObjectId, 
         approvals: BTreeSet::new(),
         statements: Vec::new(),
         policy,
+        break_glass: None,
+        begun: None,
     }
 }
 

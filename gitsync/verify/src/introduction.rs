@@ -4,8 +4,9 @@ use crate::objects::{ObjectId, ObjectKind, ObjectSet};
 use crate::policy::Policy;
 use crate::raw_commit::RawCommit;
 use crate::refusal::{Reason, Refusal};
+use crate::state::{Position, TrustState};
 use crate::tree::{Files, Trees};
-use machined_ids::{ClusterId, CommitId, Digest, TreeHash};
+use machined_ids::{ClusterId, CommitId, Digest, Epoch, Seq, StepId, TreeHash};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
@@ -76,6 +77,25 @@ pub struct Introduction {
     pub tree: TreeHash,
     /// Hash of its `trust/`.
     pub policy: TreeHash,
+    /// A newer accepted position to start from instead, as image builds, enrolments and joins renew it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Anchor>,
+}
+
+/// A position that was accepted elsewhere: verification starts there, and what lies below is not judged again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Anchor {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The step's number.
+    pub seq: Seq,
+    /// The step.
+    pub step: StepId,
+    /// The commit that it was seen in.
+    pub commit: CommitId,
+    /// SHA-256 of that commit's bytes.
+    pub commit_sha256: Digest,
 }
 
 /// What a commit holds, hashed and read, before anything is said about who may have made it.
@@ -128,7 +148,28 @@ impl Introduction {
             commit_sha256: content.sha256,
             tree: content.tree,
             policy: content.policy_hash,
+            anchor: None,
         })
+    }
+
+    /// The commit that verification starts from: the anchor's, or its own.
+    #[must_use]
+    pub fn start(&self) -> &CommitId {
+        self.anchor.as_ref().map_or(&self.commit, |anchor| &anchor.commit)
+    }
+
+    /// Whether both begin at one commit of one cluster; anchors are left out, because they are renewed.
+    #[must_use]
+    pub fn begins_like(&self, other: &Introduction) -> bool {
+        let root = |introduction: &Introduction| Introduction { anchor: None, ..introduction.clone() };
+        root(self) == root(other)
+    }
+
+    /// The same introduction with a machine's accepted position as its anchor.
+    #[must_use]
+    pub fn anchored(&self, state: &TrustState) -> Introduction {
+        let Position { seq, step, commit, commit_sha256, .. } = state.accepted().clone();
+        Introduction { anchor: Some(Anchor { epoch: state.epoch(), seq, step, commit, commit_sha256 }), ..self.clone() }
     }
 
     /// Reads the JSON form.
@@ -181,6 +222,7 @@ mod tests {
             commit_sha256: Digest::from_bytes([2; 32]),
             tree: TreeHash::from_bytes([3; 32]),
             policy: TreeHash::from_bytes([4; 32]),
+            anchor: None,
         };
         let json = introduction.to_json();
         assert_eq!(Introduction::from_json(json.as_bytes()), Ok(introduction));

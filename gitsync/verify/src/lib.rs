@@ -10,7 +10,10 @@
 
 mod access;
 mod armour;
+mod break_glass;
 mod chain;
+mod equivocation;
+mod freshness;
 mod introduce;
 mod introduction;
 pub mod limits;
@@ -19,7 +22,9 @@ mod objects;
 mod offer;
 pub mod policy;
 mod raw_commit;
+mod recovery;
 mod refusal;
+mod revocation;
 mod state;
 pub mod statement;
 mod step;
@@ -28,16 +33,23 @@ mod verified;
 mod votes;
 
 pub use access::access_table;
-pub use chain::{Chain, verify};
+pub use break_glass::{FileState, InForce};
+pub use chain::{Chain, Learned, verify};
+pub use equivocation::{Equivocation, Side};
+pub use freshness::{Freshness, MAX_BEACON_AHEAD, SeenBeacon, freshness};
 pub use introduce::{commit_sha256, introduce, recall};
-pub use introduction::{DeployRef, Introduction};
+pub use introduction::{Anchor, DeployRef, Introduction};
 pub use mark::{Mark, SignedMark};
 pub use objects::{ObjectFormat, ObjectId, ObjectKind, ObjectSet, object_id};
 pub use offer::{Clock, Offer};
 pub use policy::Policy;
 pub use raw_commit::RawCommit;
+pub use recovery::PendingRecovery;
 pub use refusal::{Mistake, Reason, Refusal};
-pub use state::{Applied, Position, TrustState, next_step, root_step};
+pub use revocation::Revocation;
+pub use state::{
+    Action, Applied, MAX_OVERRIDE, Order, Override, Position, TrustState, Wanted, next_step, recovery_step, root_step,
+};
 pub use statement::{SignedStatement, Statement};
 pub use tree::{Change, ChangeKind, Files, Mode};
 pub use verified::{Commit, Verified};

@@ -32,3 +32,18 @@ pub const MAX_COMMIT_STATEMENTS: usize = 32;
 
 /// Marks of machines that one judgement looks at: more machines than have a say in it.
 pub const MAX_MARKS: usize = 256;
+
+/// Revoked keys that are remembered: many times the keys that a team ever has.
+pub const MAX_REVOCATIONS: usize = 1024;
+
+/// Overrides that are remembered; older ones are in machined's audit log.
+pub const MAX_OVERRIDES: usize = 64;
+
+/// Files that one break-glass may touch: an emergency, not a release.
+pub const MAX_BREAK_GLASS_FILES: usize = 256;
+
+/// Recoveries that wait at once; a second one of an epoch already stops everything.
+pub const MAX_PENDING_RECOVERIES: usize = 8;
+
+/// Statements that did not count and are told about after one judgement.
+pub const MAX_IGNORED: usize = 16;

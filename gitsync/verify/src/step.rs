@@ -1,5 +1,7 @@
 //! One step: a commit against the policy in its first parent's tree.
 
+use crate::break_glass::{Attempt, InForce, net_changes};
+use crate::freshness;
 use crate::introduce::commit;
 use crate::introduction::Content;
 use crate::objects::{ObjectId, ObjectKind, ObjectSet};
@@ -7,13 +9,14 @@ use crate::offer::Clock;
 use crate::policy::Policy;
 use crate::raw_commit::RawCommit;
 use crate::refusal::{Reason, Refusal};
+use crate::revocation::Revocation;
 use crate::state::{Position, TrustState, next_step};
 use crate::statement::{Intent, SignedStatement};
-use crate::tree::Trees;
+use crate::tree::{Change, Trees};
 use crate::verified::Commit;
 use crate::votes::{Scales, StepTarget, Votes};
-use machined_ids::Fingerprint;
-use std::collections::BTreeSet;
+use machined_ids::{Fingerprint, Seq};
+use std::collections::BTreeMap;
 
 /// What the next step is judged against.
 pub(crate) struct Parent {
@@ -41,7 +44,12 @@ pub(crate) struct Run<'a> {
     pub(crate) objects: &'a ObjectSet,
     pub(crate) statements: &'a [SignedStatement],
     pub(crate) clock: Clock,
-    pub(crate) revoked: BTreeSet<Fingerprint>,
+    /// Keys that were revoked, by what was recorded and by what came now.
+    pub(crate) revoked: BTreeMap<Fingerprint, Revocation>,
+    /// The last step that a majority of the control plane marked: no revocation breaks history up to there.
+    pub(crate) proven_to: Option<Seq>,
+    /// The break-glass that waits for its ratification.
+    pub(crate) break_glass: Option<InForce>,
     pub(crate) trees: Trees<'a>,
 }
 
@@ -53,7 +61,8 @@ impl Run<'_> {
         let content = Content::read(&mut self.trees, bytes, &raw)?;
         let (seq, step) = (parent.position.seq.next(), next_step(&parent.position.step, &content.tree));
         let own = Policy::parse(&content.policy_files);
-        let scales = Scales { policy: &parent.policy, own: own.as_ref().ok(), revoked: &self.revoked };
+        let revoked = self.proven_to.is_none_or(|proven| seq > proven).then_some(&self.revoked);
+        let scales = Scales { policy: &parent.policy, own: own.as_ref().ok(), revoked };
         let target = StepTarget {
             introduction: self.state.introduction(),
             epoch: self.state.epoch(),
@@ -73,6 +82,7 @@ impl Run<'_> {
             policy: content.policy_hash,
             signer,
             key,
+            keys: votes.keys(Intent::Release),
             subject: raw.subject().to_owned(),
         };
         if let Some(twin) = self.state.history().iter().find(|known| known.seq == seq) {
@@ -90,20 +100,85 @@ impl Run<'_> {
         own: Policy,
         votes: &Votes,
     ) -> Result<Judged, Refusal> {
+        check_floors(self.state, &parent.policy, &own)?;
         let changes = self.trees.changes(&parent.tree_id, &tree_id)?;
+        let net = match &self.break_glass {
+            Some(glass) => net_changes(glass, &self.trees, &tree_id, changes.clone())?,
+            None => changes.clone(),
+        };
         let approvals = votes.approvals(Intent::Release, None);
-        parent.policy.authorise(&changes, &approvals, &own)?;
+        if let Err(refusal) = parent.policy.authorise(&net, &approvals, &own) {
+            return self.in_emergency(parent, position, (tree_id, changes, own), votes, refusal);
+        }
         let late = if votes.can_expire(Intent::Release) {
-            let in_time = votes.approvals(Intent::Release, Some((self.clock, None)));
-            parent.policy.authorise(&changes, &in_time, &own).err()
+            let now = self.clock.earliest(self.state.clock_floor());
+            parent.policy.authorise(&net, &votes.approvals(Intent::Release, now), &own).err()
         } else {
             None
         };
         let mut commit = commit(self.state, position, tree_id, own);
         (commit.changes, commit.approvals) = (changes, approvals.principals);
         commit.statements = votes.statements(Intent::Release);
+        self.break_glass = None;
         Ok(Judged { commit, late })
     }
+
+    /// A step without its ordinary authority: by break-glass, when somebody signed one and none waits already.
+    fn in_emergency(
+        &mut self,
+        parent: &Parent,
+        mut position: Position,
+        (tree_id, changes, own): (ObjectId, Vec<Change>, Policy),
+        votes: &Votes,
+        mut ordinary: Refusal,
+    ) -> Result<Judged, Refusal> {
+        if let Some(glass) = &self.break_glass {
+            let step = glass.seq;
+            ordinary.message += &format!(
+                "; step {step} came by break-glass, and until it is ratified the difference since then counts"
+            );
+            return Err(ordinary);
+        }
+        if votes.statements(Intent::Breakglass).is_empty() {
+            return Err(ordinary);
+        }
+        let Some(rule) = parent.policy.break_glass() else {
+            ordinary.message += "; the policy has no break-glass, so no statement for one counts";
+            return Err(ordinary);
+        };
+        let attempt = Attempt {
+            base: &parent.position,
+            policy: &parent.policy,
+            rule,
+            base_tree: &parent.tree_id,
+            changes: &changes,
+            votes,
+            now: freshness::now(self.state, self.clock),
+        };
+        let (glass, approvals, late) = attempt.judge(&position, &self.trees)?;
+        position.keys = votes.keys(Intent::Breakglass);
+        let mut commit = commit(self.state, position, tree_id, own);
+        (commit.changes, commit.approvals) = (changes, approvals);
+        commit.statements = votes.statements(Intent::Breakglass);
+        commit.break_glass = Some(glass.clone());
+        self.break_glass = Some(glass);
+        Ok(Judged { commit, late })
+    }
+}
+
+/// Floors only rise.
+fn check_floors(state: &TrustState, parent: &Policy, own: &Policy) -> Result<(), Refusal> {
+    let (floor, own) = (state.floors().raised_to(parent.floors()), own.floors());
+    if own.raised_to(floor) == own {
+        return Ok(());
+    }
+    let message = format!(
+        "a floor only rises, and it is image={} seq={}; write it as it was: git checkout HEAD~1 -- {}",
+        floor.image,
+        floor.seq,
+        crate::policy::ROOT_FILE
+    );
+    Err(Refusal::new(Reason::BelowFloor, message).at_path(crate::policy::ROOT_FILE))
 }
 
 /// At or below accepted only the very same step is met again, in another commit: that step has its authority already.
@@ -123,6 +198,6 @@ fn accept_twin(
         return Err(Refusal::new(Reason::NotDescendant, message));
     }
     // Whoever made the twin gains nothing by it: the step stays with who was first seen to sign it.
-    (position.signer, position.key) = (twin.signer.clone(), twin.key.clone());
+    (position.signer, position.key, position.keys) = (twin.signer.clone(), twin.key.clone(), twin.keys.clone());
     Ok(commit(state, position, tree_id, policy))
 }

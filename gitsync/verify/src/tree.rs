@@ -9,10 +9,11 @@
 //! mode       = 0o100644 | 0o100755 | 0o040000
 //! ```
 
+use crate::break_glass::FileState;
 use crate::limits::{MAX_FILES, MAX_TREE_DEPTH};
 use crate::objects::{ObjectFormat, ObjectId, ObjectKind, ObjectSet};
 use crate::refusal::{Reason, Refusal};
-use machined_ids::TreeHash;
+use machined_ids::{Digest, TreeHash};
 use sha2::{Digest as _, Sha256};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -228,6 +229,21 @@ impl<'a> Trees<'a> {
     pub(crate) fn child(&self, tree: &ObjectId, name: &str) -> Result<Option<ObjectId>, Refusal> {
         let entries = self.entries(tree, "")?;
         Ok(entries.iter().find(|e| e.name == name && e.mode == Mode::Directory).map(|e| e.id))
+    }
+
+    /// A file's mode and content, by its path.
+    pub(crate) fn file_state(&self, tree: &ObjectId, path: &str) -> Result<Option<FileState>, Refusal> {
+        let (mut tree, mut rest) = (*tree, path);
+        while let Some((folder, below)) = rest.split_once('/') {
+            let entries = self.entries(&tree, "")?;
+            let found = entries.iter().find(|e| e.name == folder && e.mode == Mode::Directory);
+            let Some(entry) = found else { return Ok(None) };
+            (tree, rest) = (entry.id, below);
+        }
+        let entries = self.entries(&tree, "")?;
+        let Some(entry) = entries.iter().find(|e| e.name == rest && e.mode != Mode::Directory) else { return Ok(None) };
+        let sha256 = Digest::from_bytes(self.hash_file(&entry.id, path)?);
+        Ok(Some(FileState { executable: entry.mode == Mode::Executable, sha256 }))
     }
 
     /// The net difference between two trees that [`Trees::hash`] has read, by path. Equal subtrees are not entered.

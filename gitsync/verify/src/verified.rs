@@ -1,7 +1,9 @@
 //! The right to become desired state. Only this crate can make one.
 
+use crate::break_glass::InForce;
 use crate::objects::{ObjectId, ObjectSet};
 use crate::policy::Policy;
+use crate::recovery::Begun;
 use crate::refusal::Refusal;
 use crate::state::Position;
 use crate::statement::SignedStatement;
@@ -38,6 +40,8 @@ pub struct Commit {
     pub(crate) approvals: BTreeSet<PrincipalName>,
     pub(crate) statements: Vec<SignedStatement>,
     pub(crate) policy: Policy,
+    pub(crate) break_glass: Option<InForce>,
+    pub(crate) begun: Option<Begun>,
 }
 
 impl Commit {
@@ -75,6 +79,19 @@ impl Commit {
     #[must_use]
     pub fn statements(&self) -> &[SignedStatement] {
         &self.statements
+    }
+
+    /// The break-glass that is in force after it: its own, when it is the step that brought it. Such a step brings neither Secrets
+    /// nor protected kinds in the files that it changed; who reads the content looks.
+    #[must_use]
+    pub const fn break_glass(&self) -> Option<&InForce> {
+        self.break_glass.as_ref()
+    }
+
+    /// Whether it begins a new epoch: the only step that is not fast-forward.
+    #[must_use]
+    pub const fn is_recovery(&self) -> bool {
+        self.begun.is_some()
     }
 
     /// Its own policy, which judges the next step.

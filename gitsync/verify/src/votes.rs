@@ -6,15 +6,15 @@
 use crate::armour;
 use crate::introduction::Introduction;
 use crate::limits::MAX_COMMIT_STATEMENTS;
-use crate::offer::Clock;
 use crate::policy::{Approvals, Binding, Policy, Use};
 use crate::raw_commit::RawCommit;
 use crate::refusal::{Reason, Refusal};
+use crate::revocation::Revocation;
 use crate::statement::{Intent, RELEASE_TRAILER, Release, SignedStatement, Statement};
 use jiff::Timestamp;
 use machined_access::verify_signature;
 use machined_ids::{Epoch, Fingerprint, PrincipalName, Seq, StepId, TreeHash};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The namespace that git signs commits under.
 const NAMESPACE: &str = "git";
@@ -91,8 +91,8 @@ pub(crate) struct Scales<'a> {
     pub(crate) policy: &'a Policy,
     /// The policy that the commit brings, when it can be read.
     pub(crate) own: Option<&'a Policy>,
-    /// Keys that were revoked.
-    pub(crate) revoked: &'a BTreeSet<Fingerprint>,
+    /// Keys that were revoked otherwise than by that policy; `None` where a proven mark says that the history stands.
+    pub(crate) revoked: Option<&'a BTreeMap<Fingerprint, Revocation>>,
 }
 
 impl Votes {
@@ -135,14 +135,14 @@ impl Votes {
         self.key = Some(signed.key.clone());
         let (principal, uses) = scales.known(&signed.key)?;
         self.signer = Some((principal.clone(), signed.key.clone()));
-        scales.usable(principal, &signed.key, uses, Use::Commit, signed.touched)?;
+        let approves = scales.usable(principal, &signed.key, uses, Use::Commit, signed.touched)?;
         if scales.policy.binding() == Binding::Trailer {
             check_target(commit, introduction)?;
         }
         self.votes.push(Vote {
             principal: principal.clone(),
             key: signed.key,
-            approves: uses.contains(&Use::Commit),
+            approves,
             recovery: uses.contains(&Use::Recovery),
             not_after: None,
             intent: Intent::Release,
@@ -158,12 +158,11 @@ impl Votes {
         }
     }
 
-    /// Who approved, of one intent. With a clock, what has expired by then is left out.
-    pub(crate) fn approvals(&self, intent: Intent, at: Option<(Clock, Option<Timestamp>)>) -> Approvals {
+    /// Who approved, of one intent. With a time, what has ended by then is left out.
+    pub(crate) fn approvals(&self, intent: Intent, at: Option<Timestamp>) -> Approvals {
         let mut approvals = Approvals { discounted: self.discounted.clone(), ..Approvals::default() };
         for vote in self.votes.iter().filter(|vote| vote.intent == intent) {
-            let now = at.and_then(|(clock, floor)| clock.earliest(floor));
-            if let (Some(end), Some(now)) = (vote.not_after, now)
+            if let (Some(end), Some(now)) = (vote.not_after, at)
                 && end < now
             {
                 let message =
@@ -184,6 +183,18 @@ impl Votes {
     /// Whether any approval of an intent has an end.
     pub(crate) fn can_expire(&self, intent: Intent) -> bool {
         self.votes.iter().any(|vote| vote.intent == intent && vote.not_after.is_some())
+    }
+
+    /// When the first approval of an intent ends; `None` when one has no end, or there is none.
+    pub(crate) fn earliest_end(&self, intent: Intent) -> Option<Timestamp> {
+        let ends: Option<Vec<_>> =
+            self.votes.iter().filter(|vote| vote.intent == intent).map(|vote| vote.not_after).collect();
+        ends?.into_iter().min()
+    }
+
+    /// The keys that counted for an intent.
+    pub(crate) fn keys(&self, intent: Intent) -> BTreeSet<Fingerprint> {
+        self.votes.iter().filter(|vote| vote.intent == intent).map(|vote| vote.key.clone()).collect()
     }
 
     /// The statements that counted for an intent.
@@ -216,7 +227,8 @@ impl<'a> Scales<'a> {
         Err(Refusal::new(Reason::UnknownKey, message))
     }
 
-    /// Whether a key may be used so: it is there for that use (or for recovery), it was touched, and nobody revoked it.
+    /// Whether a key may be used so: it is there for that use (or for recovery alone), it was touched, and nobody revoked it.
+    /// Gives whether it approves as anybody does. Root cannot stop a recovery key's use for recovery.
     fn usable(
         &self,
         principal: &PrincipalName,
@@ -224,7 +236,7 @@ impl<'a> Scales<'a> {
         uses: &BTreeSet<Use>,
         wanted: Use,
         touched: Option<bool>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         if !uses.contains(&wanted) && !uses.contains(&Use::Recovery) {
             let words: Vec<_> = uses.iter().map(|u| u.as_str()).collect();
             let (words, wanted) = (words.join(", "), wanted.as_str());
@@ -235,12 +247,15 @@ impl<'a> Scales<'a> {
             let message = format!("{principal}'s hardware key signed without being touched; sign again and touch it");
             return Err(Refusal::new(Reason::NoTouch, message));
         }
-        if self.revoked.contains(key) {
+        let own_end = self.revoked.and_then(|revoked| revoked.get(key)).is_some_and(|revoked| revoked.by_key);
+        let stopped =
+            self.revoked.is_some_and(|revoked| revoked.contains_key(key) || self.policy.revoked().contains_key(key));
+        if own_end || stopped && !uses.contains(&Use::Recovery) {
             let message =
                 format!("{principal}'s key {key} was revoked; sign with another key, and let root remove this one");
             return Err(Refusal::new(Reason::Revoked, message));
         }
-        Ok(())
+        Ok(uses.contains(&wanted) && !stopped)
     }
 }
 
@@ -250,7 +265,7 @@ fn weigh_release(signed: &SignedStatement, scales: &Scales<'_>, target: &StepTar
         return Err(Refusal::new(Reason::WrongNamespace, message));
     };
     let (principal, uses) = scales.known(signed.key())?;
-    scales.usable(principal, signed.key(), uses, Use::Statement, signed.touched())?;
+    let approves = scales.usable(principal, signed.key(), uses, Use::Statement, signed.touched())?;
     if let Some(field) = target.wrong_field(release) {
         let message = format!(
             "{principal}'s approval names another {field} than step {} has; ask for another: cairnctl approve",
@@ -261,7 +276,7 @@ fn weigh_release(signed: &SignedStatement, scales: &Scales<'_>, target: &StepTar
     Ok(Vote {
         principal: principal.clone(),
         key: signed.key().clone(),
-        approves: uses.contains(&Use::Statement),
+        approves,
         recovery: uses.contains(&Use::Recovery),
         not_after: release.not_after,
         intent: release.intent,

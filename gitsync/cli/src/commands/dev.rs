@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use gitsync_verify::{Introduction, Policy, Position, access_table, next_step, root_step};
 use machined_access::{AccessTable, IdentityKey};
 use machined_ids::{Fingerprint, MachineName, Seq};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Files that `controlplane dev` reads in its data folder.
@@ -55,6 +55,7 @@ fn table(introduction: &Introduction, policy: &Policy) -> AccessTable {
         policy: introduction.policy,
         signer: None,
         key: None,
+        keys: BTreeSet::new(),
         subject: String::new(),
     };
     access_table(introduction.cluster, &position, policy, BTreeMap::new())

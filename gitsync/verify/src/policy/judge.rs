@@ -105,7 +105,8 @@ impl Policy {
             let names = policy.recovery.iter().flat_map(|quorum| &quorum.members);
             names.map(|name| (name.clone(), policy.principals.get(name).map(|p| p.keys.clone()))).collect()
         };
-        if self.recovery == next.recovery && keys(self) == keys(next) {
+        let same_delay = self.recovery_delay == next.recovery_delay;
+        if self.recovery == next.recovery && same_delay && keys(self) == keys(next) {
             return Ok(());
         }
         let count = approvals.recovery.intersection(&recovery.members).count();

@@ -21,19 +21,24 @@
 //! }
 //! ```
 //!
+//! What it may say about freshness, floors, revoked keys and emergencies is in `emergency.rs`.
+//!
 //! [`Policy::parse`] reads it, [`Policy::authorise`] judges a step by it. A step is always judged by its parent's policy.
 
+mod emergency;
 mod glob;
 mod judge;
 mod parse;
 mod words;
 
+pub use emergency::{BreakGlass, DEFAULT_RECOVERY_DELAY, Floors};
 pub use glob::{Glob, GlobError};
 pub use judge::Approvals;
 pub use words::WordError;
 
+use jiff::SignedDuration;
 use machined_access::Access;
-use machined_ids::{Fingerprint, PrincipalName};
+use machined_ids::{Fingerprint, PrincipalName, Seq};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The file that holds root and recovery.
@@ -45,6 +50,11 @@ pub struct Policy {
     pub(crate) binding: Binding,
     pub(crate) root: Quorum,
     pub(crate) recovery: Option<Quorum>,
+    pub(crate) recovery_delay: SignedDuration,
+    pub(crate) freshness: Option<SignedDuration>,
+    pub(crate) floors: Floors,
+    pub(crate) break_glass: Option<BreakGlass>,
+    pub(crate) revoked: BTreeMap<Fingerprint, Seq>,
     pub(crate) principals: BTreeMap<PrincipalName, Principal>,
     pub(crate) roles: BTreeMap<PrincipalName, Role>,
     pub(crate) rules: Vec<Rule>,
@@ -181,6 +191,48 @@ impl Policy {
     #[must_use]
     pub const fn binding(&self) -> Binding {
         self.binding
+    }
+
+    /// Who changes `trust/`.
+    #[must_use]
+    pub const fn root(&self) -> &Quorum {
+        &self.root
+    }
+
+    /// Who starts the cluster's history again, when there is such a quorum.
+    #[must_use]
+    pub const fn recovery(&self) -> Option<&Quorum> {
+        self.recovery.as_ref()
+    }
+
+    /// How long a recovery waits before it takes effect.
+    #[must_use]
+    pub const fn recovery_delay(&self) -> SignedDuration {
+        self.recovery_delay
+    }
+
+    /// Longest life of a beacon; `None` when the policy does not ask for freshness.
+    #[must_use]
+    pub const fn freshness(&self) -> Option<SignedDuration> {
+        self.freshness
+    }
+
+    /// What must not be gone below.
+    #[must_use]
+    pub const fn floors(&self) -> Floors {
+        self.floors
+    }
+
+    /// Who may bring content in in an emergency, when anybody may.
+    #[must_use]
+    pub const fn break_glass(&self) -> Option<&BreakGlass> {
+        self.break_glass.as_ref()
+    }
+
+    /// Keys that the policy stops, with the last step up to which each is believed.
+    #[must_use]
+    pub const fn revoked(&self) -> &BTreeMap<Fingerprint, Seq> {
+        &self.revoked
     }
 
     /// The rules, in the order of files and lines. Order decides nothing.

@@ -1,11 +1,13 @@
 //! `trust/*.kdl` -> [`Policy`]: every mistake at once, each with its place. Unknown nodes are mistakes.
 
+use super::emergency::{self, DEFAULT_RECOVERY_DELAY, Life};
 use super::words::{AccessWord, Key};
-use super::{Binding, Budget, Glob, Policy, Principal, Quorum, ROOT_FILE, Reach, Role, Rule, Use};
+use super::{Binding, BreakGlass, Budget, Floors, Glob, Policy, Principal, Quorum, ROOT_FILE, Reach, Role, Rule, Use};
 use crate::refusal::{Mistake, Reason, Refusal};
 use crate::tree::Files;
+use jiff::SignedDuration;
 use machined_config::read::{self, Block, Node, Place};
-use machined_ids::{Fingerprint, PrincipalName};
+use machined_ids::{Fingerprint, PrincipalName, Seq};
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
@@ -25,6 +27,11 @@ struct Draft {
     binding: Option<Binding>,
     root: Option<Placed<Quorum>>,
     recovery: Option<Placed<Quorum>>,
+    recovery_delay: Option<SignedDuration>,
+    freshness: Option<SignedDuration>,
+    floors: Floors,
+    break_glass: Option<Placed<BreakGlass>>,
+    revoked: BTreeMap<Fingerprint, Seq>,
     principals: BTreeMap<PrincipalName, Placed<Principal>>,
     keys: BTreeMap<Fingerprint, PrincipalName>,
     roles: BTreeMap<PrincipalName, Placed<Role>>,
@@ -86,7 +93,20 @@ impl Draft {
             }
             self.binding = file.optional_value("binding");
             self.root = file.one("root").map(|node| placed(path, &node, quorum(&node)));
-            self.recovery = file.optional("recovery").map(|node| placed(path, &node, quorum(&node)));
+            self.recovery = file.optional("recovery").map(|node| {
+                self.recovery_delay = node.property::<Life>("delay").map(|life| life.0);
+                placed(path, &node, quorum(&node))
+            });
+            self.freshness = file.optional("freshness").and_then(|node| emergency::freshness(&node));
+            self.floors = file.optional("floor").map(|node| emergency::floor(&node)).unwrap_or_default();
+            let break_glass = file.optional("break-glass");
+            self.break_glass = break_glass.and_then(|node| Some(placed(path, &node, emergency::break_glass(&node)?)));
+        }
+        for node in file.many("revoked") {
+            let Some((key, last_good)) = emergency::revoked(&node) else { continue };
+            if self.revoked.insert(key.clone(), last_good).is_some() {
+                node.problem(format!("key {key} is revoked a second time"));
+            }
         }
         file.many("principal").iter().for_each(|node| self.principal(path, node));
         file.many("role").iter().for_each(|node| self.role(path, node));
@@ -168,6 +188,16 @@ impl Draft {
                 mistakes.push(quorum.mistake(format!("the threshold is {need}, and {able} could sign")));
             }
         }
+        if let Some(placed) = &self.break_glass {
+            let BreakGlass { role, threshold, .. } = &placed.value;
+            let members = self.roles.get(role).map(|role| &role.value.members);
+            let able = members.map_or(0, |members| self.able(members, &[Use::Statement]));
+            if able < *threshold as usize {
+                let message =
+                    format!("break-glass asks for {threshold} of role {role}, where {able} could sign statements");
+                mistakes.push(placed.mistake(message));
+            }
+        }
         for (name, role) in &self.roles {
             for member in role.value.members.iter().filter(|member| !self.principals.contains_key(*member)) {
                 mistakes.push(role.mistake(format!("role {name} names {member}, who is not defined")));
@@ -189,7 +219,12 @@ impl Draft {
     }
 
     fn able(&self, members: &BTreeSet<PrincipalName>, uses: &[Use]) -> usize {
-        let signs = |principal: &Principal| principal.keys.values().any(|key| uses.iter().any(|u| key.contains(u)));
+        let good = |(print, key): (&Fingerprint, &BTreeSet<Use>)| {
+            // Root cannot stop recovery's keys: recovery is what is left when root is lost.
+            let stopped = self.revoked.contains_key(print) && uses != [Use::Recovery];
+            !stopped && uses.iter().any(|wanted| key.contains(wanted))
+        };
+        let signs = |principal: &Principal| principal.keys.iter().any(good);
         members.iter().filter(|m| self.principals.get(*m).is_some_and(|p| signs(&p.value))).count()
     }
 
@@ -198,6 +233,11 @@ impl Draft {
             binding: self.binding.unwrap_or(Binding::Trailer),
             root,
             recovery: self.recovery.map(|quorum| quorum.value),
+            recovery_delay: self.recovery_delay.unwrap_or(DEFAULT_RECOVERY_DELAY),
+            freshness: self.freshness,
+            floors: self.floors,
+            break_glass: self.break_glass.map(|placed| placed.value),
+            revoked: self.revoked,
             principals: self.principals.into_iter().map(|(name, placed)| (name, placed.value)).collect(),
             roles: self.roles.into_iter().map(|(name, placed)| (name, placed.value)).collect(),
             rules: self.rules.into_iter().map(|placed| placed.value).collect(),
@@ -220,7 +260,7 @@ impl<T> Placed<T> {
 }
 
 /// All arguments of all nodes of a name.
-fn words<T, C>(block: &Block<'_>, name: &'static str) -> C
+pub(super) fn words<T, C>(block: &Block<'_>, name: &'static str) -> C
 where
     T: std::str::FromStr<Err: std::fmt::Display>,
     C: FromIterator<T>,

@@ -11,6 +11,12 @@ use std::str::FromStr;
 #[error("expected {0}")]
 pub struct WordError(&'static str);
 
+impl WordError {
+    pub(super) const fn expected(what: &'static str) -> Self {
+        WordError(what)
+    }
+}
+
 impl FromStr for Binding {
     type Err = WordError;
     fn from_str(word: &str) -> Result<Self, WordError> {

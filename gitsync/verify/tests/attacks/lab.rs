@@ -1,11 +1,12 @@
 //! A real repository made by real git and ssh-keygen in a temporary folder, and everything in it as an `ObjectSet`.
 
+use gitsync_verify::mark::SignedMark;
 use gitsync_verify::statement::{Intent, Release};
 use gitsync_verify::{
     Chain, Clock, Commit, DeployRef, Introduction, ObjectFormat, ObjectId, ObjectKind, ObjectSet, Offer, Reason,
     Refusal, SignedStatement, Statement, TrustState, Verified, introduce, next_step, verify,
 };
-use machined_ids::{ClusterId, CommitId};
+use machined_ids::{ClusterId, CommitId, Fingerprint};
 use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,12 @@ pub(crate) struct Lab {
     pub(crate) statements: RefCell<Vec<SignedStatement>>,
     /// The machine's trusted time, when it has one.
     pub(crate) clock: Cell<Clock>,
+    /// Marks of machines, as they answer just now.
+    pub(crate) marks: RefCell<Vec<SignedMark>>,
+    /// The machine that judges.
+    pub(crate) own: RefCell<Option<Fingerprint>>,
+    /// Somebody stands at the machine.
+    pub(crate) presence: Cell<bool>,
     /// Objects' hash: `sha1` or `sha256`.
     pub(crate) format: &'static str,
 }
@@ -62,7 +69,15 @@ impl Lab {
     /// An empty repository.
     pub(crate) fn empty(format: &'static str) -> Self {
         let folder = tempfile::Builder::new().prefix("gitsync-lab-").tempdir().expect("because /tmp can be written");
-        let lab = Lab { folder, statements: RefCell::default(), clock: Cell::default(), format };
+        let lab = Lab {
+            folder,
+            statements: RefCell::default(),
+            clock: Cell::default(),
+            marks: RefCell::default(),
+            own: RefCell::default(),
+            presence: Cell::default(),
+            format,
+        };
         lab.git(&["init", "-q", "-b", "main", &format!("--object-format={format}"), "."]);
         lab
     }
@@ -294,15 +309,26 @@ impl Lab {
     /// Judges the branch as it is.
     pub(crate) fn judge(&self, state: &TrustState) -> Result<Chain, Refusal> {
         let (tip, objects, statements) = (self.id(REF), self.objects(), self.statements.borrow());
-        let offer = Offer { statements: &statements, clock: self.clock.get(), ..Offer::of(&tip, &objects) };
+        let (marks, own) = (self.marks.borrow(), self.own.borrow());
+        let offer = Offer {
+            statements: &statements,
+            clock: self.clock.get(),
+            marks: &marks,
+            machine: own.as_ref(),
+            presence: self.presence.get(),
+            ..Offer::of(&tip, &objects)
+        };
         verify(state, &offer)
     }
 
-    /// Judges the branch and takes over what passed; returns why it stopped, if it did.
+    /// Judges the branch and takes over what was learned; returns why it stopped, if it did. The state is read again from its
+    /// written form, as after a restart.
     pub(crate) fn sync(&self, state: &mut TrustState) -> Option<Refusal> {
         match self.judge(state) {
             Ok(chain) => {
-                chain.steps.iter().for_each(|step| state.accept(step));
+                let before = state.clone();
+                assert_eq!(state.learn(&chain), *state != before);
+                *state = TrustState::from_json(&state.to_json()).expect("because it was just written");
                 chain.refused
             }
             Err(refusal) => Some(refusal),
@@ -322,8 +348,39 @@ impl Lab {
     pub(crate) fn accepted(&self, state: &mut TrustState) -> Option<Verified<Commit>> {
         let chain = self.judge(state).unwrap_or_else(|refusal| panic!("{refusal}"));
         assert_eq!(chain.refused, None);
-        chain.steps.iter().for_each(|step| state.accept(step));
+        state.learn(&chain);
         assert_eq!(state.accepted().commit, self.id(REF));
         chain.steps.last().cloned()
     }
+
+    /// The source offers a statement signed by somebody.
+    pub(crate) fn offer(&self, name: &str, statement: &Statement) {
+        let signed = self.sign_statement(name, statement);
+        self.statements.borrow_mut().push(signed);
+    }
+
+    /// Why the statements that came did not count.
+    pub(crate) fn ignored(&self, state: &TrustState) -> Vec<Reason> {
+        let chain = self.judge(state).unwrap_or_else(|refusal| panic!("{refusal}"));
+        chain.ignored.iter().map(|refusal| refusal.reason).collect()
+    }
+
+    /// Makes the branch's first policy: ada is root and in role dev with bob, and `more` is added to trust/root.kdl.
+    pub(crate) fn with_policy(more: &str) -> Self {
+        let lab = Lab::empty("sha1");
+        lab.found();
+        lab.change("ada", "trust/people.kdl", &lab.people_kdl("commit\" \"statement", 1));
+        lab.change("ada", "trust/root.kdl", &lab.root_with(more));
+        lab
+    }
+
+    /// Root's file with ada as root, also for statements, and `more`.
+    pub(crate) fn root_with(&self, more: &str) -> String {
+        self.root_kdl(&["ada"]).replace("\"commit\" ", "\"commit\" \"statement\" ") + more
+    }
+}
+
+/// A time.
+pub(crate) fn time(text: &str) -> jiff::Timestamp {
+    text.parse().expect("because it is a time")
 }
