@@ -1,7 +1,7 @@
 # The commands that people and CI use. Everything else is `cargo xtask --help`.
 
 # What the host must have; `make packages` installs what is missing.
-PACKAGES := gcc git protobuf-compiler qemu-system-x86 qemu-utils ovmf openssh-client ca-certificates curl \
+PACKAGES := gcc libc6-dev git protobuf-compiler qemu-system-x86 qemu-utils ovmf openssh-client ca-certificates curl \
 	containerd runc nftables iproute2
 # The tests drive a real kubectl; Debian's serves where there is none yet.
 KUBECTL := $(if $(shell command -v kubectl),,kubernetes-client)
