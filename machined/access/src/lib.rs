@@ -19,5 +19,5 @@ pub use audit::{AuditApi, AuditOutcome, AuditRecord};
 pub use authenticate::{Denied, Peer, Principal, authenticate};
 pub use identity::{IdentityError, IdentityKey, LEAF_LIFETIME, Leaf, LeafKey, MARK_PREFIX, verify_identity};
 pub use login::{LOGIN_LIFETIME_MAX, LOGIN_NAMESPACE, LoginError, LoginStatement, SignedLogin};
-pub use ssh::{SignatureError, Signed, ssh_fingerprint, verify_signature};
+pub use ssh::{SignatureError, Signed, is_weak_key, ssh_fingerprint, verify_signature};
 pub use table::{Access, AccessTable, MachineEntry, MachineRole, Person, RoleEntry};
