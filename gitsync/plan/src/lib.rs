@@ -9,9 +9,13 @@
 //! `gitsync/verify`'s part.
 
 mod documents;
+mod foreign;
 mod inventory;
 mod manifests;
 mod object;
+mod pods;
+mod privilege;
+mod reach;
 mod render;
 mod sync;
 mod yaml;

@@ -1,5 +1,6 @@
 //! `apps/**` -> objects, judged by the schemas and rules of the kinds that this release serves.
 
+use crate::foreign;
 use crate::object::{DesiredObject, ObjectKey, Origin};
 use crate::yaml::{self, Document, Place};
 use controlplane_types::decode::{self, FieldValidation, Parsed};
@@ -19,6 +20,11 @@ pub(crate) fn read(files: &Files, mistakes: &mut Vec<Mistake>) -> Vec<DesiredObj
     let registry = Registry::builtin();
     let mut objects = Vec::new();
     for (path, bytes) in files.under("apps/") {
+        if let Some(expected) = foreign::by_name(path) {
+            let documents = std::str::from_utf8(bytes).ok().and_then(|text| yaml::read(path, text).ok());
+            mistakes.extend(foreign::mistakes(path, &documents.unwrap_or_default(), expected));
+            continue;
+        }
         if ![".yaml", ".yml", ".json"].iter().any(|end| path.ends_with(end)) {
             continue;
         }
@@ -69,6 +75,10 @@ impl File<'_> {
 
     fn document(&mut self, document: &Document) {
         let value = &document.value;
+        if let Some(expected) = foreign::by_kind(document) {
+            self.mistakes.extend(foreign::mistakes(self.path, std::slice::from_ref(document), expected));
+            return;
+        }
         if value["kind"] == "List" && value["apiVersion"] == "v1" {
             return self.list(document);
         }
@@ -148,7 +158,15 @@ impl File<'_> {
         let named = &document.value["metadata"]["namespace"];
         match (info.scope, named) {
             (Scope::Namespaced, Value::Null) => manifest["metadata"]["namespace"] = json!(DEFAULT_NAMESPACE),
-            (Scope::Namespaced, Value::String(_)) | (Scope::Cluster, Value::Null) => {}
+            (Scope::Namespaced, Value::String(name)) => {
+                // It becomes a part of URLs, and is compared with what a rule reaches.
+                if let Some(why) = validate::names::label(name).first() {
+                    let message = format!("metadata.namespace {name:?} is no name: {why}");
+                    self.mistake(document.place("metadata.namespace"), message, "a DNS label");
+                    return false;
+                }
+            }
+            (Scope::Cluster, Value::Null) => {}
             (Scope::Cluster, _) => {
                 let message = format!("{} lives in no namespace", info.kind);
                 self.mistake(document.place("metadata.namespace"), message, "no namespace");

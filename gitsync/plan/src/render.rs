@@ -3,6 +3,7 @@
 use crate::documents::{self, MachineDocuments};
 use crate::manifests;
 use crate::object::DesiredObject;
+use crate::reach;
 use gitsync_verify::{Commit, Files, Mistake, ObjectSet, Policy, Position, Reason, Refusal, Verified, access_table};
 use machined_access::AccessTable;
 use machined_ids::ClusterId;
@@ -25,7 +26,8 @@ pub struct DesiredState {
 /// Renders a verified commit and judges all of it, before anything is written anywhere.
 ///
 /// # Errors
-/// `Parse` with every mistake of every file; `OutOfReach` for objects that their file's rule may not touch.
+/// `Parse` with every mistake of every file; `OutOfReach` for objects that their file's rule may not touch, `ReadsUndeclared`
+/// for those that use a file which the rule does not name.
 pub fn render(commit: &Verified<Commit>, objects: &ObjectSet) -> Result<DesiredState, Refusal> {
     let id = &commit.position().commit;
     let files = commit.files(objects).map_err(|refusal| refusal.of_commit(id))?;
@@ -57,7 +59,7 @@ pub fn access(commit: &Verified<Commit>, objects: &ObjectSet) -> Result<AccessTa
 /// Judges files that are not committed yet as [`render`] would, without any say on who may. For `cairnctl` and CI.
 ///
 /// # Errors
-/// `PolicyInvalid`, `Parse`, `OutOfReach`.
+/// `PolicyInvalid`, `Parse`, `OutOfReach`, `ReadsUndeclared`.
 pub fn lint(files: &Files) -> Result<(), Refusal> {
     let policy = Policy::parse(files)?;
     content(files, None, Some(&policy)).map(|_content| ())
@@ -74,7 +76,7 @@ fn content(files: &Files, cluster: Option<ClusterId>, policy: Option<&Policy>) -
     let objects = manifests::read(files, &mut mistakes);
     match documents {
         Some(documents) if mistakes.is_empty() => {
-            policy.map_or(Ok(()), |policy| objects.iter().try_for_each(|object| reach(policy, object)))?;
+            policy.map_or(Ok(()), |policy| reach::judge(policy, &objects))?;
             Ok(Content { documents, objects })
         }
         Some(_) | None => {
@@ -82,26 +84,4 @@ fn content(files: &Files, cluster: Option<ClusterId>, policy: Option<&Policy>) -
             Err(Refusal::of_mistakes(Reason::Parse, mistakes))
         }
     }
-}
-
-/// An object must lie in the reach of every rule that owns its file, whoever approved it.
-fn reach(policy: &Policy, object: &DesiredObject) -> Result<(), Refusal> {
-    let path = &object.origin.path;
-    let namespace = Some(object.key.namespace.as_str()).filter(|namespace| !namespace.is_empty());
-    // A Namespace is cluster-scoped, but making one's own namespace is not reaching beyond it.
-    let place = if object.key.kind == "Namespace" && object.key.group.is_empty() {
-        Some(object.key.name.as_str())
-    } else {
-        namespace
-    };
-    for rule in policy.owners(path) {
-        if !rule.reach.covers(&object.key.kind, place) {
-            let message = format!(
-                "line {}: {} is out of reach of the rule that owns the file; move it, or let root widen the rule's reach",
-                object.origin.line, object.key
-            );
-            return Err(Refusal::new(Reason::OutOfReach, message).at_path(path).by_rule(&rule.name));
-        }
-    }
-    Ok(())
 }
