@@ -13,7 +13,7 @@ use crate::cluster::{ClusterNews, Target};
 use crate::machine::{Context, DesiredMachine, Machine, MachineError};
 use crate::report::{Reporter, Topic, condition};
 use crate::store::{StateFile, StoreError};
-use gitsync_fetch::{FetchError, Fetched, Fetcher, RepositoryUrl, Request};
+use gitsync_fetch::{FetchError, Fetched, Fetcher, Folders, RepositoryUrl, Request};
 use gitsync_plan::{DesiredState, access, render};
 use gitsync_verify::{
     Introduction, ObjectSet, Offer, Position, Reason, Refusal, TrustState, introduce, recall, verify,
@@ -51,7 +51,7 @@ struct Pending {
 pub(crate) struct Source {
     machine: Machine,
     fetcher: Fetcher,
-    folder: PathBuf,
+    folders: Folders,
     file: StateFile,
     state: Option<TrustState>,
     /// The tip of each repository that was judged last; while a branch stays there, nothing is fetched.
@@ -84,7 +84,7 @@ impl Source {
         Source {
             machine,
             fetcher,
-            folder,
+            folders: Folders::new(folder.join("fetch")),
             file,
             state: None,
             judged: BTreeMap::new(),
@@ -164,11 +164,12 @@ impl Source {
         for (number, url) in context.repositories.iter().enumerate() {
             match self.fetcher.fetch(&self.request(introduction, number, url)).await {
                 Ok(Fetched::Unchanged(_)) => reached = true,
-                Ok(Fetched::New(tip, objects, _)) => {
+                Ok(Fetched::New(tip, objects)) => {
                     reached = true;
                     let refused = self.judge(introduction, context, &tip, &objects, now).await?;
+                    let hole = refused.as_ref().is_some_and(|refusal| refusal.reason == Reason::MissingObject);
                     self.tell_refusal(&tip, refused, now).await?;
-                    self.judged.insert(url.clone(), tip);
+                    self.remember(number, url, (!hole).then_some(tip));
                     came = Some(objects);
                 }
                 Err(FetchError::Refused(refusal)) => {
@@ -192,19 +193,34 @@ impl Source {
         Ok(came)
     }
 
+    /// Notes which tip of a repository was judged; `None` when what came lacked objects, which an honest answer may bring yet.
+    fn remember(&mut self, number: usize, url: &RepositoryUrl, judged: Option<CommitId>) {
+        let kept = match judged {
+            Some(tip) => {
+                self.judged.insert(url.clone(), tip);
+                self.folders.whole(number)
+            }
+            None => {
+                self.judged.remove(url);
+                self.folders.incomplete(number)
+            }
+        };
+        if let Err(error) = kept {
+            tracing::warn!(%url, %error, "a fetch folder cannot be replaced; the next fetch of it may lack objects again");
+        }
+    }
+
     fn request(&self, introduction: &Introduction, number: usize, url: &RepositoryUrl) -> Request {
         let stop_at = match &self.state {
             Some(state) => state.history().iter().map(|position| position.commit.clone()).collect(),
             None => vec![introduction.commit.clone()],
         };
         Request {
-            folder: self.folder.join("fetch").join(number.to_string()),
+            folder: self.folders.next(number),
             url: Some(url.clone()),
             deploy_ref: introduction.deploy_ref.clone(),
             tip: self.judged.get(url).cloned(),
             stop_at,
-            bundle: None,
-            statements: Vec::new(),
         }
     }
 
@@ -307,16 +323,14 @@ impl Source {
         let mut last = FetchError::Local("no repository was ever fetched".to_owned());
         for number in 0..context.repositories.len() {
             let request = Request {
-                folder: self.folder.join("fetch").join(number.to_string()),
+                folder: self.folders.kept(number),
                 url: None,
                 deploy_ref: introduction.deploy_ref.clone(),
                 tip: Some(commit.clone()),
                 stop_at: vec![commit.clone()],
-                bundle: None,
-                statements: Vec::new(),
             };
             match self.fetcher.fetch(&request).await {
-                Ok(Fetched::New(_, objects, _)) if !objects.is_empty() => return Ok(objects),
+                Ok(Fetched::New(_, objects)) if !objects.is_empty() => return Ok(objects),
                 Ok(Fetched::New(..) | Fetched::Unchanged(_)) => {}
                 Err(error) => last = error,
             }

@@ -2,7 +2,6 @@
 
 use crate::frame::{self, FailureKind, Frame};
 use crate::request::Request;
-use gitsync_verify::limits::MAX_STATEMENTS;
 use gitsync_verify::{ObjectFormat, ObjectSet, Refusal};
 use init_linux::sandbox::{Demand, Identity, Limit, NetworkUse, PathAccess, PathRule, Sandbox};
 use machined_ids::CommitId;
@@ -46,6 +45,7 @@ const READABLE: [&str; 7] = [
 pub struct Fetcher {
     program: PathBuf,
     arguments: Vec<String>,
+    deadline: Duration,
 }
 
 /// What came.
@@ -53,17 +53,8 @@ pub struct Fetcher {
 pub enum Fetched {
     /// The branch is where it was.
     Unchanged(CommitId),
-    /// The branch's tip, the objects down to what was asked for, and statements that were not known.
-    New(CommitId, ObjectSet, Vec<Brought>),
-}
-
-/// A blob under `refs/cairn/`, which may be a statement. Nothing is known about it yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Brought {
-    /// The blob's id, to be named as known in later requests.
-    pub id: String,
-    /// What it holds; nothing where it was too large for a statement.
-    pub bytes: Vec<u8>,
+    /// The branch's tip, and the objects down to what was asked for.
+    New(CommitId, ObjectSet),
 }
 
 /// Nothing came, and why.
@@ -79,8 +70,11 @@ pub enum FetchError {
     #[error("the transfer failed ({0}); it is tried again")]
     Transfer(String),
     /// It took too long.
-    #[error("the fetch did not end in {} s; the server trickles or the repository is too large", FETCH_DEADLINE.as_secs())]
-    Deadline,
+    #[error("the fetch did not end in {seconds} s; the server trickles or the repository is too large")]
+    Deadline {
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// An object that the verifier does not take.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -96,7 +90,15 @@ impl Fetcher {
     /// A fetcher whose children run `program` with `arguments`; that process must call [`crate::child::run`] at once.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>, arguments: &[&str]) -> Self {
-        Fetcher { program: program.into(), arguments: arguments.iter().map(|word| (*word).to_owned()).collect() }
+        let arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
+        Fetcher { program: program.into(), arguments, deadline: FETCH_DEADLINE }
+    }
+
+    /// Ends fetches after another time than the two minutes of a machine.
+    #[must_use]
+    pub const fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
     }
 
     /// Does one request in a child of its own.
@@ -105,7 +107,8 @@ impl Fetcher {
     /// [`FetchError`]; nothing but the child's folder has changed then.
     pub async fn fetch(&self, request: &Request) -> Result<Fetched, FetchError> {
         prepare_folder(&request.folder).map_err(FetchError::Child)?;
-        tokio::time::timeout(FETCH_DEADLINE, self.run(request)).await.unwrap_or(Err(FetchError::Deadline))
+        let late = FetchError::Deadline { seconds: self.deadline.as_secs() };
+        tokio::time::timeout(self.deadline, self.run(request)).await.unwrap_or(Err(late))
     }
 
     async fn run(&self, request: &Request) -> Result<Fetched, FetchError> {
@@ -121,7 +124,7 @@ impl Fetcher {
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .kill_on_drop(true);
-        cage(folder, request.bundle.as_deref())
+        cage(folder)
             .apply_in_child(command.as_std_mut())
             .map_err(|error| FetchError::Child(io::Error::other(error)))?;
         let mut child = command.spawn().map_err(FetchError::Child)?;
@@ -138,9 +141,10 @@ impl Fetcher {
 }
 
 /// What the child may still do.
-fn cage(folder: &Path, bundle: Option<&Path>) -> Sandbox {
-    let readable = READABLE.iter().map(Path::new).chain(bundle).filter(|path| path.exists());
-    let mut paths: Vec<_> = readable.map(|path| PathRule { path: path.to_owned(), access: PathAccess::Read }).collect();
+fn cage(folder: &Path) -> Sandbox {
+    let readable = READABLE.iter().filter(|path| Path::new(path).exists());
+    let mut paths: Vec<_> =
+        readable.map(|path| PathRule { path: PathBuf::from(path), access: PathAccess::Read }).collect();
     paths.push(PathRule { path: folder.to_owned(), access: PathAccess::ReadWrite });
     let root = Uid::effective().is_root();
     Sandbox {
@@ -166,16 +170,14 @@ async fn receive(input: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<Fetc
         Frame::Unchanged(tip) => return Ok(Fetched::Unchanged(commit_id(&tip)?)),
         Frame::Tip(tip) => commit_id(&tip)?,
         Frame::Failure(failure) => return Err(from_child(failure)),
-        Frame::Statement(..) | Frame::Object(..) | Frame::End => return Err(out_of_order()),
+        Frame::Object(..) | Frame::End => return Err(out_of_order()),
     };
     let format = if tip.as_str().len() == 64 { ObjectFormat::Sha256 } else { ObjectFormat::Sha1 };
-    let (mut objects, mut statements) = (ObjectSet::new(format), Vec::new());
+    let mut objects = ObjectSet::new(format);
     loop {
         match frame::read(input).await.map_err(FetchError::Child)? {
             Frame::Object(id, kind, bytes) => objects.insert(id, kind, bytes)?,
-            Frame::Statement(..) if statements.len() >= MAX_STATEMENTS => return Err(out_of_order()),
-            Frame::Statement(id, bytes) => statements.push(Brought { id: id.to_string(), bytes }),
-            Frame::End => return Ok(Fetched::New(tip, objects, statements)),
+            Frame::End => return Ok(Fetched::New(tip, objects)),
             Frame::Failure(failure) => return Err(from_child(failure)),
             Frame::Unchanged(_) | Frame::Tip(_) => return Err(out_of_order()),
         }
