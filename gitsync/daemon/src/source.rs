@@ -164,7 +164,7 @@ impl Source {
         for (number, url) in context.repositories.iter().enumerate() {
             match self.fetcher.fetch(&self.request(introduction, number, url)).await {
                 Ok(Fetched::Unchanged(_)) => reached = true,
-                Ok(Fetched::New(tip, objects)) => {
+                Ok(Fetched::New(tip, objects, _)) => {
                     reached = true;
                     let refused = self.judge(introduction, context, &tip, &objects, now).await?;
                     let hole = refused.as_ref().is_some_and(|refusal| refusal.reason == Reason::MissingObject);
@@ -221,6 +221,8 @@ impl Source {
             deploy_ref: introduction.deploy_ref.clone(),
             tip: self.judged.get(url).cloned(),
             stop_at,
+            bundle: None,
+            statements: Vec::new(),
         }
     }
 
@@ -328,9 +330,11 @@ impl Source {
                 deploy_ref: introduction.deploy_ref.clone(),
                 tip: Some(commit.clone()),
                 stop_at: vec![commit.clone()],
+                bundle: None,
+                statements: Vec::new(),
             };
             match self.fetcher.fetch(&request).await {
-                Ok(Fetched::New(_, objects)) if !objects.is_empty() => return Ok(objects),
+                Ok(Fetched::New(_, objects, _)) if !objects.is_empty() => return Ok(objects),
                 Ok(Fetched::New(..) | Fetched::Unchanged(_)) => {}
                 Err(error) => last = error,
             }

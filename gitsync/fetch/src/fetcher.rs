@@ -2,6 +2,7 @@
 
 use crate::frame::{self, FailureKind, Frame};
 use crate::request::Request;
+use gitsync_verify::limits::MAX_STATEMENTS;
 use gitsync_verify::{ObjectFormat, ObjectSet, Refusal};
 use init_linux::sandbox::{Demand, Identity, Limit, NetworkUse, PathAccess, PathRule, Sandbox};
 use machined_ids::CommitId;
@@ -53,8 +54,17 @@ pub struct Fetcher {
 pub enum Fetched {
     /// The branch is where it was.
     Unchanged(CommitId),
-    /// The branch's tip, and the objects down to what was asked for.
-    New(CommitId, ObjectSet),
+    /// The branch's tip, the objects down to what was asked for, and statements that were not known.
+    New(CommitId, ObjectSet, Vec<Brought>),
+}
+
+/// A blob under `refs/cairn/`, which may be a statement. Nothing is known about it yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Brought {
+    /// The blob's id, to be named as known in later requests.
+    pub id: String,
+    /// What it holds; nothing where it was too large for a statement.
+    pub bytes: Vec<u8>,
 }
 
 /// Nothing came, and why.
@@ -124,7 +134,7 @@ impl Fetcher {
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .kill_on_drop(true);
-        cage(folder)
+        cage(folder, request.bundle.as_deref())
             .apply_in_child(command.as_std_mut())
             .map_err(|error| FetchError::Child(io::Error::other(error)))?;
         let mut child = command.spawn().map_err(FetchError::Child)?;
@@ -141,10 +151,9 @@ impl Fetcher {
 }
 
 /// What the child may still do.
-fn cage(folder: &Path) -> Sandbox {
-    let readable = READABLE.iter().filter(|path| Path::new(path).exists());
-    let mut paths: Vec<_> =
-        readable.map(|path| PathRule { path: PathBuf::from(path), access: PathAccess::Read }).collect();
+fn cage(folder: &Path, bundle: Option<&Path>) -> Sandbox {
+    let readable = READABLE.iter().map(Path::new).chain(bundle).filter(|path| path.exists());
+    let mut paths: Vec<_> = readable.map(|path| PathRule { path: path.to_owned(), access: PathAccess::Read }).collect();
     paths.push(PathRule { path: folder.to_owned(), access: PathAccess::ReadWrite });
     let root = Uid::effective().is_root();
     Sandbox {
@@ -170,14 +179,16 @@ async fn receive(input: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<Fetc
         Frame::Unchanged(tip) => return Ok(Fetched::Unchanged(commit_id(&tip)?)),
         Frame::Tip(tip) => commit_id(&tip)?,
         Frame::Failure(failure) => return Err(from_child(failure)),
-        Frame::Object(..) | Frame::End => return Err(out_of_order()),
+        Frame::Statement(..) | Frame::Object(..) | Frame::End => return Err(out_of_order()),
     };
     let format = if tip.as_str().len() == 64 { ObjectFormat::Sha256 } else { ObjectFormat::Sha1 };
-    let mut objects = ObjectSet::new(format);
+    let (mut objects, mut statements) = (ObjectSet::new(format), Vec::new());
     loop {
         match frame::read(input).await.map_err(FetchError::Child)? {
             Frame::Object(id, kind, bytes) => objects.insert(id, kind, bytes)?,
-            Frame::End => return Ok(Fetched::New(tip, objects)),
+            Frame::Statement(..) if statements.len() >= MAX_STATEMENTS => return Err(out_of_order()),
+            Frame::Statement(id, bytes) => statements.push(Brought { id: id.to_string(), bytes }),
+            Frame::End => return Ok(Fetched::New(tip, objects, statements)),
             Frame::Failure(failure) => return Err(from_child(failure)),
             Frame::Unchanged(_) | Frame::Tip(_) => return Err(out_of_order()),
         }

@@ -3,12 +3,13 @@
 //! ```text
 //! frame   = tag (1 byte) | length (4 bytes, big endian) | payload
 //! U, T    payload = commit id in hex        U: the branch is where it was; T: its tip, objects follow
+//! S       payload = length of id (1 byte) | id | content    a blob under refs/cairn/; no content: it is no statement
 //! O       payload = kind (1 byte) | length of id (1 byte) | id | content
 //! F       payload = Failure as JSON         the last frame
 //! E       payload = nothing                 the last frame
 //! ```
 
-use gitsync_verify::limits::MAX_OBJECT_BYTES;
+use gitsync_verify::limits::{MAX_OBJECT_BYTES, MAX_STATEMENT_BYTES};
 use gitsync_verify::{ObjectId, ObjectKind};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
@@ -45,6 +46,7 @@ pub(crate) enum FailureKind {
 pub(crate) enum Frame {
     Unchanged(String),
     Tip(String),
+    Statement(ObjectId, Vec<u8>),
     Object(ObjectId, ObjectKind, Vec<u8>),
     Failure(Failure),
     End,
@@ -78,6 +80,12 @@ pub(crate) fn write_object(out: &mut impl Write, id: &ObjectId, kind: ObjectKind
     let id = id.as_bytes();
     let length = u8::try_from(id.len()).map_err(|_| io::Error::other("an id of 256 bytes"))?;
     write(out, b'O', &[&[kind_byte(kind), length], id, content])
+}
+
+pub(crate) fn write_statement(out: &mut impl Write, id: &ObjectId, content: &[u8]) -> io::Result<()> {
+    let id = id.as_bytes();
+    let length = u8::try_from(id.len()).map_err(|_| io::Error::other("an id of 256 bytes"))?;
+    write(out, b'S', &[&[length], id, content])
 }
 
 pub(crate) fn write_failure(out: &mut impl Write, failure: &Failure) -> io::Result<()> {
@@ -116,6 +124,15 @@ fn parse(tag: u8, mut payload: Vec<u8>) -> io::Result<Frame> {
         b'T' => Ok(Frame::Tip(text(payload)?)),
         b'F' => Ok(Frame::Failure(serde_json::from_slice(&payload)?)),
         b'E' => Ok(Frame::End),
+        b'S' => {
+            let length = usize::from(payload.first().copied().unwrap_or_default());
+            let id = payload.get(1..1 + length).and_then(ObjectId::from_slice).ok_or_else(|| broken("a crooked id"))?;
+            payload.drain(..1 + length);
+            if payload.len() > MAX_STATEMENT_BYTES {
+                return Err(broken("a statement is longer than any"));
+            }
+            Ok(Frame::Statement(id, payload))
+        }
         b'O' => {
             let kind = match payload.first() {
                 Some(b'c') => ObjectKind::Commit,

@@ -85,7 +85,7 @@ pub(crate) fn format_of(repository: &gix::Repository) -> ObjectFormat {
     }
 }
 
-fn own_id(id: gix::ObjectId) -> ObjectId {
+pub(crate) fn own_id(id: gix::ObjectId) -> ObjectId {
     ObjectId::from_slice(id.as_slice()).expect("because git's ids have 20 or 32 bytes")
 }
 
@@ -138,6 +138,12 @@ pub(crate) fn walk<E>(
         }
     }
     Ok(())
+}
+
+/// What a blob under `refs/cairn/` holds; nothing when it is missing, no blob or too large for a statement.
+pub(crate) fn statement(repository: &gix::Repository, id: gix::ObjectId) -> Vec<u8> {
+    let blob = find(repository, id, gix::object::Kind::Blob);
+    blob.map(|blob| blob.data.clone()).filter(|data| data.len() <= MAX_STATEMENT_BYTES).unwrap_or_default()
 }
 
 /// An object of a kind and of a size that the verifier takes; `None` is for the verifier to complain about.

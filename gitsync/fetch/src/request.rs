@@ -12,8 +12,11 @@ use std::path::PathBuf;
 pub struct Request {
     /// The child's own bare repository; made when it is not there.
     pub folder: PathBuf,
-    /// Where to look; `None` reads `tip` from the folder without any network.
+    /// Where to look; without it and `bundle`, `tip` is read from the folder without any network.
     pub url: Option<RepositoryUrl>,
+    /// A git bundle to take objects from, instead of a server.
+    #[serde(default)]
+    pub bundle: Option<PathBuf>,
     /// The branch.
     #[serde(rename = "ref")]
     pub deploy_ref: DeployRef,
@@ -21,4 +24,7 @@ pub struct Request {
     pub tip: Option<CommitId>,
     /// Commits at which the chain may stop; the newest of them met is included with its tree.
     pub stop_at: Vec<CommitId>,
+    /// Ids of statements that came before; others under `refs/cairn/` are news even when the branch is where it was.
+    #[serde(default)]
+    pub statements: Vec<String>,
 }

@@ -2,7 +2,9 @@
 
 use crate::frame::{Failure, FailureKind};
 use crate::request::Request;
+use crate::statements::{self, FOLDERS};
 use crate::url::RepositoryUrl;
+use gitsync_verify::limits::MAX_STATEMENTS;
 use gix::bstr::ByteSlice;
 use gix::remote::Direction;
 use gix::remote::fetch::Tags;
@@ -93,21 +95,57 @@ fn empty(folder: &Path) -> std::io::Result<()> {
 
 /// What a look at the server came to.
 pub(crate) enum Look {
-    /// The branch is where it was.
+    /// The branch is where it was, and nothing new lies under `refs/cairn/`.
     Unchanged(String),
-    /// The branch is there, with everything it needs in the repository.
-    Tip(gix::ObjectId),
+    /// The branch is there, with everything it needs in the repository; and statements that are not known.
+    New(gix::ObjectId, Vec<gix::ObjectId>),
 }
 
-/// Asks the server for the branch and fetches it when it moved. One request when nothing is new.
+/// Asks the server for the branch and for statements, and fetches what is new. One request when nothing is.
 pub(crate) fn look(repository: &gix::Repository, url: &RepositoryUrl, request: &Request) -> Result<Look, Failure> {
+    let branch = request.deploy_ref.as_str();
+    let mut specs = vec![format!("+{branch}:{TIP_REF}")];
+    let all = FOLDERS.iter().map(|folder| format!("+{folder}*:{folder}*"));
+    let shown = ask(repository, url, &specs.iter().cloned().chain(all).collect::<Vec<_>>(), |prepared| {
+        Ok(refs_of(prepared.ref_map()))
+    })?;
+    let tip = branch_of(&shown, url, branch)?;
+    let refs = shown.iter().map(|(name, id)| (name.as_str(), *id));
+    let chosen = statements::choose(refs, &request.statements, MAX_STATEMENTS);
+    if chosen.is_empty() && request.tip.as_ref().is_some_and(|known| tip == *known.as_str()) {
+        return Ok(Look::Unchanged(tip.to_string()));
+    }
+    // Only what was chosen is fetched, by its full name: what a server shows beyond costs it a line.
+    specs.extend(chosen.iter().filter(|(_, id)| !repository.has_object(*id)).map(|(name, _)| name.clone()));
+    let tip = ask(repository, url, &specs, |prepared| {
+        if prepared.ref_map().object_hash != repository.object_hash() {
+            let message = format!("{url} changed its object format");
+            return Err(Failure { kind: FailureKind::Transfer, message });
+        }
+        let tip = branch_of(&refs_of(prepared.ref_map()), url, branch)?;
+        prepared
+            .receive(gix::progress::Discard, &AtomicBool::new(false))
+            .map_err(|error| failure(FailureKind::Transfer, url.as_str(), &error))?;
+        Ok(tip)
+    })?;
+    Ok(Look::New(tip, chosen.into_iter().map(|(_, id)| id).collect()))
+}
+
+type Prepared<'a, 'r> =
+    gix::remote::fetch::Prepare<'a, 'r, Box<dyn gix::protocol::transport::client::blocking_io::Transport + Send + 'a>>;
+
+/// Lists the server's refs that `specs` name, in one exchange, and lets `then` go on from there.
+fn ask<T>(
+    repository: &gix::Repository,
+    url: &RepositoryUrl,
+    specs: &[String],
+    then: impl FnOnce(Prepared<'_, '_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let unreachable =
         |error: &(dyn std::error::Error + 'static)| failure(FailureKind::Unreachable, url.as_str(), error);
-    let branch = request.deploy_ref.as_str();
-    let spec = format!("+{branch}:{TIP_REF}");
     let remote = repository
         .remote_at_without_url_rewrite(url.as_str())
-        .and_then(|remote| remote.with_fetch_tags(Tags::None).with_refspecs([spec.as_str()], Direction::Fetch))
+        .and_then(|r| r.with_fetch_tags(Tags::None).with_refspecs(specs.iter().map(String::as_str), Direction::Fetch))
         .map_err(|error| unreachable(&error))?;
     let connection = remote.connect(Direction::Fetch).map_err(|error| unreachable(&error))?;
     // Nobody to ask for a password: a server that wants one is unreachable.
@@ -115,25 +153,21 @@ pub(crate) fn look(repository: &gix::Repository, url: &RepositoryUrl, request: &
     let prepared = connection
         .prepare_fetch(gix::progress::Discard, gix::remote::ref_map::Options::default())
         .map_err(|error| unreachable(&error))?;
-    let mapping = prepared
-        .ref_map()
-        .mappings
-        .iter()
-        .find(|mapping| mapping.remote.as_name().is_some_and(|name| name == branch.as_bytes().as_bstr()));
-    let Some(tip) = mapping.and_then(|mapping| mapping.remote.as_id()).map(ToOwned::to_owned) else {
-        return Err(Failure {
-            kind: FailureKind::RefMissing,
-            message: format!("{url} has no {branch}; push the branch, or correct the introduction"),
-        });
+    then(prepared)
+}
+
+/// Names and ids of the refs that the server has.
+fn refs_of(map: &gix::remote::fetch::RefMap) -> Vec<(String, gix::ObjectId)> {
+    let named = |mapping: &gix::remote::fetch::refmap::Mapping| {
+        let name = mapping.remote.as_name()?.to_str().ok()?.to_owned();
+        Some((name, mapping.remote.as_id()?.to_owned()))
     };
-    if request.tip.as_ref().is_some_and(|known| tip == *known.as_str()) {
-        return Ok(Look::Unchanged(tip.to_string()));
-    }
-    if prepared.ref_map().object_hash != repository.object_hash() {
-        return Err(Failure { kind: FailureKind::Transfer, message: format!("{url} changed its object format") });
-    }
-    prepared
-        .receive(gix::progress::Discard, &AtomicBool::new(false))
-        .map_err(|error| failure(FailureKind::Transfer, url.as_str(), &error))?;
-    Ok(Look::Tip(tip))
+    map.mappings.iter().filter_map(named).collect()
+}
+
+fn branch_of(refs: &[(String, gix::ObjectId)], url: &RepositoryUrl, branch: &str) -> Result<gix::ObjectId, Failure> {
+    refs.iter().find(|(name, _)| name == branch).map(|(_, id)| *id).ok_or_else(|| Failure {
+        kind: FailureKind::RefMissing,
+        message: format!("{url} has no {branch}; push the branch, or correct the introduction"),
+    })
 }

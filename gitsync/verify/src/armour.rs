@@ -29,7 +29,9 @@ pub(crate) fn check(armour: &str) -> Result<(), Refusal> {
 /// Why a signature is worth nothing, with what to do about it.
 pub(crate) fn refuse(error: &SignatureError, next: &str) -> Refusal {
     let reason = match error {
-        SignatureError::Malformed(_) | SignatureError::Mismatch(_) => Reason::BadSignature,
+        SignatureError::Malformed(_) | SignatureError::Mismatch(_) | SignatureError::SmallOrder { .. } => {
+            Reason::BadSignature
+        }
         SignatureError::Namespace { .. } => Reason::WrongNamespace,
         SignatureError::Algorithm { .. } => Reason::UnknownKey,
     };

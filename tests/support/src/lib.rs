@@ -1,9 +1,10 @@
 //! What tests and the demo lean on: servers on loopback and waiting on values. Never part of the product.
 //!
 //! [`git::serve`] serves a folder of bare repositories over smart HTTP by git's own `http-backend`; [`hostile`] is a git server that
-//! attacks; [`registry::Registry`] is a
-//! small OCI registry that serves archives; [`wait_for`] waits for a value instead of sleeping.
+//! attacks; [`registry::Registry`] is a small OCI registry that serves archives; [`authenticator::Authenticator`] is a hardware key
+//! made of software; [`wait_for`] waits for a value instead of sleeping.
 
+pub mod authenticator;
 pub mod git;
 pub mod hostile;
 mod http;

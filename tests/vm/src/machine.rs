@@ -4,6 +4,8 @@ use crate::artefacts::logged;
 use crate::places::{Places, text};
 use anyhow::{Context, Result};
 use machined_ids::Fingerprint;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -112,10 +114,8 @@ impl VirtualMachine {
     /// When QEMU does not go.
     pub async fn cut_power(&self) -> Result<()> {
         let Some(pid) = self.pid() else { return Ok(()) };
-        // `kill` of the shell's package is everywhere; sending a signal ourselves would need unsafe code.
-        let killed =
-            std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().context("starting kill")?;
-        anyhow::ensure!(killed.success(), "cannot kill QEMU, process {pid}");
+        let process = Pid::from_raw(i32::try_from(pid).context("a process id is small")?);
+        kill(process, Signal::SIGKILL).with_context(|| format!("cannot kill QEMU, process {pid}"))?;
         let gone = async || if self.is_running() { Err("it still runs") } else { Ok(()) };
         Ok(wait_for("the end of QEMU", KILL_LIMIT, gone).await?)
     }

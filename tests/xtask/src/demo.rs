@@ -4,6 +4,8 @@ mod screen;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -143,7 +145,8 @@ pub(crate) fn down() -> Result<()> {
         anyhow::ensure!(status.success(), "cairn-image stop ended with {status}");
     }
     if is_git_server(state.git_pid) {
-        Command::new("kill").arg(state.git_pid.to_string()).status().context("starting kill")?;
+        let process = Pid::from_raw(i32::try_from(state.git_pid).context("a process id is small")?);
+        kill(process, Signal::SIGTERM).context("cannot stop the git server")?;
     }
     println!("the machine and the git server are stopped; `make up` starts them again where they were");
     Ok(())

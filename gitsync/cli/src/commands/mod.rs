@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result};
 use clap::CommandFactory;
 use machined_ids::MachineName;
 use serde_json::json;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -69,8 +70,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Shutdown => machine::shutdown(&around).await,
         Command::Context { command } => context_command(&around, command),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "cairnctl", &mut std::io::stdout());
-            Ok(())
+            // Into memory first: clap panics when it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "cairnctl", &mut script);
+            Ok(std::io::stdout().write_all(&script)?)
         }
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -1,6 +1,6 @@
 //! The fetch child against real git servers: git's own `http-backend`, and servers that misbehave.
 
-use gitsync_fetch::{FetchError, Fetched, Fetcher, RepositoryUrl, Request};
+use gitsync_fetch::{Brought, FetchError, Fetched, Fetcher, RepositoryUrl, Request};
 use gitsync_verify::{DeployRef, ObjectId, ObjectKind};
 use machined_ids::CommitId;
 use std::net::SocketAddr;
@@ -58,6 +58,8 @@ impl Lab {
             deploy_ref: DeployRef::parse("refs/heads/main").expect("because it is a branch"),
             tip: tip.cloned(),
             stop_at: stop_at.to_vec(),
+            bundle: None,
+            statements: Vec::new(),
         }
     }
 }
@@ -68,7 +70,7 @@ fn fetcher() -> Fetcher {
 
 async fn fetch(request: &Request) -> (CommitId, gitsync_verify::ObjectSet) {
     match fetcher().fetch(request).await {
-        Ok(Fetched::New(tip, objects)) => (tip, objects),
+        Ok(Fetched::New(tip, objects, _)) => (tip, objects),
         Ok(Fetched::Unchanged(tip)) => panic!("unchanged at {tip}"),
         Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
     }
@@ -171,4 +173,114 @@ async fn a_child_that_says_nothing_is_an_error_and_no_hang() {
     let lab = Lab::new("sha1").await;
     let silent = Fetcher::new("/bin/true", &[]);
     assert!(matches!(silent.fetch(&lab.request(None, &[])).await, Err(FetchError::Child(_))));
+}
+
+impl Lab {
+    /// Puts a text under a ref of the served repository, as `cairnctl approve` pushes statements.
+    fn serve_blob(&self, name: &str, text: &[u8]) -> String {
+        let served = self.folder.path().join("served/demo.git");
+        let file = self.folder.path().join("blob");
+        std::fs::write(&file, text).expect("because /tmp can be written");
+        let file = file.display().to_string();
+        let id = git::git(&served, &["hash-object", "-w", &file]).expect("because git works");
+        git::git(&served, &["update-ref", name, &id]).expect("because git works");
+        id
+    }
+
+    fn bundle(&self, arguments: &[&str]) -> Request {
+        let path = self.folder.path().join("brought.bundle");
+        let name = path.display().to_string();
+        self.git(&[&["bundle", "create", "-q", name.as_str()], arguments].concat());
+        Request { url: None, bundle: Some(path), ..self.request(None, &[]) }
+    }
+}
+
+async fn statements(request: &Request) -> Option<Vec<Brought>> {
+    match fetcher().fetch(request).await.expect("because the server is good") {
+        Fetched::New(_, _, statements) => Some(statements),
+        Fetched::Unchanged(_) => None,
+    }
+}
+
+#[tokio::test]
+async fn statements_come_with_the_branch_and_a_new_one_alone_is_news() {
+    let lab = Lab::new("sha1").await;
+    let tip = lab.push("a", "1\n");
+    let approval = lab.serve_blob("refs/cairn/approvals/3f-ada", b"approved\n");
+    lab.serve_blob("refs/other/x", b"not a statement\n");
+    let first = statements(&lab.request(None, &[])).await.expect("because nothing was known");
+    assert_eq!(first, [Brought { id: approval.clone(), bytes: b"approved\n".to_vec() }]);
+    let known = |statements: &[&String]| {
+        let statements = statements.iter().map(|id| (*id).clone()).collect();
+        Request { statements, ..lab.request(Some(&tip), std::slice::from_ref(&tip)) }
+    };
+    assert_eq!(statements(&known(&[&approval])).await, None, "nothing is new");
+    let beacon = lab.serve_blob("refs/cairn/fresh/tip-robot", b"fresh\n");
+    let large = lab.serve_blob("refs/cairn/revoke/key-ada", &[b'x'; 5000]);
+    let second = statements(&known(&[&approval])).await.expect("because two are new");
+    let expected = [(large.clone(), Vec::new()), (beacon.clone(), b"fresh\n".to_vec())];
+    assert_eq!(second, expected.map(|(id, bytes)| Brought { id, bytes }), "what is too large is no statement");
+    assert_eq!(statements(&known(&[&approval, &large, &beacon])).await, None);
+}
+
+#[tokio::test]
+async fn a_ref_that_points_at_no_blob_brings_nothing_and_breaks_nothing() {
+    let lab = Lab::new("sha1").await;
+    let tip = lab.push("a", "1\n");
+    git::git(&lab.folder.path().join("served/demo.git"), &["update-ref", "refs/cairn/approvals/x", tip.as_str()])
+        .expect("because git works");
+    let came = statements(&lab.request(None, &[])).await.expect("because nothing was known");
+    assert_eq!(came, [Brought { id: tip.to_string(), bytes: Vec::new() }]);
+}
+
+#[tokio::test]
+async fn a_bundle_brings_the_branch_and_its_statements_like_a_server() {
+    for format in ["sha1", "sha256"] {
+        let lab = Lab::new(format).await;
+        lab.push("apps/a.yaml", "a: 1\n");
+        let tip = lab.push("apps/a.yaml", "a: 2\n");
+        std::fs::write(lab.work().join("../statement"), "approved\n").expect("because /tmp can be written");
+        let blob = lab.git(&["hash-object", "-w", "../statement"]);
+        lab.git(&["update-ref", "refs/cairn/approvals/3f-ada", &blob]);
+        match fetcher().fetch(&lab.bundle(&["main", "refs/cairn/approvals/3f-ada"])).await {
+            Ok(Fetched::New(came, objects, statements)) => {
+                assert_eq!((came, objects.len()), (tip, 2 + 4 + 2));
+                assert_eq!(statements, [Brought { id: blob, bytes: b"approved\n".to_vec() }]);
+            }
+            other => panic!("{format}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bundle_of_what_is_new_builds_on_what_was_fetched() {
+    let lab = Lab::new("sha1").await;
+    let first = lab.push("a", &"a line that makes a delta worth it\n".repeat(100));
+    let second = lab.push("a", &"a line that makes a delta worth it\n".repeat(101));
+    let request = lab.bundle(&[&format!("{first}..main")]);
+    let refused = fetcher().fetch(&request).await.expect_err("because nothing was fetched yet");
+    assert!(matches!(&refused, FetchError::Transfer(words) if words.contains(first.as_str())), "{refused}");
+    lab.git(&["push", "-q", "-f", "../served/demo.git", &format!("{first}:refs/heads/main")]);
+    fetch(&lab.request(None, &[])).await;
+    let request = Request { stop_at: vec![first], ..request };
+    assert_eq!(fetch(&request).await.0, second);
+}
+
+#[tokio::test]
+async fn a_bundle_that_is_cut_off_or_names_another_branch_fails_and_changes_nothing() {
+    let lab = Lab::new("sha1").await;
+    let tip = lab.push("a", "1\n");
+    let request = lab.bundle(&["main"]);
+    let path = request.bundle.clone().expect("because it is a bundle's request");
+    let whole = std::fs::read(&path).expect("because git wrote it");
+    for length in [0, 10, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&path, &whole[..length]).expect("because /tmp can be written");
+        let refused = fetcher().fetch(&request).await.expect_err("because the end is missing");
+        assert!(matches!(refused, FetchError::Transfer(_)), "{length} bytes: {refused}");
+    }
+    std::fs::write(&path, &whole).expect("because /tmp can be written");
+    let other = DeployRef::parse("refs/heads/other").expect("because it is a branch");
+    let refused = fetcher().fetch(&Request { deploy_ref: other, ..request.clone() }).await;
+    assert!(matches!(refused, Err(FetchError::RefMissing(_))));
+    assert_eq!(fetch(&request).await.0, tip);
 }

@@ -117,6 +117,8 @@ impl Lab {
         let request = Request {
             folder: self.folders.next(0),
             url: Some(url),
+            bundle: None,
+            statements: Vec::new(),
             deploy_ref: deploy_ref(),
             tip: self.judged.clone(),
             stop_at: self.state.history().iter().map(|position| position.commit.clone()).collect(),
@@ -125,7 +127,7 @@ impl Lab {
         let fetched = fetcher.with_deadline(self.deadline).fetch(&request).await.map_err(Stopped::Fetch)?;
         let (tip, objects) = match fetched {
             Fetched::Unchanged(_) => return Ok(()),
-            Fetched::New(tip, objects) => (tip, objects),
+            Fetched::New(tip, objects, _) => (tip, objects),
         };
         let refused = match verify(&self.state, &Offer::of(&tip, &objects)) {
             Ok(chain) => {

@@ -1,7 +1,7 @@
 //! Words of a policy file, each read by its own type.
 
 use super::{Binding, Use};
-use machined_access::{Access, ssh_fingerprint};
+use machined_access::{Access, is_weak_key, ssh_fingerprint};
 use machined_ids::Fingerprint;
 use ssh_key::{Algorithm, EcdsaCurve, PublicKey};
 use std::str::FromStr;
@@ -59,6 +59,9 @@ impl FromStr for Key {
     fn from_str(text: &str) -> Result<Self, WordError> {
         let expected = "an ssh-ed25519, sk-ssh-ed25519@openssh.com or ecdsa-sha2-nistp256 public key";
         let key = PublicKey::from_openssh(text).map_err(|_| WordError(expected))?;
+        if is_weak_key(key.key_data()) {
+            return Err(WordError("a key that somebody made; this one is a point of small order"));
+        }
         match key.algorithm() {
             Algorithm::Ed25519 | Algorithm::SkEd25519 | Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 } => {
                 Ok(Key(ssh_fingerprint(key.key_data())))

@@ -303,3 +303,85 @@ fn t32_a_missing_blob_is_named_by_its_path() {
     let refusal = chain.refused.expect("because a file is missing");
     assert_eq!((refusal.reason, refusal.path.as_deref()), (Reason::MissingObject, Some("apps/a.yaml")));
 }
+
+#[test]
+fn t10_a_tag_is_never_read() {
+    let lab = Lab::new();
+    let mut machine = lab.machine();
+    let old = lab.head();
+    lab.change("ada", "apps/a.yaml", "a: 1\n");
+    lab.accepted(&mut machine);
+    // The old signed tag object is served under a newer tag's name, and then as the branch itself.
+    lab.git(&["-c", "tag.gpgSign=false", "tag", "-a", "-m", "v1", "v1", old.as_str()]);
+    let tag = lab.git(&["rev-parse", "refs/tags/v1"]);
+    lab.git(&["update-ref", "refs/tags/v2", &tag]);
+    assert_eq!(lab.accepted(&mut machine), None, "tags are nothing to it");
+    let tag = machined_ids::CommitId::parse(&tag).expect("because git prints ids");
+    let offer = gitsync_verify::verify(&machine, &gitsync_verify::Offer::of(&tag, &lab.objects()));
+    assert_eq!(offer.map_err(|refusal| refusal.reason), Err(Reason::MissingObject), "no tag object is taken in");
+}
+
+#[test]
+fn t12_a_branch_that_was_deleted_and_made_again_must_continue_the_old_one() {
+    let lab = Lab::new();
+    let mut machine = lab.machine();
+    lab.change("ada", "apps/a.yaml", "a: 1\n");
+    lab.accepted(&mut machine);
+    let accepted = lab.head();
+    lab.git(&["checkout", "-q", "--orphan", "again"]);
+    lab.git(&["update-ref", "-d", crate::lab::REF]);
+    let again = lab.commit(&Make { signer: Some("ada"), message: signed("made again") });
+    lab.git(&["update-ref", crate::lab::REF, again.as_str()]);
+    lab.refused(&mut machine, Reason::NotDescendant);
+    lab.git(&["update-ref", crate::lab::REF, accepted.as_str()]);
+    assert_eq!(lab.accepted(&mut machine), None);
+}
+
+#[test]
+fn t34_what_a_replace_ref_puts_in_an_objects_place_has_another_name() {
+    let lab = Lab::new();
+    let real = lab.change("ada", "apps/a.yaml", "a: 1\n");
+    let evil = lab.change("mallory", "apps/a.yaml", "a: evil\n");
+    lab.git(&["replace", real.as_str(), evil.as_str()]);
+    let replaced = lab.raw(&real);
+    assert_eq!(replaced, lab.raw(&evil), "git itself follows the replacement");
+    let mut set = gitsync_verify::ObjectSet::new(gitsync_verify::ObjectFormat::Sha1);
+    let id = gitsync_verify::ObjectId::of_commit(&real);
+    let refusal =
+        set.insert(id, gitsync_verify::ObjectKind::Commit, replaced).expect_err("because it has another hash");
+    assert_eq!(refusal.reason, Reason::IdMismatch);
+    assert!(set.is_empty());
+}
+
+#[test]
+fn t41_of_a_stale_and_a_lying_mirror_the_longest_valid_chain_wins() {
+    let lab = Lab::new();
+    let machine = lab.machine();
+    let stale = lab.change("ada", "apps/a.yaml", "a: 1\n");
+    let good = lab.change("bob", "apps/a.yaml", "a: 2\n");
+    lab.write("apps/a.yaml", "a: lie\n");
+    let lying = lab.commit(&Make { signer: Some("mallory"), message: signed("lie") });
+    let orders = [[&stale, &lying, &good], [&good, &stale, &lying], [&lying, &good, &stale]];
+    for mirrors in orders {
+        let mut machine = machine.clone();
+        for tip in mirrors {
+            lab.git(&["update-ref", crate::lab::REF, tip.as_str()]);
+            let _what_this_mirror_was_refused_for = lab.sync(&mut machine);
+        }
+        assert_eq!(machine.accepted().commit, good);
+    }
+}
+
+#[test]
+fn t75_a_signed_typo_and_then_its_fix_converge() {
+    let lab = Lab::new();
+    let mut machine = lab.machine();
+    lab.change("ada", "apps/a.yaml", "a: [unclosed\n");
+    let mut ahead = machine.clone();
+    lab.accepted(&mut ahead);
+    lab.change("ada", "apps/a.yaml", "a: [closed]\n");
+    // Content is judged at the target only, so the typo below it holds nobody up, whether or not it was seen.
+    lab.accepted(&mut machine);
+    lab.accepted(&mut ahead);
+    assert_eq!(machine.accepted().step, ahead.accepted().step);
+}

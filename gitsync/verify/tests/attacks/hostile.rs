@@ -143,8 +143,11 @@ proptest! {
     #[test]
     fn policies_never_panic(bytes in mangled(POLICY)) {
         let files = Files(BTreeMap::from([("trust/root.kdl".to_owned(), bytes)]));
-        // Role x does not exist, and no small change makes one.
-        prop_assert!(Policy::parse(&files).is_err());
+        // Cut off before its rule (whose role does not exist) it is a policy; whatever is one can be met.
+        if let Ok(policy) = Policy::parse(&files) {
+            prop_assert!(policy.rules().is_empty());
+            prop_assert!(policy.root().threshold as usize <= policy.root().members.len());
+        }
     }
 
     #[test]

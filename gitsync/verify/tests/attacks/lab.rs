@@ -168,6 +168,18 @@ impl Lab {
         text.split(' ').take(2).collect::<Vec<_>>().join(" ").trim_end().to_owned()
     }
 
+    /// The blob of a certificate about somebody's key by an authority.
+    pub(crate) fn certificate(&self, name: &str, authority: &str) -> Vec<u8> {
+        let (key, authority) = (self.key(name), self.key(authority));
+        let text = |path: &Path| path.to_str().expect("because the temporary folder's name is text").to_owned();
+        let public = text(&key.with_extension("pub"));
+        run(self.command("ssh-keygen").args(["-q", "-s", &text(&authority), "-I", name, "-n", name, &public]), &[]);
+        let file = format!("{}-cert.pub", text(&key));
+        let line = std::fs::read_to_string(file).expect("because ssh-keygen wrote it");
+        let blob = line.split(' ').nth(1).expect("because the blob is the second word");
+        base64::Engine::decode(&base64::engine::general_purpose::STANDARD, blob).expect("because ssh-keygen wrote it")
+    }
+
     /// Signs bytes as somebody under a namespace; returns the armour.
     pub(crate) fn sign(&self, name: &str, namespace: &str, bytes: &[u8]) -> String {
         let key = self.key(name);

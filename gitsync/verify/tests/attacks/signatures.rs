@@ -1,7 +1,8 @@
 //! Attacks on signatures, keys and counting.
 
 use crate::lab::{Lab, Make, target};
-use gitsync_verify::{ObjectFormat, RawCommit, Reason, TrustState};
+use gitsync_verify::{ObjectFormat, RawCommit, Reason, SignedStatement, Statement, TrustState};
+use tests_support::authenticator::{Authenticator, Holder, armour, string, to_sign};
 
 fn ready() -> (Lab, TrustState) {
     let lab = Lab::new();
@@ -166,6 +167,230 @@ fn an_ecdsa_key_signs_like_any_other() {
     lab.accepted(&mut machine);
     lab.change("dora-ecdsa", "apps/a.yaml", "a: 3\n");
     assert!(lab.accepted(&mut machine).is_some());
+}
+
+/// The fields of an armoured signature: public key blob and signature blob.
+fn parts(armour: &str) -> (Vec<u8>, Vec<u8>) {
+    use base64::Engine;
+    let text: String = armour.lines().filter(|line| !line.starts_with("-----")).collect();
+    let blob = base64::engine::general_purpose::STANDARD.decode(text).expect("because ssh-keygen wrote it");
+    let mut rest = &blob[10..];
+    let mut field = || take(&mut rest);
+    let (key, _namespace, _reserved, _hash, signature) = (field(), field(), field(), field(), field());
+    (key, signature)
+}
+
+/// The next SSH wire string.
+fn take(rest: &mut &[u8]) -> Vec<u8> {
+    let (length, after) = rest.split_at(4);
+    let length = u32::from_be_bytes(length.try_into().expect("because these are four bytes")) as usize;
+    let (field, after) = after.split_at(length);
+    *rest = after;
+    field.to_vec()
+}
+
+/// Adds (or takes away from) a big-endian number of 32 bytes, without a carry out of it.
+fn arithmetic(number: &[u8], other: &[u8; 32], subtract_from: bool) -> [u8; 32] {
+    let (mut result, mut carry) = ([0_u8; 32], 0_i16);
+    let mut padded = [0_u8; 32];
+    let number = &number[number.len().saturating_sub(32)..];
+    padded[32 - number.len()..].copy_from_slice(number);
+    for at in (0..32).rev() {
+        let (one, two) = (i16::from(padded[at]), i16::from(other[at]));
+        let sum = if subtract_from { two - one + carry } else { one + two + carry };
+        result[at] = sum.rem_euclid(256) as u8;
+        carry = sum.div_euclid(256);
+    }
+    result
+}
+
+/// The order of P-256, big-endian.
+const P256_ORDER: [u8; 32] = [
+    0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad, 0xa7,
+    0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+];
+
+/// The order of the ed25519 group, big-endian.
+const ED25519_ORDER: [u8; 32] = [
+    0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x14, 0xde, 0xf9, 0xde, 0xa2, 0xf7, 0x9c, 0xd6, 0x58, 0x12,
+    0x63, 0x1a, 0x5c, 0xf5, 0xd3, 0xed,
+];
+
+/// The armour with its ECDSA `s` replaced by `n - s`, which is as valid.
+fn high_s_twin(original: &str) -> String {
+    let (key, signature) = parts(original);
+    let mut rest = signature.as_slice();
+    let (kind, numbers) = (take(&mut rest), take(&mut rest));
+    let mut numbers = numbers.as_slice();
+    let (r, s) = (take(&mut numbers), take(&mut numbers));
+    let twin = arithmetic(&s, &P256_ORDER, true);
+    let first = twin.iter().position(|b| *b != 0).expect("because s is not zero");
+    // A number whose first bit is set has a zero in front of it.
+    let zero: &[u8] = if twin[first] & 0x80 == 0 { &[] } else { &[0] };
+    let numbers = [string(&r), string(&[zero, &twin[first..]].concat())].concat();
+    armour(&key, "git", &[string(&kind), string(&numbers)].concat())
+}
+
+/// dora signs with ECDSA; the commit with her signature and its twin, both over one tree.
+fn with_dora() -> (Lab, TrustState, machined_ids::CommitId, machined_ids::CommitId) {
+    let lab = Lab::new();
+    let people = format!("{}{}", lab.people_kdl("commit", 1), lab.principal_kdl("dora-ecdsa", "commit"));
+    lab.change("ada", "trust/people.kdl", &people.replace("\"ada\" \"bob\"", "\"ada\" \"bob\" \"dora-ecdsa\""));
+    let machine = lab.machine();
+    lab.write("apps/a.yaml", "a: 1\n");
+    lab.commit(&Make { signer: None, message: message() });
+    let signed = payload(&lab);
+    let original = lab.sign("dora-ecdsa", "git", &signed);
+    with_armour(&lab, &signed, &original);
+    let first = lab.head();
+    with_armour(&lab, &signed, &high_s_twin(&original));
+    let twin = lab.head();
+    assert_ne!(first, twin);
+    (lab, machine, first, twin)
+}
+
+#[test]
+fn t61_a_high_s_twin_and_its_child_converge_in_either_order() {
+    let (lab, machine, first, twin) = with_dora();
+    for (seen, then) in [(&first, &twin), (&twin, &first)] {
+        let mut machine = machine.clone();
+        lab.git(&["reset", "-q", "--hard", seen.as_str()]);
+        let step = lab.accepted(&mut machine).expect("because dora signed it").position().step;
+        lab.git(&["reset", "-q", "--hard", then.as_str()]);
+        lab.change("bob", "apps/a.yaml", "a: 2\n");
+        lab.accepted(&mut machine);
+        assert_eq!(machine.accepted().seq.0, 2);
+        assert_eq!(machine.history()[1].step, step, "the twin is the same step");
+    }
+}
+
+#[test]
+fn t29_another_way_to_write_an_ed25519_signature_is_refused() {
+    let (lab, mut machine) = ready();
+    lab.commit(&Make { signer: None, message: message() });
+    let signed = payload(&lab);
+    let (key, signature) = parts(&lab.sign("ada", "git", &signed));
+    let mut rest = signature.as_slice();
+    let (kind, mut raw) = (take(&mut rest), take(&mut rest));
+    // S + L: the same number to a verifier that reduces it.
+    let mut s: Vec<u8> = raw[32..].iter().rev().copied().collect();
+    s = arithmetic(&s, &ED25519_ORDER, false).to_vec();
+    s.reverse();
+    raw[32..].copy_from_slice(&s);
+    with_armour(&lab, &signed, &armour(&key, "git", &[string(&kind), string(&raw)].concat()));
+    lab.refused(&mut machine, Reason::BadSignature);
+}
+
+#[test]
+fn t29_a_key_of_small_order_is_nobodys() {
+    let (lab, mut machine) = ready();
+    lab.commit(&Make { signer: None, message: message() });
+    let signed = payload(&lab);
+    // Under the neutral point, R neutral and S zero match every message.
+    let mut neutral = [0_u8; 32];
+    neutral[0] = 1;
+    let key = [string(b"ssh-ed25519"), string(&neutral)].concat();
+    let signature = [string(b"ssh-ed25519"), string(&[neutral, [0; 32]].concat())].concat();
+    with_armour(&lab, &signed, &armour(&key, "git", &signature));
+    lab.refused(&mut machine, Reason::BadSignature);
+    // And no policy takes such a key, in none of its forms.
+    lab.git(&["reset", "-q", "--hard", "HEAD~1"]);
+    use base64::Engine;
+    for last in [neutral[31], 0x80] {
+        neutral[31] = last;
+        let blob = [string(b"ssh-ed25519"), string(&neutral)].concat();
+        let text = base64::engine::general_purpose::STANDARD.encode(blob);
+        let kdl = format!("principal \"weak\" {{ key \"ssh-ed25519 {text}\" {{ use \"commit\"; }}; }}\n");
+        lab.change("ada", "trust/weak.kdl", &kdl);
+        lab.refused(&mut machine, Reason::PolicyInvalid);
+        lab.git(&["reset", "-q", "--hard", "HEAD~1"]);
+    }
+}
+
+#[test]
+fn t26_old_kinds_of_keys_are_refused_whatever_they_sign() {
+    let (lab, mut machine) = ready();
+    lab.commit(&Make { signer: None, message: message() });
+    let signed = payload(&lab);
+    // RSA by SHA-1 ("ssh-rsa" as the signature's own kind) and DSA; ssh-keygen makes neither any more.
+    let (rsa, signature) = parts(&lab.sign("carol-rsa", "git", &signed));
+    let mut rest = signature.as_slice();
+    let (_kind, raw) = (take(&mut rest), take(&mut rest));
+    let sha1 = [string(b"ssh-rsa"), string(&raw)].concat();
+    let number = string(&[0x11; 20]);
+    let dsa_key = [string(b"ssh-dss"), number.clone(), number.clone(), number.clone(), number].concat();
+    let dsa = [string(b"ssh-dss"), string(&[0x11; 40])].concat();
+    let short = [string(b"ssh-rsa"), string(&[1, 0, 1]), string(&[0x11; 64])].concat();
+    let short_signature = [string(b"rsa-sha2-512"), string(&[0x11; 64])].concat();
+    for (key, signature) in [(&rsa, &sha1), (&dsa_key, &dsa), (&short, &short_signature)] {
+        with_armour(&lab, &signed, &armour(key, "git", signature));
+        let refusal = lab.sync(&mut machine).expect("because the kind of key is not taken");
+        assert!(matches!(refusal.reason, Reason::UnknownKey | Reason::BadSignature), "{refusal}");
+        assert_eq!(machine.accepted().seq.0, 0);
+    }
+}
+
+#[test]
+fn t27_a_certificate_is_not_the_key_that_it_is_about() {
+    let (lab, mut machine) = ready();
+    lab.commit(&Make { signer: None, message: message() });
+    let signed = payload(&lab);
+    let (_, signature) = parts(&lab.sign("ada", "git", &signed));
+    let certificate = lab.certificate("ada", "forge-ca");
+    with_armour(&lab, &signed, &armour(&certificate, "git", &signature));
+    lab.refused(&mut machine, Reason::BadSignature);
+}
+
+/// hana has a hardware key, and is of role dev.
+fn with_hana() -> (Lab, TrustState, Authenticator) {
+    let (lab, hana) = (Lab::new(), Authenticator::from_seed([7; 32]));
+    let key = format!("principal \"hana\" {{ key \"{}\" {{ use \"commit\" \"statement\"; }}; }}\n", hana.public_key());
+    let people = format!("{}{key}", lab.people_kdl("commit", 1)).replace("\"ada\" \"bob\"", "\"ada\" \"bob\" \"hana\"");
+    lab.change("ada", "trust/people.kdl", &people);
+    let machine = lab.machine();
+    lab.write("apps/a.yaml", "a: 1\n");
+    lab.commit(&Make { signer: None, message: message() });
+    (lab, machine, hana)
+}
+
+#[test]
+fn t23_a_hardware_key_signs_only_when_it_is_touched() {
+    let (lab, mut machine, hana) = with_hana();
+    let signed = payload(&lab);
+    with_armour(&lab, &signed, &hana.sign(Holder::Absent, "git", &signed));
+    lab.refused(&mut machine, Reason::NoTouch);
+    // The flag is part of what is signed: it cannot be set afterwards.
+    let (key, mut signature) = parts(&hana.sign(Holder::Absent, "git", &signed));
+    let flags = signature.len() - 5;
+    signature[flags] = 1;
+    with_armour(&lab, &signed, &armour(&key, "git", &signature));
+    lab.refused(&mut machine, Reason::BadSignature);
+    with_armour(&lab, &signed, &hana.sign(Holder::Touched, "git", &signed));
+    assert!(lab.accepted(&mut machine).is_some());
+}
+
+#[test]
+fn t23_a_statement_takes_a_touch_as_well() {
+    let (lab, mut machine, hana) = with_hana();
+    let statement = Statement::Release(lab.release(&machine));
+    let body = statement.body();
+    let by = |holder| {
+        let armour = hana.sign(holder, statement.namespace(), body.as_bytes());
+        SignedStatement::join(&body, &armour).expect("because the signature is valid")
+    };
+    lab.statements.replace(vec![by(Holder::Absent)]);
+    lab.refused(&mut machine, Reason::NoTouch);
+    lab.statements.replace(vec![by(Holder::Touched)]);
+    assert!(lab.accepted(&mut machine).is_some());
+}
+
+#[test]
+fn the_tests_own_armour_is_as_ssh_keygen_writes_it() {
+    let (lab, _) = ready();
+    let original = lab.sign("ada", "git", b"x");
+    let (key, signature) = parts(&original);
+    assert_eq!(armour(&key, "git", &signature), original);
+    assert_eq!(&to_sign("git", b"x")[..6], b"SSHSIG");
 }
 
 #[test]
