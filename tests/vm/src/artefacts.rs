@@ -47,7 +47,8 @@ impl Artefacts {
     pub async fn build(places: &Places, steps: &mut Steps) -> Result<Self> {
         Artefacts::programs(places, steps).await?;
         let log = log_file(places, "cairn-image", "build");
-        steps.take_logged("building the operating system image", &log, image(places)).await?;
+        let output = places.image("");
+        steps.take_logged("building the operating system image", &log, image(places, &output, &[])).await?;
         Ok(Artefacts { manifest: places.image("manifest.json") })
     }
 }
@@ -67,11 +68,11 @@ async fn hello(places: &Places) -> Result<()> {
     logged(places, &places.program("cairn-image")?, &arguments).await
 }
 
-async fn image(places: &Places) -> Result<()> {
-    let (binaries, archive, output) =
-        (text(&places.programs())?, text(&places.image("hello.tar"))?, text(&places.image(""))?);
+/// Builds an image into a folder, with further arguments for `cairn-image build`.
+pub(crate) async fn image(places: &Places, output: &Path, more: &[&str]) -> Result<()> {
+    let (binaries, archive, output) = (text(&places.programs())?, text(&places.image("hello.tar"))?, text(output)?);
     let arguments = ["build", "--binaries", &binaries, "--preload", &archive, "--output", &output];
-    logged(places, &places.program("cairn-image")?, &arguments).await
+    logged(places, &places.program("cairn-image")?, &[&arguments, more].concat()).await
 }
 
 /// Where the output of a command goes.

@@ -88,30 +88,37 @@ impl Cluster {
         Ok(())
     }
 
+    /// Where the machines fetch the repository.
+    #[must_use]
+    pub fn repository(&self) -> String {
+        format!("http://{HOST_IN_GUEST}:{}/demo.git", self.git_port)
+    }
+
     /// Brings a machine in.
     ///
     /// # Errors
     /// When its identity does not appear or it refuses.
     pub async fn enroll(&self, machine: &VirtualMachine) -> Result<()> {
+        self.enroll_with(machine, &["--repository", &self.repository()]).await
+    }
+
+    /// Brings a machine in whose image carries a seed: names its identity in the repository, no more.
+    ///
+    /// # Errors
+    /// When its identity does not appear.
+    pub async fn enroll_seeded(&self, machine: &VirtualMachine) -> Result<()> {
+        self.enroll_with(machine, &["--seeded"]).await
+    }
+
+    async fn enroll_with(&self, machine: &VirtualMachine, more: &[&str]) -> Result<()> {
         let identity = machine.identity().await?;
         let address = format!("127.0.0.1:{}", machine.ports().machine);
         let kubernetes = format!("https://127.0.0.1:{}", machine.ports().kubernetes);
-        let repository = format!("http://{HOST_IN_GUEST}:{}/demo.git", self.git_port);
         let checkout = text(&self.checkout())?;
-        let arguments = [
-            "enroll",
-            machine.name(),
-            "--address",
-            &address,
-            "--fingerprint",
-            identity.as_str(),
-            "--repository",
-            &repository,
-            "--checkout",
-            &checkout,
-            "--kubernetes",
-            &kubernetes,
-        ];
+        let (name, fingerprint) = (machine.name(), identity.as_str());
+        let mut arguments = vec!["enroll", name, "--address", &address, "--fingerprint", fingerprint];
+        arguments.extend(["--checkout", &checkout, "--kubernetes", &kubernetes]);
+        arguments.extend(more);
         // The console shows the identity a moment before the API answers.
         let enrolled = async || self.cairnctl(&arguments).map_err(|error| format!("{error:#}"));
         wait_for("the enrolment", Duration::from_secs(60), enrolled).await?;

@@ -50,13 +50,20 @@ pub struct VirtualMachine {
     name: String,
     ports: Ports,
     folder: PathBuf,
+    image: PathBuf,
 }
 
 impl VirtualMachine {
     /// A machine called `name` in the folder of this demo or test; nothing runs yet.
     #[must_use]
     pub fn new(places: &Places, name: &str, ports: Ports) -> Self {
-        VirtualMachine { name: name.to_owned(), ports, folder: places.home(name) }
+        VirtualMachine { name: name.to_owned(), ports, folder: places.home(name), image: places.image("") }
+    }
+
+    /// The same machine with another image.
+    #[must_use]
+    pub fn with_image(self, image: PathBuf) -> Self {
+        VirtualMachine { image, ..self }
     }
 
     /// Its name.
@@ -95,7 +102,7 @@ impl VirtualMachine {
     /// # Errors
     /// When QEMU does not start.
     pub async fn power_on(&self, places: &Places) -> Result<()> {
-        let (image, folder) = (text(&places.image(""))?, text(&self.folder)?);
+        let (image, folder) = (text(&self.image)?, text(&self.folder)?);
         let forwards = [
             format!("{}:50000", self.ports.machine),
             format!("{}:6443", self.ports.kubernetes),

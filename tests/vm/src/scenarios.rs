@@ -1,12 +1,14 @@
 //! What must hold on a booted machine. Each scenario is a sentence; `cargo xtask test` runs them in order on one machine,
 //! because booting is the dear part, and says which one failed.
 
+use crate::artefacts;
 use crate::cluster::{Cluster, demo_manifests};
 use crate::kubectl::Kubectl;
 use crate::machine::VirtualMachine;
-use crate::places::Places;
+use crate::places::{Places, text};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tests_support::git::git;
 use tests_support::wait_for;
@@ -185,6 +187,31 @@ impl Stage<'_> {
         ensure!(!left.contains("seen"), "kubectl delete left {left}");
         Ok(())
     }
+}
+
+/// A machine whose image carries a seed needs nobody at its side: once the repository names its fingerprint, people get in.
+///
+/// # Errors
+/// What did not hold.
+pub async fn a_baked_seed_introduces_the_machine(places: &Places, machine: VirtualMachine) -> Result<()> {
+    std::fs::create_dir_all(places.home("served"))?;
+    let server = tests_support::git::serve(&places.home("served"), SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    let cluster = Cluster::new(places, server.address().port());
+    cluster.create()?;
+    let (checkout, seed) = (text(&cluster.checkout())?, places.home("seed.kdl"));
+    let printed = cluster.cairnctl(&["seed", "--repository", &cluster.repository(), "--checkout", &checkout])?;
+    std::fs::write(&seed, printed).with_context(|| format!("writing {}", seed.display()))?;
+    let image = places.home("image");
+    artefacts::image(places, &image, &["--seed", &text(&seed)?]).await?;
+    let machine = machine.with_image(image);
+    machine.power_on(places).await?;
+    let entry = async {
+        cluster.enroll_seeded(&machine).await?;
+        cluster.log_in().await
+    };
+    let held = entry.await;
+    machine.cut_power().await?;
+    held
 }
 
 /// `kubectl exec` reaches a program in the demo's container: its input, its output and its exit code.

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use std::net::SocketAddr;
 use tests_vm::faults::{self, Moments};
-use tests_vm::scenarios::{DEMO_FILE, Stage};
+use tests_vm::scenarios::{self, DEMO_FILE, Stage};
 use tests_vm::{Artefacts, Cluster, Kubectl, Places, Ports, Steps, VirtualMachine, demo_manifests};
 
 /// Which tests to run.
@@ -109,8 +109,20 @@ async fn main_job(places: &Places, machine: &VirtualMachine, steps: &mut Steps, 
         let step = stage.a_power_cut_in_the_middle_converges(after, &greeting);
         steps.take(&format!("power is cut {after:?} after a push"), step).await?;
     }
+    machine.cut_power().await?;
+    seeded(steps).await?;
     println!("\nthe main job holds");
     Ok(())
+}
+
+/// A cluster of its own, whose machine comes up by a seed.
+async fn seeded(steps: &mut Steps) -> Result<()> {
+    let home = ".cairn/test-seeded";
+    std::fs::remove_dir_all(Places::new(home)?.home("")).context("removing what the last run left")?;
+    let places = Places::new(home)?;
+    let machine = VirtualMachine::new(&places, "cp1", Ports::free()?);
+    let held = scenarios::a_baked_seed_introduces_the_machine(&places, machine);
+    steps.take("a baked seed introduces a machine", held).await
 }
 
 /// What the Service answers after [`changes`].
