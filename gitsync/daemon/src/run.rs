@@ -14,7 +14,7 @@ use crate::source::Source;
 use gitsync_fetch::Fetcher;
 use jiff::Timestamp;
 use machined_config::Role;
-use machined_reconcile::{Restart, Stop, Supervisor, Trigger};
+use machined_reconcile::{Restart, Stop, Supervisor, Trigger, story};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -125,7 +125,7 @@ async fn keep_source(
         }
         match source.round(&context, &now()).await {
             Ok(()) => said.clear(),
-            Err(error) => warn_once(&mut said, chain(&error), "a round of the source was not finished"),
+            Err(error) => warn_once(&mut said, story(&error), "a round of the source was not finished"),
         }
     }
 }
@@ -182,8 +182,8 @@ async fn keep_cluster(
 }
 
 async fn round(cluster: &mut Cluster, api: &mut Api, target: &Target) -> Result<Synced, (&'static str, String)> {
-    let client = api.client(&target.identity, Timestamp::now()).await.map_err(|e| ("Unreachable", chain(&e)))?;
-    cluster.round(&client, target, Instant::now()).await.map_err(|error| (error.reason(), chain(&error)))
+    let client = api.client(&target.identity, Timestamp::now()).await.map_err(|e| ("Unreachable", story(&e)))?;
+    cluster.round(&client, target, Instant::now()).await.map_err(|error| (error.reason(), story(&error)))
 }
 
 /// Says an error when it is another one than before; rounds come every few seconds.
@@ -196,19 +196,4 @@ fn warn_once(said: &mut String, error: String, sentence: &'static str) {
 
 fn now() -> String {
     format!("{:.0}", Timestamp::now())
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }

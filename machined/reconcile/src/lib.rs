@@ -6,11 +6,13 @@
 
 mod backoff;
 mod queue;
+mod story;
 mod supervisor;
 mod trigger;
 
 pub use backoff::Backoff;
 pub use queue::{Queue, QueueCore};
+pub use story::story;
 pub use supervisor::{Restart, Stop, Supervisor};
 pub use trigger::{Trigger, Wakeups};
 

@@ -6,7 +6,7 @@
 //! stop(): every task sees its Stop; after the grace period what still runs is aborted.
 //! ```
 
-use crate::Backoff;
+use crate::{Backoff, story};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -127,21 +127,9 @@ where
 fn log_end<E: std::error::Error>(name: &str, ended: Result<Result<(), E>, JoinError>) {
     match ended {
         Ok(Ok(())) => tracing::debug!(task = name, "task ended"),
-        Ok(Err(error)) => tracing::error!(task = name, error = chain(&error), "task failed"),
+        Ok(Err(error)) => tracing::error!(task = name, error = story(&error), "task failed"),
         Err(panic) => tracing::error!(task = name, error = %panic, "task panicked"),
     }
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

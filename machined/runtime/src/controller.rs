@@ -5,7 +5,7 @@
 
 use crate::failures::Failures;
 use crate::ports::Ports;
-use machined_reconcile::{Backoff, Outcome, Restart, Stop, Supervisor, Wakeups};
+use machined_reconcile::{Backoff, Outcome, Restart, Stop, Supervisor, Wakeups, story};
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
@@ -71,25 +71,13 @@ async fn run<C: Controller>(
             }
             Err(error) => {
                 failures += 1;
-                let story = chain(&error);
+                let story = story(&error);
                 tracing::error!(controller = name, attempt = failures, error = story, "reconciliation failed");
                 failing.set(name, story);
                 wakeups.again(FAILURE_BACKOFF.delay(failures));
             }
         }
     }
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use controlplane_network::PodNetworkError;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as Spec, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Preconditions};
-use machined_reconcile::{Stop, Trigger};
+use machined_reconcile::{Stop, Trigger, story};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -116,7 +116,7 @@ impl Worker {
                 Ok(Next::Wait(None)) => {}
                 Err(error) => {
                     let (pod, namespace) = (&self.key.name, &self.key.namespace);
-                    tracing::warn!(pod, namespace, error = chain(&error), "pod step failed, trying again");
+                    tracing::warn!(pod, namespace, error = story(&error), "pod step failed, trying again");
                     wakeups.again(AFTER_ERROR);
                 }
             }
@@ -226,7 +226,7 @@ impl Worker {
             if let Err(error) = self.kill(id).await {
                 tracing::warn!(
                     container = container.name,
-                    error = chain(&error),
+                    error = story(&error),
                     "container with a failed hook still runs"
                 );
             }
@@ -240,7 +240,7 @@ impl Worker {
             return;
         };
         let count = self.failures.get(name).map_or(1, |failure| failure.count.saturating_add(1));
-        let (reason, message) = (error.reason().to_owned(), chain(&error));
+        let (reason, message) = (error.reason().to_owned(), story(&error));
         let container = Some(name).filter(|name| !name.is_empty());
         self.node.events.tell(pod, container, Gravity::Warning, "Failed", message.clone());
         self.failures.insert(name.to_owned(), Failure { count, last: Timestamp::now(), reason, message });
@@ -392,7 +392,7 @@ impl Worker {
             tracing::warn!(
                 pod = self.key.name,
                 namespace = self.key.namespace,
-                error = chain(&error),
+                error = story(&error),
                 "volumes are not fresh"
             );
         }
@@ -440,16 +440,4 @@ fn grace(pod: Option<&Pod>) -> Duration {
 
 fn until(time: Timestamp) -> Duration {
     Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO)
-}
-
-/// An error with its causes, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -16,7 +16,6 @@ mod query;
 mod sessions;
 
 use crate::node::Node;
-use crate::pod::worker::chain;
 use bytes::Bytes;
 use controlplane_client::{Body, Informer, ObjectKey, full_body};
 use http::{Method, Request, Response, StatusCode};
@@ -24,6 +23,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
+use machined_reconcile::story;
 use machined_reconcile::{Restart, Stop};
 use query::Query;
 use std::convert::Infallible;
@@ -159,7 +159,7 @@ impl Refusal {
     }
 
     fn failed(error: &dyn std::error::Error) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, chain(error))
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, story(error))
     }
 
     fn into_response(self) -> Response<Body> {

@@ -6,12 +6,12 @@ use crate::containerd::{ExecInput, ExecOutput, ExecSession, OutputReader};
 use crate::logs::LogQuery;
 use crate::node::Node;
 use crate::pod::start::log_path;
-use crate::pod::worker::chain;
 use crate::runtime::{Container, ContainerId, Exec};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use machined_reconcile::story;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio_tungstenite::WebSocketStream;
@@ -48,7 +48,7 @@ pub(super) async fn exec(node: &Node, id: &ContainerId, exec: Exec, socket: Sock
     let sender = Mutex::new(sender);
     let (session, output) = match node.containerd.open_exec(id, &exec).await {
         Ok(opened) => opened,
-        Err(error) => return finish(&sender, channels::status(Err(&chain(&error)))).await,
+        Err(error) => return finish(&sender, channels::status(Err(&story(&error)))).await,
     };
     let ExecOutput { stdout, stderr } = output;
     let process = async {
@@ -66,7 +66,7 @@ pub(super) async fn exec(node: &Node, id: &ContainerId, exec: Exec, socket: Sock
     };
     let status = match ended {
         Ok(code) => channels::status(Ok(code)),
-        Err(error) => channels::status(Err(&chain(&error))),
+        Err(error) => channels::status(Err(&story(&error))),
     };
     finish(&sender, status).await;
 }
@@ -129,7 +129,7 @@ async fn receive(mut receiver: SplitStream<Socket>, session: &ExecSession, stdin
             FromClient::Other => None,
         };
         if let Some(error) = problem {
-            tracing::debug!(error = chain(&error), "a message of a session had no effect");
+            tracing::debug!(error = story(&error), "a message of a session had no effect");
         }
     }
 }
