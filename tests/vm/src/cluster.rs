@@ -172,6 +172,25 @@ impl Cluster {
         Ok(())
     }
 
+    /// Pushes an unsigned commit and waits until the machine has refused it; its record.
+    ///
+    /// # Errors
+    /// When git fails, or the machine does not refuse it in time.
+    pub async fn push_unsigned(&self, files: &[(&str, &str)]) -> Result<Value> {
+        self.commit(files, "Who am I?", &["--no-gpg-sign"])?;
+        git(&self.checkout(), &["push", "--quiet", "origin", "HEAD:main"])?;
+        let commit = git(&self.checkout(), &["rev-parse", "HEAD"])?;
+        self.judged(&commit, &["refused"]).await
+    }
+
+    /// Puts the branch right after a refused commit, without force.
+    ///
+    /// # Errors
+    /// What cairnctl said.
+    pub fn repair(&self) -> Result<()> {
+        self.cairnctl(&["repair", "--checkout", &text(&self.checkout())?]).map(drop)
+    }
+
     /// Runs cairnctl with this cluster's folder of contexts and returns what it printed.
     ///
     /// # Errors

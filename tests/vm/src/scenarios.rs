@@ -48,17 +48,14 @@ impl Stage<'_> {
     /// # Errors
     /// What did not hold.
     pub async fn an_unsigned_commit_is_refused_and_repaired(&self, running: &str) -> Result<()> {
-        let checkout = self.cluster.checkout();
-        self.cluster.commit(&[(DEMO_FILE, &demo_manifests(2, "Smuggled in"))], "Unsigned", &["--no-gpg-sign"])?;
-        git(&checkout, &["push", "--quiet", "origin", "HEAD:main"])?;
-        let bad = git(&checkout, &["rev-parse", "HEAD"])?;
-        let record = self.cluster.judged(&bad, &["refused"]).await?;
+        let record = self.cluster.push_unsigned(&[(DEMO_FILE, &demo_manifests(2, "Smuggled in"))]).await?;
         ensure!(record["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "no reason in {record}");
         ensure!(record["message"].as_str().is_some_and(|message| !message.is_empty()), "no next step in {record}");
         self.cluster.answer(self.machine, running).await?;
-        git(&checkout, &["reset", "--quiet", "--hard", "HEAD~1"])?;
-        git(&checkout, &["push", "--quiet", "--force", "origin", "HEAD:main"])?;
-        Ok(())
+        self.cluster.repair()?;
+        let head = git(&self.cluster.checkout(), &["rev-parse", "HEAD"])?;
+        self.cluster.judged(&head, &["applied", "healthy"]).await?;
+        self.cluster.answer(self.machine, running).await.map(drop)
     }
 
     /// A mistake in a manifest refuses the whole commit, with file and line; the next push repairs it.

@@ -31,6 +31,15 @@ struct State {
     git_port: u16,
     git_pid: u32,
     enrolled: bool,
+    refused: Option<Refused>,
+}
+
+/// The unsigned commit that the demo pushed, and what the machine said to it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Refused {
+    commit: String,
+    reason: String,
+    message: String,
 }
 
 /// Serve a folder of git repositories over HTTP.
@@ -84,7 +93,25 @@ pub(crate) async fn up() -> Result<()> {
     steps.take("until the Service answers over HTTP", cluster.answer(&machine, "pod ")).await?;
     steps.take("logging in", cluster.log_in()).await?;
     let kubeconfig = steps.take("writing the kubeconfig", cluster.write_kubeconfig()).await?;
-    screen::show(&places, &cluster, &machine, &kubeconfig, &steps)
+    if state.refused.is_none() {
+        let manifests = demo_manifests(2, "Smuggled in");
+        let refusal = refused(&cluster, &manifests);
+        state.refused = Some(steps.take("an unsigned commit, refused, and the repair", refusal).await?);
+        save(&file, &state)?;
+    }
+    screen::show(
+        &screen::Demo { places: &places, cluster: &cluster, machine: &machine, kubeconfig: &kubeconfig },
+        &state,
+        &steps,
+    )
+}
+
+/// Shows what this is about: a commit without a signature changes nothing, and the branch is put right by a signed one.
+async fn refused(cluster: &Cluster, manifests: &str) -> Result<Refused> {
+    let record = cluster.push_unsigned(&[(DEMO_FILE, manifests)]).await?;
+    cluster.repair()?;
+    let text = |field: &str| record[field].as_str().unwrap_or_default().to_owned();
+    Ok(Refused { commit: text("commit"), reason: text("reason"), message: text("message") })
 }
 
 /// Starts the git server in the background unless it runs.
@@ -120,7 +147,7 @@ fn load(file: &Path) -> Result<State> {
         Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("reading {}", file.display())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let git_port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-            Ok(State { ports: Ports::free()?, git_port, git_pid: 0, enrolled: false })
+            Ok(State { ports: Ports::free()?, git_port, git_pid: 0, enrolled: false, refused: None })
         }
         Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
     }
