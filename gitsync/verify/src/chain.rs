@@ -25,7 +25,8 @@ use crate::tree::Trees;
 use crate::verified::{Commit, Verified};
 use jiff::Timestamp;
 use machined_ids::{Fingerprint, Seq, StepId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// What a judgement of a tip came to. [`TrustState::learn`] takes it over.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -111,6 +112,7 @@ fn advance(state: &TrustState, offer: &Offer<'_>, mut chain: Chain) -> Result<Ch
         proven_to: None,
         break_glass: state.break_glass().cloned(),
         trees,
+        policies: HashMap::from([(position.policy, Arc::clone(&policy))]),
     };
     let accepted = state.accepted().seq;
     let mut parent = Parent { position, policy, tree_id };

@@ -11,6 +11,7 @@ use crate::verified::{Commit, Verified};
 use machined_ids::{Epoch, Seq};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Starts trust from an introduction: at its anchor when it has one, else at its own commit, which is among the objects.
 ///
@@ -22,7 +23,8 @@ pub fn introduce(introduction: &Introduction, objects: &ObjectSet) -> Result<(Tr
     let id = introduction.start();
     let bytes = objects.get(&ObjectId::of_commit(id), ObjectKind::Commit)?;
     let raw = RawCommit::parse(bytes, objects.format()).map_err(|r| r.of_commit(id))?;
-    let content = Content::read(&mut Trees::new(objects), bytes, &raw).map_err(|r| r.of_commit(id))?;
+    let mut trees = Trees::new(objects);
+    let content = Content::read(&mut trees, bytes, &raw).map_err(|r| r.of_commit(id))?;
     let (right, epoch, seq, step) = match &introduction.anchor {
         Some(anchor) => (anchor.commit_sha256 == content.sha256, anchor.epoch, anchor.seq, anchor.step),
         None => {
@@ -36,7 +38,7 @@ pub fn introduce(introduction: &Introduction, objects: &ObjectSet) -> Result<(Tr
                        cairnctl introduction";
         return Err(Refusal::new(Reason::IntroductionConflict, message).of_commit(id));
     }
-    let policy = Policy::parse(&content.policy_files).map_err(|r| r.of_commit(id))?;
+    let policy = content.policy(&trees).map_err(|r| r.of_commit(id))?;
     let position = Position {
         seq,
         step,
@@ -50,7 +52,7 @@ pub fn introduce(introduction: &Introduction, objects: &ObjectSet) -> Result<(Tr
         subject: raw.subject().to_owned(),
     };
     let state = TrustState::begin(introduction.clone(), epoch, position.clone(), &policy);
-    let commit = commit(&state, position, raw.tree, policy);
+    let commit = commit(&state, position, raw.tree, Arc::new(policy));
     Ok((state, Verified::new(commit)))
 }
 
@@ -78,7 +80,7 @@ impl Base {
         trees: &mut Trees<'_>,
         objects: &ObjectSet,
         position: &Position,
-    ) -> Result<(Position, Policy, ObjectId), Refusal> {
+    ) -> Result<(Position, Arc<Policy>, ObjectId), Refusal> {
         let bytes = objects.get(&ObjectId::of_commit(&position.commit), ObjectKind::Commit)?;
         let raw = RawCommit::parse(bytes, objects.format())?;
         let content = Content::read(trees, bytes, &raw)?;
@@ -87,11 +89,11 @@ impl Base {
                 "the objects under an accepted name are not those that were accepted; the source or disk is lying";
             return Err(Refusal::new(Reason::IdMismatch, message).of_commit(&position.commit));
         }
-        Ok((position.clone(), Policy::parse(&content.policy_files)?, raw.tree))
+        Ok((position.clone(), Arc::new(content.policy(trees)?), raw.tree))
     }
 }
 
-pub(crate) fn commit(state: &TrustState, position: Position, tree_id: ObjectId, policy: Policy) -> Commit {
+pub(crate) fn commit(state: &TrustState, position: Position, tree_id: ObjectId, policy: Arc<Policy>) -> Commit {
     Commit {
         cluster: state.introduction().cluster,
         epoch: state.epoch(),

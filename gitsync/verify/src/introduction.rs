@@ -5,7 +5,7 @@ use crate::policy::Policy;
 use crate::raw_commit::RawCommit;
 use crate::refusal::{Reason, Refusal};
 use crate::state::{Position, TrustState};
-use crate::tree::{Files, Trees};
+use crate::tree::Trees;
 use machined_ids::{ClusterId, CommitId, Digest, Epoch, Seq, StepId, TreeHash};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -105,7 +105,8 @@ pub(crate) struct Content {
     pub(crate) tree_id: ObjectId,
     pub(crate) tree: TreeHash,
     pub(crate) policy_hash: TreeHash,
-    pub(crate) policy_files: Files,
+    /// The object of `trust/`.
+    trust: ObjectId,
 }
 
 impl Content {
@@ -121,8 +122,13 @@ impl Content {
             tree_id: commit.tree,
             tree,
             policy_hash: trees.hash(&trust)?,
-            policy_files: trees.files(&trust, "trust")?,
+            trust,
         })
+    }
+
+    /// Reads the policy out of `trust/`.
+    pub(crate) fn policy(&self, trees: &Trees<'_>) -> Result<Policy, Refusal> {
+        Policy::parse(&trees.files(&self.trust, "trust")?)
     }
 }
 
@@ -139,8 +145,9 @@ impl Introduction {
     ) -> Result<Self, Refusal> {
         let bytes = objects.get(&ObjectId::of_commit(commit), ObjectKind::Commit)?;
         let raw = RawCommit::parse(bytes, objects.format()).map_err(|r| r.of_commit(commit))?;
-        let content = Content::read(&mut Trees::new(objects), bytes, &raw).map_err(|r| r.of_commit(commit))?;
-        Policy::parse(&content.policy_files).map_err(|r| r.of_commit(commit))?;
+        let mut trees = Trees::new(objects);
+        let content = Content::read(&mut trees, bytes, &raw).map_err(|r| r.of_commit(commit))?;
+        content.policy(&trees).map_err(|r| r.of_commit(commit))?;
         Ok(Introduction {
             cluster,
             deploy_ref,

@@ -51,6 +51,6 @@ pub use state::{
     Action, Applied, MAX_OVERRIDE, Order, Override, Position, TrustState, Wanted, next_step, recovery_step, root_step,
 };
 pub use statement::{SignedStatement, Statement};
-pub use tree::{Change, ChangeKind, Files, Mode};
+pub use tree::{Change, ChangeKind, Files, Mode, tree_changes};
 pub use verified::{Commit, Verified};
 pub use votes::{TARGET_TRAILER, target_of};

@@ -25,6 +25,7 @@ use jiff::{SignedDuration, Timestamp};
 use machined_ids::{Epoch, Fingerprint, PrincipalName, Seq};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Who may begin a new epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -206,13 +207,14 @@ pub(crate) fn begin(
     let id = ObjectId::of_commit(&recovery.commit);
     let bytes = objects.get(&id, ObjectKind::Commit)?;
     let raw = RawCommit::parse(bytes, objects.format())?;
-    let content = Content::read(&mut Trees::new(objects), bytes, &raw)?;
+    let mut trees = Trees::new(objects);
+    let content = Content::read(&mut trees, bytes, &raw)?;
     if (recovery.commit_sha256, recovery.policy) != (content.sha256, content.policy_hash) {
         let message = "the repository's commit is not the one that recovery signed; compare both with who signed: \
                        cairnctl recover";
         return Err(Refusal::new(Reason::IdMismatch, message));
     }
-    let policy = Policy::parse(&content.policy_files)?;
+    let policy = content.policy(&trees)?;
     let floor = state.floors().image;
     if policy.floors().image < floor {
         let message = format!("floors survive a recovery: say `floor image={floor}` in trust/root.kdl, and sign again");
@@ -232,7 +234,7 @@ pub(crate) fn begin(
         keys: waiting.keys.clone(),
         subject: raw.subject().to_owned(),
     };
-    let mut first = commit(state, position, content.tree_id, policy);
+    let mut first = commit(state, position, content.tree_id, Arc::new(policy));
     (first.epoch, first.approvals) = (recovery.new_epoch, approvals);
     first.begun = Some(Begun { body: waiting.body.clone(), by });
     let (mut begun, first) = (state.clone(), Verified::new(first));

@@ -15,19 +15,20 @@ use crate::statement::{Intent, SignedStatement};
 use crate::tree::{Change, Trees};
 use crate::verified::Commit;
 use crate::votes::{Scales, StepTarget, Votes};
-use machined_ids::{Fingerprint, Seq};
-use std::collections::BTreeMap;
+use machined_ids::{Fingerprint, Seq, TreeHash};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// What the next step is judged against.
 pub(crate) struct Parent {
     pub(crate) position: Position,
-    pub(crate) policy: Policy,
+    pub(crate) policy: Arc<Policy>,
     pub(crate) tree_id: ObjectId,
 }
 
 impl Parent {
     pub(crate) fn of(commit: &Commit) -> Self {
-        Parent { position: commit.position.clone(), policy: commit.policy.clone(), tree_id: commit.tree_id }
+        Parent { position: commit.position.clone(), policy: Arc::clone(&commit.policy), tree_id: commit.tree_id }
     }
 }
 
@@ -51,6 +52,8 @@ pub(crate) struct Run<'a> {
     /// The break-glass that waits for its ratification.
     pub(crate) break_glass: Option<InForce>,
     pub(crate) trees: Trees<'a>,
+    /// Policies by their hash: most steps leave theirs alone, and reading one takes longer than all else.
+    pub(crate) policies: HashMap<TreeHash, Arc<Policy>>,
 }
 
 impl Run<'_> {
@@ -60,9 +63,9 @@ impl Run<'_> {
         let raw = RawCommit::parse(bytes, self.objects.format())?;
         let content = Content::read(&mut self.trees, bytes, &raw)?;
         let (seq, step) = (parent.position.seq.next(), next_step(&parent.position.step, &content.tree));
-        let own = Policy::parse(&content.policy_files);
+        let own = self.policy(&content);
         let revoked = self.proven_to.is_none_or(|proven| seq > proven).then_some(&self.revoked);
-        let scales = Scales { policy: &parent.policy, own: own.as_ref().ok(), revoked };
+        let scales = Scales { policy: &parent.policy, own: own.as_deref().ok(), revoked };
         let target = StepTarget {
             introduction: self.state.introduction(),
             epoch: self.state.epoch(),
@@ -92,12 +95,21 @@ impl Run<'_> {
         self.authorise(parent, position, content.tree_id, own?, &votes)
     }
 
+    fn policy(&mut self, content: &Content) -> Result<Arc<Policy>, Refusal> {
+        if let Some(known) = self.policies.get(&content.policy_hash) {
+            return Ok(Arc::clone(known));
+        }
+        let read = Arc::new(content.policy(&self.trees)?);
+        self.policies.insert(content.policy_hash, Arc::clone(&read));
+        Ok(read)
+    }
+
     fn authorise(
         &mut self,
         parent: &Parent,
         position: Position,
         tree_id: ObjectId,
-        own: Policy,
+        own: Arc<Policy>,
         votes: &Votes,
     ) -> Result<Judged, Refusal> {
         check_floors(self.state, &parent.policy, &own)?;
@@ -128,7 +140,7 @@ impl Run<'_> {
         &mut self,
         parent: &Parent,
         mut position: Position,
-        (tree_id, changes, own): (ObjectId, Vec<Change>, Policy),
+        (tree_id, changes, own): (ObjectId, Vec<Change>, Arc<Policy>),
         votes: &Votes,
         mut ordinary: Refusal,
     ) -> Result<Judged, Refusal> {
@@ -187,7 +199,7 @@ fn accept_twin(
     mut position: Position,
     twin: &Position,
     tree_id: ObjectId,
-    policy: Policy,
+    policy: Arc<Policy>,
 ) -> Result<Commit, Refusal> {
     if position.step != twin.step {
         let message = format!(

@@ -15,6 +15,7 @@ use crate::objects::{ObjectFormat, ObjectId, ObjectKind, ObjectSet};
 use crate::refusal::{Reason, Refusal};
 use machined_ids::{Digest, TreeHash};
 use sha2::{Digest as _, Sha256};
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -49,11 +50,13 @@ struct Entry<'a> {
 impl Entry<'_> {
     /// Git sorts a directory as if its name ended in a slash.
     fn order(&self, other: &Entry<'_>) -> Ordering {
-        let key = |e: &Entry<'_>| {
-            let slash = (e.mode == Mode::Directory).then_some(b'/');
-            e.name.bytes().chain(slash).collect::<Vec<_>>()
+        let (one, two) = (self.name.as_bytes(), other.name.as_bytes());
+        let common = one.len().min(two.len());
+        let after = |entry: &Entry<'_>, name: &[u8]| {
+            let slash = (entry.mode == Mode::Directory).then_some(b'/');
+            name.get(common).copied().or(slash)
         };
-        key(self).cmp(&key(other))
+        one[..common].cmp(&two[..common]).then_with(|| after(self, one).cmp(&after(other, two)))
     }
 }
 
@@ -62,13 +65,13 @@ fn bad_entry(path: &str, message: &str) -> Refusal {
 }
 
 fn check_name(name: &[u8], folder: &str) -> Result<(), Refusal> {
-    let shown = join(folder, &String::from_utf8_lossy(name));
+    let shown = || join(folder, &String::from_utf8_lossy(name));
     let printable = name.iter().all(|b| (0x20..0x7f).contains(b) && !matches!(b, b'/' | b'\\'));
     if name.is_empty() || !printable {
-        return Err(bad_entry(&shown, "names are printable ASCII without slashes"));
+        return Err(bad_entry(&shown(), "names are printable ASCII without slashes"));
     }
     if matches!(name, b"." | b"..") || name.eq_ignore_ascii_case(b".git") || name.eq_ignore_ascii_case(b"git~1") {
-        return Err(bad_entry(&shown, "this name leads out of the tree"));
+        return Err(bad_entry(&shown(), "this name leads out of the tree"));
     }
     Ok(())
 }
@@ -90,17 +93,20 @@ fn entries<'a>(bytes: &'a [u8], format: ObjectFormat, folder: &str) -> Result<Ve
         rest = &after[format.id_bytes()..];
         check_name(name, folder)?;
         let name = std::str::from_utf8(name).expect("because printable ASCII is UTF-8");
-        let path = join(folder, name);
+        let path = || join(folder, name);
         let mode = match mode {
             b"100644" => Mode::File,
             b"100755" => Mode::Executable,
             b"40000" => Mode::Directory,
-            b"120000" => return Err(bad_entry(&path, "symbolic links are not followed")),
-            b"160000" => return Err(bad_entry(&path, "submodules are not fetched")),
-            _ => return Err(Refusal::new(Reason::NonCanonical, "a tree entry has an unusual mode").at_path(path)),
+            b"120000" => return Err(bad_entry(&path(), "symbolic links are not followed")),
+            b"160000" => return Err(bad_entry(&path(), "submodules are not fetched")),
+            _ => return Err(Refusal::new(Reason::NonCanonical, "a tree entry has an unusual mode").at_path(path())),
         };
-        if !seen.insert(name.to_ascii_lowercase()) {
-            return Err(bad_entry(&path, "another entry here has the same name but for upper and lower case"));
+        // Only a name with capitals is copied.
+        let capitals = name.bytes().any(|b| b.is_ascii_uppercase());
+        let small = if capitals { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) };
+        if !seen.insert(small) {
+            return Err(bad_entry(&path(), "another entry here has the same name but for upper and lower case"));
         }
         let entry = Entry { mode, name, id };
         if entries.last().is_some_and(|last| last.order(&entry) != Ordering::Less) {
@@ -156,6 +162,7 @@ impl Files {
 pub(crate) struct Trees<'a> {
     objects: &'a ObjectSet,
     hashes: HashMap<ObjectId, Hashed>,
+    blobs: HashMap<ObjectId, [u8; 32]>,
 }
 
 /// What is remembered of a tree that was read whole.
@@ -169,7 +176,7 @@ struct Hashed {
 
 impl<'a> Trees<'a> {
     pub(crate) fn new(objects: &'a ObjectSet) -> Self {
-        Trees { objects, hashes: HashMap::new() }
+        Trees { objects, hashes: HashMap::new(), blobs: HashMap::new() }
     }
 
     fn entries(&self, tree: &ObjectId, folder: &str) -> Result<Vec<Entry<'a>>, Refusal> {
@@ -193,14 +200,21 @@ impl<'a> Trees<'a> {
         let mut hasher = Sha256::new_with_prefix(b"cairn.tree.v1\n");
         let mut count = 0_usize;
         for entry in self.entries(tree, folder)? {
-            let path = join(folder, entry.name);
             let content = match entry.mode {
                 Mode::Directory => {
-                    let below = self.hash_below(&entry.id, &path, depth + 1)?;
+                    let known = self.hashes.get(&entry.id).copied();
+                    let read = |trees: &mut Self| trees.hash_below(&entry.id, &join(folder, entry.name), depth + 1);
+                    let below = known.map_or_else(|| read(self), Ok)?;
                     count = count.saturating_add(below.entries);
                     *below.hash.as_bytes()
                 }
-                Mode::File | Mode::Executable => self.hash_file(&entry.id, &path)?,
+                Mode::File | Mode::Executable => match self.blobs.get(&entry.id) {
+                    Some(known) => *known,
+                    None => {
+                        let hash = self.hash_file(&entry.id, folder, entry.name)?;
+                        *self.blobs.entry(entry.id).or_insert(hash)
+                    }
+                },
             };
             count = count.saturating_add(1);
             if count > MAX_FILES {
@@ -217,10 +231,10 @@ impl<'a> Trees<'a> {
         Ok(hashed)
     }
 
-    fn hash_file(&self, id: &ObjectId, path: &str) -> Result<[u8; 32], Refusal> {
-        let bytes = self.objects.get(id, ObjectKind::Blob).map_err(|refusal| refusal.at_path(path))?;
+    fn hash_file(&self, id: &ObjectId, folder: &str, name: &str) -> Result<[u8; 32], Refusal> {
+        let bytes = self.objects.get(id, ObjectKind::Blob).map_err(|refusal| refusal.at_path(join(folder, name)))?;
         if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
-            return Err(bad_entry(path, "a pointer to large file storage has no content here"));
+            return Err(bad_entry(&join(folder, name), "a pointer to large file storage has no content here"));
         }
         Ok(Sha256::digest(bytes).into())
     }
@@ -242,7 +256,7 @@ impl<'a> Trees<'a> {
         }
         let entries = self.entries(&tree, "")?;
         let Some(entry) = entries.iter().find(|e| e.name == rest && e.mode != Mode::Directory) else { return Ok(None) };
-        let sha256 = Digest::from_bytes(self.hash_file(&entry.id, path)?);
+        let sha256 = Digest::from_bytes(self.hash_file(&entry.id, "", path)?);
         Ok(Some(FileState { executable: entry.mode == Mode::Executable, sha256 }))
     }
 
@@ -271,6 +285,9 @@ impl<'a> Trees<'a> {
         before.iter().for_each(|e| names.entry(e.name).or_default().0 = Some(*e));
         after.iter().for_each(|e| names.entry(e.name).or_default().1 = Some(*e));
         for (name, (before, after)) in names {
+            if before == after {
+                continue;
+            }
             let path = join(folder, name);
             let file = |e: Option<Entry<'_>>| e.filter(|e| e.mode != Mode::Directory).map(|e| (e.mode, e.id));
             let directory = |e: Option<Entry<'_>>| e.filter(|e| e.mode == Mode::Directory).map(|e| e.id);
@@ -303,6 +320,14 @@ impl<'a> Trees<'a> {
         }
         Ok(Files(files))
     }
+}
+
+/// The net difference between two trees, by path. For tools: the verifier compares what it has hashed itself.
+///
+/// # Errors
+/// `MissingObject`, and whatever is wrong with a tree that differs.
+pub fn tree_changes(objects: &ObjectSet, before: &ObjectId, after: &ObjectId) -> Result<Vec<Change>, Refusal> {
+    Trees::new(objects).changes(before, after)
 }
 
 #[cfg(test)]

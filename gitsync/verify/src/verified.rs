@@ -11,6 +11,7 @@ use crate::tree::{Change, Files, Trees};
 use machined_ids::{ClusterId, Epoch, PrincipalName};
 use std::collections::BTreeSet;
 use std::ops::Deref;
+use std::sync::Arc;
 
 /// A value that was judged and passed. There is no other way to get one than [`crate::verify`] and its kin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub struct Commit {
     pub(crate) changes: Vec<Change>,
     pub(crate) approvals: BTreeSet<PrincipalName>,
     pub(crate) statements: Vec<SignedStatement>,
-    pub(crate) policy: Policy,
+    pub(crate) policy: Arc<Policy>,
     pub(crate) break_glass: Option<InForce>,
     pub(crate) begun: Option<Begun>,
 }
@@ -96,7 +97,7 @@ impl Commit {
 
     /// Its own policy, which judges the next step.
     #[must_use]
-    pub const fn policy(&self) -> &Policy {
+    pub fn policy(&self) -> &Policy {
         &self.policy
     }
 

@@ -1,4 +1,4 @@
-//! A hardware key made of software: sk-ed25519 signatures whose flags the test chooses, and SSH signatures put together by hand.
+//! Keys made of software: a hardware key whose flags the test chooses, a quick plain one, and SSH signatures put together by hand.
 //!
 //! Forms: <https://github.com/openssh/openssh-portable/blob/master/PROTOCOL.u2f> and `PROTOCOL.sshsig` beside it.
 
@@ -58,6 +58,37 @@ impl Authenticator {
         signature.push(flags);
         signature.extend_from_slice(&counter);
         armour(&self.blob(), namespace, &signature)
+    }
+}
+
+/// An ordinary ed25519 key that signs without ssh-keygen, for thousands of signatures.
+pub struct PlainKey {
+    key: Ed25519KeyPair,
+}
+
+impl PlainKey {
+    /// The key that grows from a seed; the same one each time.
+    #[must_use]
+    pub fn from_seed(seed: [u8; 32]) -> Self {
+        let key = Ed25519KeyPair::from_seed_unchecked(&seed).expect("because every 32 bytes are a seed");
+        PlainKey { key }
+    }
+
+    /// The public key as OpenSSH writes it, without a comment.
+    #[must_use]
+    pub fn public_key(&self) -> String {
+        format!("ssh-ed25519 {}", STANDARD.encode(self.blob()))
+    }
+
+    fn blob(&self) -> Vec<u8> {
+        [string(b"ssh-ed25519"), string(self.key.public_key().as_ref())].concat()
+    }
+
+    /// Signs as `ssh-keygen -Y sign -n <namespace>` does; gives the armour.
+    #[must_use]
+    pub fn sign(&self, namespace: &str, message: &[u8]) -> String {
+        let raw = self.key.sign(&to_sign(namespace, message));
+        armour(&self.blob(), namespace, &[string(b"ssh-ed25519"), string(raw.as_ref())].concat())
     }
 }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measurements. They print figures and never fail for being slow.
 
 mod boot;
+mod trust;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -10,10 +11,13 @@ use clap::Subcommand;
 pub(crate) enum Bench {
     /// Image sizes, boot times, time from push to answer, and memory of the idle machine
     Boot(boot::Boot),
+    /// Commits verified per second beside git's own, and the difference of two trees
+    Trust(trust::Trust),
 }
 
 pub(crate) async fn bench(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Boot(boot) => boot::run(boot).await,
+        Bench::Trust(trust) => trust::run(trust),
     }
 }

@@ -88,6 +88,11 @@ proptest! {
 
 /// A policy of six people in three roles, with rules drawn at random.
 fn policy(rules: &[(u8, u8, u32)]) -> Policy {
+    let files = Files(BTreeMap::from([("trust/root.kdl".to_owned(), policy_text(rules).into_bytes())]));
+    Policy::parse(&files).unwrap_or_else(|refusal| panic!("{refusal}"))
+}
+
+fn policy_text(rules: &[(u8, u8, u32)]) -> String {
     let mut text = String::from("version 1\nroot threshold=1 { member \"p0\"; }\n");
     let write = "because a string takes everything";
     for person in 0..6_u8 {
@@ -105,8 +110,7 @@ fn policy(rules: &[(u8, u8, u32)]) -> Policy {
         writeln!(text, "rule \"{number}\" {{ owns \"{folder}\"; approval role=\"r{role}\" threshold={threshold}; }}")
             .expect(write);
     }
-    let files = Files(BTreeMap::from([("trust/root.kdl".to_owned(), text.into_bytes())]));
-    Policy::parse(&files).unwrap_or_else(|refusal| panic!("{refusal}"))
+    text
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -170,6 +174,23 @@ proptest! {
         if owned && after.authorise(&change, &approvals(&people), &after).is_ok() {
             prop_assert!(before.authorise(&change, &approvals(&people), &before).is_ok());
         }
+    }
+
+    #[test]
+    fn the_files_that_rules_stand_in_decide_nothing(rules in rules(), places in vec(0..3_u8, 5), paths in vec(any::<u8>(), 0..4), people in proptest::collection::btree_set(0..6_u8, 0..6)) {
+        let text = policy_text(&rules);
+        let mut files = BTreeMap::<String, String>::new();
+        let mut number = 0;
+        for line in text.lines() {
+            let place = if line.starts_with("rule") { number += 1; places[number - 1] } else { 0 };
+            let file = ["trust/root.kdl", "trust/a.kdl", "trust/z.kdl"][usize::from(place)];
+            files.entry(file.to_owned()).or_default().push_str(&format!("{line}\n"));
+        }
+        let files = Files(files.into_iter().map(|(path, text)| (path, text.into_bytes())).collect());
+        let spread = Policy::parse(&files).unwrap_or_else(|refusal| panic!("{refusal}"));
+        let (one, changes) = (policy(&rules), changes(&paths));
+        let judged = |policy: &Policy| policy.authorise(&changes, &approvals(&people), policy).is_ok();
+        prop_assert_eq!(judged(&one), judged(&spread));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod history;
 mod hostile;
 mod lab;
 mod policies;
+mod properties;
 mod signatures;
 mod state;
 mod statements;
