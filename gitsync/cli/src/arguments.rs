@@ -1,5 +1,9 @@
 //! The command line: every command with a help text that teaches it.
 
+mod trust;
+
+pub(crate) use trust::{Approve, Beacon, Clone, Hold, Overriding, Pin, Push, Recover, Repair, Revoke, Signing, Verify};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use machined_config::Role;
 use machined_ids::{Fingerprint, MachineName, PrincipalName};
@@ -55,6 +59,24 @@ pub(crate) enum Command {
     },
     /// Put the branch right after a commit that machines refuse
     Repair(Repair),
+    /// Approve a commit: sign that it may become the next step, whoever merges it
+    Approve(Approve),
+    /// Approve a commit, merge it with every approval that there is, and move the branch
+    Release(Approve),
+    /// Sign which step is the newest, so that a git host cannot keep it back unnoticed
+    Beacon(Beacon),
+    /// Sign that a key counts for nothing more
+    Revoke(Revoke),
+    /// Sign, with recovery's keys, that the history begins again at a commit
+    Recover(Recover),
+    /// Keep what a machine runs, whatever is pushed, for a while
+    Hold(Hold),
+    /// Make a machine run an earlier accepted step for a while
+    Pin(Pin),
+    /// End the hold or pin of a machine
+    Resume,
+    /// Push the branch and its statements, or carry them to a machine past a dead git host
+    Push(Push),
     /// Bring a machine that waits in maintenance mode into the cluster
     Enroll(Enroll),
     /// Judge a repository as a machine would: every step, and the first refusal with what to do about it
@@ -151,76 +173,6 @@ pub(crate) struct Init {
     /// FOLDER is a checkout of another cluster's repository: begin a new cluster from it, with an id of its own
     #[arg(long, conflicts_with_all = ["endpoint", "bootstrap"], requires = "cluster")]
     pub(crate) fork: bool,
-}
-
-/// Judge a repository as a machine would: every step, and the first refusal with what to do about it
-///
-/// Runs the machines' own verifier on a checkout or a bare repository and needs neither a cluster nor a network. Objects are
-/// read and hashed again; replace refs, grafts and git's own opinion of signatures do not count.
-///
-///   cairnctl verify                                     the deploy branch of this checkout
-///   cairnctl verify . --commit HEAD                     what is checked out, before it is pushed or merged
-///   cairnctl verify repo.git --introduction FILE -o json
-///
-/// Exit code: 0 accepted, 1 refused, 2 cannot tell (no introduction, a shallow clone, a newer format).
-#[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
-pub(crate) struct Verify {
-    /// A checkout or a bare repository
-    #[arg(value_name = "REPO", default_value = ".")]
-    pub(crate) repository: PathBuf,
-    /// The introduction to start from [default: the one that `init` or `clone` kept in the repository]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) introduction: Option<PathBuf>,
-    /// Branch to judge [default: the introduction's deploy ref]
-    #[arg(long = "ref", value_name = "REF", conflicts_with = "commit")]
-    pub(crate) branch: Option<String>,
-    /// Commit to judge instead of a branch
-    #[arg(long, value_name = "COMMIT")]
-    pub(crate) commit: Option<String>,
-}
-
-/// Get a checkout of a cluster's repository: signing, hook, introduction and context set up
-///
-///   cairnctl clone https://git.example.org/demo.git --ssh-key ~/.ssh/id_ed25519 --introduction demo.json
-///
-/// Without --introduction the commit that brought the cluster's id is believed, and its SHA-256 shown to be compared.
-#[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
-pub(crate) struct Clone {
-    /// What `git clone` takes
-    pub(crate) url: String,
-    /// Folder to make [default: the last part of the URL]
-    pub(crate) folder: Option<PathBuf>,
-    /// Your SSH key: the private key's file, or the public key's when an agent or a hardware key holds the private one
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ssh_key: PathBuf,
-    /// Introduction to judge from, as `cairnctl introduction` of somebody whom you trust wrote it
-    #[arg(long, value_name = "FILE")]
-    pub(crate) introduction: Option<PathBuf>,
-    /// Your name, while trust/ does not have your key yet
-    #[arg(long)]
-    pub(crate) name: Option<PrincipalName>,
-}
-
-/// Put the branch right after a commit that machines refuse
-///
-/// Makes a signed merge whose first parent is the newest accepted commit and whose second is the refused tip, so that nothing
-/// has to be force-pushed on a protected branch, and pushes it. Its files are those of the accepted commit.
-#[derive(Debug, Args)]
-pub(crate) struct Repair {
-    /// The refused tip [default: the branch as the remote has it]
-    #[arg(long, value_name = "COMMIT")]
-    pub(crate) tip: Option<String>,
-    /// Take over the files of the refused tip: you approve them with your signature
-    #[arg(long)]
-    pub(crate) keep_content: bool,
-    /// Make the commit but do not push it
-    #[arg(long)]
-    pub(crate) no_push: bool,
-    /// Your checkout of the repository
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    pub(crate) checkout: PathBuf,
 }
 
 #[derive(Debug, Args)]

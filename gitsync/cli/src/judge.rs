@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use gitsync_fetch::local;
 use gitsync_plan::DesiredState;
 use gitsync_verify::{
-    Clock, Commit, Introduction, ObjectSet, Offer, Reason, Refusal, SignedStatement, TrustState, Verified, introduce,
-    verify,
+    Clock, Commit, Introduction, ObjectSet, Offer, Policy, Reason, Refusal, SignedStatement, TrustState, Verified,
+    introduce, verify,
 };
 use jiff::Timestamp;
 use machined_ids::CommitId;
@@ -33,6 +33,8 @@ pub(crate) struct Judgement {
     pub(crate) state: Option<TrustState>,
     /// Steps that passed, oldest first.
     pub(crate) steps: Vec<Verified<Commit>>,
+    /// The policy in the newest step that passed; `None` when none did.
+    pub(crate) policy: Option<Policy>,
     /// What the tip would make a machine do, when all of it is in order.
     pub(crate) desired: Option<DesiredState>,
     /// The first refusal.
@@ -102,7 +104,7 @@ impl Repository {
     }
 
     /// The statements that the repository has, as a machine would take them from a host: what cannot be read is left out.
-    fn statements(&self) -> Result<Vec<SignedStatement>> {
+    pub(crate) fn statements(&self) -> Result<Vec<SignedStatement>> {
         let blobs = local::statements(&self.folder)?;
         Ok(blobs.iter().filter_map(|(_, bytes)| SignedStatement::parse(bytes).ok()).collect())
     }
@@ -110,7 +112,7 @@ impl Repository {
 
 impl Judgement {
     const fn refused(tip: Option<CommitId>, refusal: Refusal) -> Self {
-        Judgement { tip, state: None, steps: Vec::new(), desired: None, refusal: Some(refusal) }
+        Judgement { tip, state: None, steps: Vec::new(), policy: None, desired: None, refusal: Some(refusal) }
     }
 
     /// From the introduction to the tip, and what the tip says when all of it passed.
@@ -134,7 +136,8 @@ impl Judgement {
                 Err(refused) => refusal = Some(refused),
             }
         }
-        Judgement { tip: Some(tip), state: Some(state), steps, desired, refusal }
+        let policy = Some(steps.last().unwrap_or(first).policy().clone());
+        Judgement { tip: Some(tip), state: Some(state), steps, policy, desired, refusal }
     }
 
     /// What this means for a machine.

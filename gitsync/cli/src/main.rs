@@ -9,6 +9,7 @@
     reason = "help texts are for terminals: URLs and <NAMES> stand as they are"
 )]
 
+mod approval;
 mod arguments;
 mod commands;
 mod contexts;

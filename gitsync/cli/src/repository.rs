@@ -4,6 +4,7 @@ use crate::judge::INTRODUCTION_FILE;
 use anyhow::{Context, Result, ensure};
 use gitsync_verify::{DeployRef, Files, Introduction, TARGET_TRAILER};
 use machined_ids::{ClusterId, CommitId, PrincipalName};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -169,6 +170,21 @@ impl Checkout {
             }
         }
         Ok(files)
+    }
+
+    /// Stores bytes as a blob; its id.
+    pub(crate) fn store(&self, bytes: &[u8]) -> Result<String> {
+        let mut child = Command::new("git")
+            .args(["hash-object", "-w", "--stdin"])
+            .current_dir(&self.folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting git; it must be installed")?;
+        child.stdin.take().context("git has a stdin")?.write_all(bytes)?;
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "git hash-object failed in {}", self.folder.display());
+        Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
     }
 
     /// Runs the person's git in the checkout.

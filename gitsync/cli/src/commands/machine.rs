@@ -10,13 +10,13 @@ use machined_ids::MachineName;
 use serde_json::{Value, json};
 use tonic::Status;
 
-async fn ask(around: &Surroundings) -> Result<(MachineName, LoggedIn)> {
+pub(super) async fn ask(around: &Surroundings) -> Result<(MachineName, LoggedIn)> {
     let (_, context) = around.chosen()?;
     connect(&around.folder, &context, around.machine.as_ref()).await
 }
 
 /// The machine's own words are what helps; tonic's wrapping is not.
-fn told(status: Status) -> anyhow::Error {
+pub(super) fn told(status: Status) -> anyhow::Error {
     anyhow!("{} ({:?})", status.message(), status.code())
 }
 
@@ -52,11 +52,21 @@ pub(super) async fn status(around: &Surroundings) -> Result<()> {
         Some(short) => format!("{short} (step {}, signed by {})", status.seq, status.signer),
         None => "none yet".to_owned(),
     };
+    let accepted = status.accepted.as_ref().map_or("none yet".to_owned(), |position| {
+        let short = position.commit.get(..12).unwrap_or(&position.commit);
+        format!("{short} (epoch {}, step {})", position.epoch, position.seq)
+    });
+    let order = status.order.as_ref().map_or("none".to_owned(), |order| {
+        let what = if order.commit.is_empty() { String::new() } else { format!(" at step {}", order.seq) };
+        format!("{}{what} until {} by {}: {}", order.kind, order.until, order.by, output::one_line(&order.reason))
+    });
     output::fields(&[
         ("name", status.name),
         ("phase", status.phase),
         ("ready", if status.ready { "yes" } else { "no" }.to_owned()),
-        ("commit", commit),
+        ("applied", commit),
+        ("accepted", accepted),
+        ("override", order),
         ("generation", status.generation.to_string()),
         ("addresses", status.addresses.join(", ")),
         ("identity", status.identity),
@@ -79,6 +89,10 @@ fn status_json(status: &api::StatusReply) -> Value {
         "identity": status.identity, "cluster": status.cluster, "generation": status.generation,
         "commit": status.commit, "seq": status.seq, "signer": status.signer, "slot": status.slot,
         "bootKernelMs": status.boot_kernel_ms, "bootApiMs": status.boot_api_ms,
+        "accepted": status.accepted.as_ref().map(|p| {
+            json!({ "epoch": p.epoch, "seq": p.seq, "step": p.step, "commit": p.commit })
+        }),
+        "override": status.order.as_ref().map(super::order::order_json),
         "conditions": status.conditions.iter().map(condition).collect::<Vec<_>>(),
     })
 }
@@ -192,12 +206,20 @@ pub(super) async fn commits(around: &Surroundings, limit: u32) -> Result<()> {
         let step = if c.seq == 0 { "-".to_owned() } else { c.seq.to_string() };
         let signer = if c.signer.is_empty() { "-".to_owned() } else { c.signer.clone() };
         let state = if c.reason.is_empty() { c.state.clone() } else { format!("{} {}", c.state, c.reason) };
-        vec![short, step, state, signer, c.subject.clone()]
+        let place = match (c.path.as_str(), c.rule.as_str()) {
+            ("", _) => "-".to_owned(),
+            (path, "") => output::one_line(path),
+            (path, rule) => format!("{} (rule {})", output::one_line(path), output::one_line(rule)),
+        };
+        vec![short, step, state, signer, place, output::one_line(&c.subject)]
     };
-    output::table(&["COMMIT", "STEP", "STATE", "SIGNER", "SUBJECT"], &commits.iter().map(row).collect::<Vec<_>>())?;
+    output::table(
+        &["COMMIT", "STEP", "STATE", "SIGNER", "WHERE", "SUBJECT"],
+        &commits.iter().map(row).collect::<Vec<_>>(),
+    )?;
     if let Some(refused) = commits.first().filter(|commit| commit.state == "refused") {
-        let place = [&refused.path, &refused.rule].map(String::as_str).join(" ");
-        println!("\nthe newest commit was refused: {} {}", refused.message, place.trim());
+        println!("\nthe newest commit was refused: {}", refused.message);
+        println!("next: correct it and push again; who may do what is judged on your computer too: cairnctl verify");
     }
     Ok(())
 }

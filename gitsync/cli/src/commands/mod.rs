@@ -5,6 +5,8 @@ mod checkout;
 mod cluster;
 mod dev;
 mod machine;
+mod order;
+mod sign;
 mod verify;
 
 use crate::arguments::{Arguments, Command, ContextCommand, Form};
@@ -48,6 +50,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
             return Ok(ExitCode::from(verify::verify(&around, &arguments)? as u8));
         }
         Command::Clone(arguments) => checkout::clone(&around, &arguments),
+        Command::Approve(arguments) => sign::approve(&around, &arguments),
+        Command::Release(arguments) => sign::release(&around, &arguments),
+        Command::Beacon(arguments) => sign::beacon(&around, &arguments),
+        Command::Revoke(arguments) => sign::revoke(&around, &arguments),
+        Command::Recover(arguments) => sign::recover(&around, &arguments),
+        Command::Hold(arguments) => order::hold(&around, &arguments).await,
+        Command::Pin(arguments) => order::pin(&around, &arguments).await,
+        Command::Resume => order::resume(&around).await,
+        Command::Push(arguments) => order::push(&around, &arguments).await,
         Command::Introduction { checkout } => checkout::introduction(&checkout),
         Command::Repair(arguments) => checkout::repair(&around, &arguments),
         Command::Init(init) => cluster::init(&around, &init),

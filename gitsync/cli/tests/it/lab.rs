@@ -1,7 +1,22 @@
 //! A person's computer in a temporary folder: home, SSH keys, checkouts, and the built `cairnctl`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long an agent may take to listen; usually milliseconds.
+const AGENT_STARTS: Duration = Duration::from_secs(10);
+
+/// A running SSH agent.
+pub(crate) struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // One that has ended already is what is wanted.
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
 
 /// A computer without anybody's own configuration.
 pub(crate) struct Lab {
@@ -102,6 +117,32 @@ impl Lab {
 
     /// Runs a program with nothing of the caller's environment but `PATH`.
     pub(crate) fn run(&self, folder: &Path, program: &str, arguments: &[&str]) -> Said {
+        self.run_with(folder, program, arguments, &[])
+    }
+
+    /// Runs `cairnctl` in a folder with more in its environment.
+    pub(crate) fn cairnctl_with(&self, folder: &Path, arguments: &[&str], more: &[(&str, &Path)]) -> Said {
+        self.run_with(folder, env!("CARGO_BIN_EXE_cairnctl"), arguments, more)
+    }
+
+    /// Starts an SSH agent that holds somebody's key. It ends when this is dropped.
+    pub(crate) fn agent(&self, socket: &Path, name: &str) -> Agent {
+        let process = Command::new("ssh-agent").arg("-D").arg("-a").arg(socket).stdout(Stdio::null()).spawn();
+        let agent = Agent(process.expect("because ssh-agent is installed where tests run"));
+        let key = self.path(name);
+        let key = key.to_str().expect("because the temporary folder's name is text");
+        let end = Instant::now() + AGENT_STARTS;
+        loop {
+            let said = self.run_with(self.root(), "ssh-add", &["-q", key], &[("SSH_AUTH_SOCK", socket)]);
+            if said.code == 0 {
+                return agent;
+            }
+            assert!(Instant::now() < end, "the agent did not start: {said:?}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn run_with(&self, folder: &Path, program: &str, arguments: &[&str], more: &[(&str, &Path)]) -> Said {
         let output = Command::new(program)
             .args(arguments)
             .current_dir(folder)
@@ -109,6 +150,7 @@ impl Lab {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.root())
             .env("GIT_CONFIG_NOSYSTEM", "1")
+            .envs(more.iter().copied())
             .output()
             .expect("because git and ssh-keygen are installed where tests run");
         Said::of(&output)

@@ -2,4 +2,5 @@
 
 mod checkout;
 mod lab;
+mod sign;
 mod verify;
