@@ -59,7 +59,7 @@ impl Desk {
             checkout.git(&["fetch", "--quiet", "origin", "+refs/cairn/*:refs/cairn/*", &branch])?;
         }
         let tip = if remote { fetched_tip(&checkout, &branch)? } else { checkout.commit_of(&branch)? };
-        let judgement = repository.judge(Some(tip.as_str()))?;
+        let judgement = repository.judge(Some(tip.as_str()), true)?;
         let Some(state) = judgement.state.clone() else {
             bail!("the branch cannot be judged from this checkout's introduction; run `cairnctl verify`");
         };
@@ -178,7 +178,7 @@ impl Desk {
             &message,
             &tree,
         ])?;
-        let judgement = self.repository.judge(Some(&made))?;
+        let judgement = self.repository.judge(Some(&made), true)?;
         Ok((CommitId::parse(&made)?, judgement))
     }
 

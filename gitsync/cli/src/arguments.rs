@@ -13,7 +13,7 @@ use std::process::ExitCode;
 /// Looks after Cairn machines and the signed repository that they follow.
 ///
 /// A new cluster, from an empty folder to kubectl:
-///   cairnctl init demo --name ada --ssh-key ~/.ssh/id_ed25519
+///   cairnctl init demo --name ada --ssh-key ~/.ssh/id_ed25519 --endpoint 192.0.2.10
 ///   cairnctl enroll cp1 --address 192.0.2.10 --fingerprint SHA256:... --repository URL
 ///   cairnctl login
 ///   cairnctl kubeconfig

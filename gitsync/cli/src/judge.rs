@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use gitsync_fetch::local;
 use gitsync_plan::DesiredState;
 use gitsync_verify::{
-    Clock, Commit, Introduction, ObjectSet, Offer, Policy, Reason, Refusal, SignedStatement, TrustState, Verified,
-    introduce, verify,
+    Clock, Commit, Introduction, Offer, Policy, Reason, Refusal, SignedStatement, TrustState, Verified, introduce,
+    verify,
 };
 use jiff::Timestamp;
 use machined_ids::CommitId;
@@ -85,8 +85,8 @@ impl Repository {
         Ok(Repository { folder: found.to_owned(), introduction: Introduction::from_json(&bytes)? })
     }
 
-    /// Judges a revision; `None` is the deploy ref.
-    pub(crate) fn judge(&self, revision: Option<&str>) -> Result<Judgement> {
+    /// Judges a revision; `None` is the deploy ref. With `presence` a recovery does not wait.
+    pub(crate) fn judge(&self, revision: Option<&str>, presence: bool) -> Result<Judgement> {
         let revision = revision.unwrap_or(self.introduction.deploy_ref.as_str());
         let stop_at = std::slice::from_ref(&self.introduction.commit);
         let (tip, objects) = match local::read(&self.folder, revision, stop_at) {
@@ -98,7 +98,11 @@ impl Repository {
         };
         let statements = self.statements()?;
         Ok(match introduce(&self.introduction, &objects) {
-            Ok((state, first)) => Judgement::of(state, &first, tip, &objects, &statements),
+            Ok((state, first)) => {
+                let clock = Clock::at(Timestamp::now());
+                let offer = Offer { statements: &statements, clock, presence, ..Offer::of(&tip, &objects) };
+                Judgement::of(state, first, &offer)
+            }
             Err(refusal) => Judgement::refused(Some(tip), refusal),
         })
     }
@@ -116,28 +120,32 @@ impl Judgement {
     }
 
     /// From the introduction to the tip, and what the tip says when all of it passed.
-    fn of(
-        mut state: TrustState,
-        first: &Verified<Commit>,
-        tip: CommitId,
-        objects: &ObjectSet,
-        statements: &[SignedStatement],
-    ) -> Self {
-        let offer = Offer { statements, clock: Clock::at(Timestamp::now()), ..Offer::of(&tip, objects) };
-        let (steps, mut refusal) = match verify(&state, &offer) {
-            Ok(chain) => (chain.steps, chain.refused),
-            Err(refusal) => (Vec::new(), Some(refusal)),
-        };
-        steps.iter().for_each(|step| state.accept(step));
+    fn of(mut state: TrustState, first: Verified<Commit>, offer: &Offer<'_>) -> Self {
+        let (mut steps, mut refusal) = (Vec::new(), None);
+        // A recovery is judged by keys that a step of the old epoch may have brought: those steps come first.
+        for pass in [Offer { presence: false, ..*offer }, *offer] {
+            match verify(&state, &pass) {
+                Ok(chain) => {
+                    state.learn(&chain);
+                    steps.extend(chain.steps);
+                    refusal = chain.refused;
+                }
+                Err(refused) => refusal = Some(refused),
+            }
+            if refusal.is_none() || !offer.presence {
+                break;
+            }
+        }
+        let last = steps.last().unwrap_or(&first);
+        let policy = Some(last.policy().clone());
         let mut desired = None;
         if refusal.is_none() {
-            match gitsync_plan::render(steps.last().unwrap_or(first), objects) {
+            match gitsync_plan::render(last, offer.objects) {
                 Ok(rendered) => desired = Some(rendered),
                 Err(refused) => refusal = Some(refused),
             }
         }
-        let policy = Some(steps.last().unwrap_or(first).policy().clone());
-        Judgement { tip: Some(tip), state: Some(state), steps, policy, desired, refusal }
+        Judgement { tip: Some(offer.tip.clone()), state: Some(state), steps, policy, desired, refusal }
     }
 
     /// What this means for a machine.

@@ -31,6 +31,9 @@ pub(crate) struct Verify {
     /// Commit to judge instead of a branch
     #[arg(long, value_name = "COMMIT")]
     pub(crate) commit: Option<String>,
+    /// Judge as if somebody stood at the machine: a recovery does not wait for its delay
+    #[arg(long)]
+    pub(crate) present: bool,
 }
 
 /// Get a checkout of a cluster's repository: signing, hook, introduction and context set up

@@ -38,6 +38,9 @@ pub(super) fn clone(around: &Surroundings, clone: &Clone) -> Result<()> {
         None => first_commit(&checkout, &cluster)?,
     };
     checkout.keep(&introduction)?;
+    // Approvals and other statements come with every `git fetch` and `git pull`.
+    checkout.git(&["config", "--add", "remote.origin.fetch", "+refs/cairn/*:refs/cairn/*"])?;
+    checkout.git(&["fetch", "--quiet", "origin"])?;
     let policy = Policy::parse(&checkout.files("trust")?)?;
     let owner = policy.key(&ssh_fingerprint(public_key.key_data())).map(|(name, _)| name.clone());
     let person = match owner.clone().or_else(|| clone.name.clone()) {
@@ -51,7 +54,7 @@ pub(super) fn clone(around: &Surroundings, clone: &Clone) -> Result<()> {
     contexts.current = Some(cluster.name.to_string());
     contexts.save(&around.folder)?;
 
-    let judgement = Repository::open(checkout.folder(), None)?.judge(Some("HEAD"))?;
+    let judgement = Repository::open(checkout.folder(), None)?.judge(Some("HEAD"), false)?;
     if around.form == Form::Json {
         return output::json(&json!({
             "folder": folder, "cluster": cluster.id, "principal": owner, "introduction": introduction,
@@ -157,7 +160,7 @@ pub(super) fn repair(around: &Surroundings, repair: &Repair) -> Result<()> {
         None if remote => checkout.commit_of("FETCH_HEAD")?,
         None => checkout.commit_of(branch.as_str())?,
     };
-    let judgement = repository.judge(Some(bad.as_str()))?;
+    let judgement = repository.judge(Some(bad.as_str()), true)?;
     let Some(refusal) = judgement.refusal else {
         bail!("there is nothing to repair: machines would accept {}", bad.short());
     };
@@ -182,7 +185,7 @@ pub(super) fn repair(around: &Surroundings, repair: &Repair) -> Result<()> {
     let tree = format!("{content}^{{tree}}");
     let (first, second) = (accepted.to_string(), bad.to_string());
     let made = checkout.git(&["commit-tree", "-S", "-p", &first, "-p", &second, "-m", &message, &tree])?;
-    let again = repository.judge(Some(&made))?;
+    let again = repository.judge(Some(&made), true)?;
     if again.verdict() != Verdict::Accepted {
         let why = again.refusal.map(|refusal| refusal.to_string()).unwrap_or_default();
         bail!("the repair would be refused as well, and was not pushed: {why}");

@@ -18,7 +18,7 @@ pub(super) fn approve(around: &Surroundings, approve: &Approve) -> Result<()> {
     let desk = Desk::open(&approve.signing.checkout)?;
     let proposal = desk.propose(&approve.commit)?;
     let published = sign_release(around, &desk, &proposal, approve)?;
-    let after = desk.repository.judge(Some(proposal.merge.as_str()))?;
+    let after = desk.repository.judge(Some(proposal.merge.as_str()), true)?;
     if around.form == Form::Json {
         return output::json(&json!({
             "step": proposal.step, "seq": desk.state.accepted().seq.next(), "principal": published.principal,
@@ -89,6 +89,10 @@ fn sign_release(around: &Surroundings, desk: &Desk, proposal: &Proposal, approve
     if around.form == Form::Text {
         println!("step {} on top of {}:", release.seq, accepted.commit.short());
         proposal.changes.iter().for_each(|change| println!("  {}", output::one_line(change)));
+        if let Some(glass) = desk.state.break_glass().filter(|_| approve.intent == Intent::Release) {
+            println!("it ratifies step {}, which came by break-glass and changed:", glass.seq);
+            glass.before.keys().for_each(|path| println!("  {}", output::one_line(path)));
+        }
     }
     let key = desk.key(approve.signing.ssh_key.as_deref())?;
     let step = proposal.step.to_string();

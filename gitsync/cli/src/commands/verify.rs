@@ -5,14 +5,14 @@ use crate::arguments::{Form, Verify};
 use crate::judge::{Judgement, Repository, Verdict};
 use crate::output;
 use anyhow::Result;
-use gitsync_verify::{ChangeKind, Commit, Introduction, Refusal};
+use gitsync_verify::{ChangeKind, Commit, Introduction, Refusal, TrustState};
 use serde_json::{Value, json};
 
 /// Judges and prints; the verdict is the exit code.
 pub(super) fn verify(around: &Surroundings, verify: &Verify) -> Result<Verdict> {
     let repository = Repository::open(&verify.repository, verify.introduction.as_deref())?;
     let revision = verify.commit.as_deref().or(verify.branch.as_deref());
-    let judgement = repository.judge(revision)?;
+    let judgement = repository.judge(revision, verify.present)?;
     let verdict = judgement.verdict();
     match around.form {
         Form::Json => output::json(&report(&repository.introduction, &judgement))?,
@@ -48,7 +48,8 @@ fn print(introduction: &Introduction, judgement: &Judgement) -> Result<()> {
     };
     let rows: Vec<_> = judgement.steps.iter().map(|step| row(step)).collect();
     if rows.is_empty() {
-        println!("no step after the introduction passed");
+        let more = if judgement.refusal.is_some() { " passed" } else { "" };
+        println!("no step after the introduction{more}");
     } else {
         output::table(&["STEP", "COMMIT", "SIGNER", "APPROVED BY", "FILES", "SUBJECT"], &rows)?;
     }
@@ -56,6 +57,12 @@ fn print(introduction: &Introduction, judgement: &Judgement) -> Result<()> {
     if let Some(desired) = &judgement.desired {
         let (objects, machines) = (desired.objects.len(), desired.documents.machines.len());
         println!("{}: a machine would run this: {objects} objects, {machines} machines", judgement.verdict().as_str());
+    }
+    if let Some(glass) = judgement.state.as_ref().and_then(TrustState::break_glass) {
+        println!(
+            "break-glass: step {} ends at {}; next: approve an ordinary step on top of it",
+            glass.seq, glass.until
+        );
     }
     match &judgement.refusal {
         Some(refusal) => print_refusal(judgement.verdict(), refusal),
@@ -109,7 +116,10 @@ fn report(introduction: &Introduction, judgement: &Judgement) -> Value {
             "machines": desired.documents.machines.keys().collect::<Vec<_>>(),
         })
     });
+    let glass = judgement.state.as_ref().and_then(TrustState::break_glass);
     json!({
+        "epoch": judgement.state.as_ref().map(TrustState::epoch),
+        "breakGlass": glass.map(|glass| json!({ "seq": glass.seq, "until": glass.until })),
         "verdict": judgement.verdict().as_str(), "cluster": introduction.cluster, "ref": introduction.deploy_ref,
         "introduction": introduction.commit, "tip": judgement.tip,
         "steps": judgement.steps.iter().map(|one| step(one)).collect::<Vec<_>>(),

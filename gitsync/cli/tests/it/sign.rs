@@ -219,3 +219,80 @@ fn beacons_revocations_and_recoveries_are_signed_as_the_verifier_reads_them() {
     team.lab.git(&team.forge, &["update-ref", "refs/heads/main", "refs/heads/more"]);
     assert_eq!(team.verdict().json()["refusal"]["reason"], "Revoked");
 }
+
+/// The team after ada has given bob break-glass for the web's folder, and put a recovery key into a safe.
+fn with_emergencies() -> Team {
+    let team = Team::new();
+    team.lab.key("vault");
+    let root = std::fs::read_to_string(team.lab.demo().join("trust/root.kdl")).expect("because init wrote it");
+    let more = format!(
+        "recovery threshold=1 delay=\"24h\" {{ member \"vault\"; }}\n\
+         principal \"vault\" {{ key \"{}\" {{ use \"recovery\"; }}; }}\n\
+         break-glass role=\"oncall\" threshold=1 life=\"4h\" {{ owns \"apps/web/**\"; }}\n\
+         role \"oncall\" {{ member \"bob\"; }}\n",
+        team.lab.public_key("vault")
+    );
+    team.lab.change("trust/root.kdl", &format!("{root}{more}"), &[]);
+    team.lab.git(&team.lab.demo(), &["push", "-q"]);
+    team.lab.git(&team.bobs(), &["fetch", "-q", "origin"]);
+    team.pull_request("night", "apps/web/fix.yaml", &CHANGE.replace("name: a", "name: fix"));
+    team
+}
+
+#[test]
+fn t74_break_glass_is_ratified_by_its_thresholds_and_by_no_touch_of_a_readme() {
+    let team = with_emergencies();
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(3);
+    let end = end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    team.lab.cairnctl(&team.bobs(), &["release", "night", "--intent", "breakglass", "--not-after", &end]).good();
+    let report = team.verdict();
+    assert_eq!((report.code, &report.json()["breakGlass"]["until"]), (0, &end.as_str().into()), "{report:?}");
+    let demo = team.lab.demo();
+    team.lab.git(&demo, &["pull", "-q"]);
+    team.lab.change("README.md", "another\n", &[]);
+    let said = team.lab.cairnctl(&demo, &["verify", "-o", "json"]).json();
+    assert_eq!(
+        (&said["refusal"]["reason"], &said["refusal"]["rule"]),
+        (&"UnderThreshold".into(), &"web".into()),
+        "{said}"
+    );
+    assert!(said["refusal"]["path"].as_str().is_some_and(|path| path.starts_with("apps/web/")), "{said}");
+    team.lab.git(&demo, &["reset", "-q", "--hard", "HEAD~1"]);
+    // An ordinary step that both approve is the ratification, also when it changes nothing itself.
+    team.lab.git(&demo, &["checkout", "-q", "-b", "ratify"]);
+    team.lab.git(&demo, &["commit", "-q", "--allow-empty", "-m", "Ratify the night"]);
+    team.lab.git(&demo, &["push", "-q", "origin", "ratify"]);
+    let shown = team.lab.cairnctl(&demo, &["approve", "ratify"]).good();
+    assert!(shown.contains("ratifies step") && shown.contains("apps/web/fix.yaml"), "{shown}");
+    team.lab.git(&team.bobs(), &["fetch", "-q", "origin"]);
+    team.lab.cairnctl(&team.bobs(), &["release", "origin/ratify"]).good();
+    let report = team.verdict();
+    assert_eq!((report.code, &report.json()["breakGlass"]), (0, &serde_json::Value::Null), "{report:?}");
+}
+
+#[test]
+fn a_recovery_waits_and_begins_an_epoch_for_whoever_stands_at_the_machine() {
+    let team = with_emergencies();
+    let demo = team.lab.demo();
+    // ada has lost her key: the new policy has another one, which only the safe's key can vouch for.
+    team.lab.key("ada2");
+    let root = std::fs::read_to_string(demo.join("trust/root.kdl")).expect("because init wrote it");
+    let root = root.replace(&team.lab.public_key("ada"), &team.lab.public_key("ada2"));
+    let key = team.lab.path("ada2");
+    team.lab.git(&demo, &["config", "user.signingKey", key.to_str().expect("because the path is text")]);
+    let begin = team.lab.change("trust/root.kdl", &root, &[]);
+    let vault = team.lab.path("vault");
+    let words = ["recover", "HEAD", "--ssh-key", vault.to_str().expect("because the path is text"), "-o", "json"];
+    assert_eq!(team.lab.cairnctl(&demo, &words).json()["principal"], "vault");
+    team.lab.git(&demo, &["push", "-q"]);
+    let waiting = team.verdict();
+    assert_eq!((waiting.code, &waiting.json()["refusal"]["commit"]), (1, &begin.as_str().into()), "{waiting:?}");
+    let file = "demo/.git/cairn-introduction.json";
+    let words = ["verify", "forge.git", "--introduction", file, "--present", "-o", "json"];
+    let report = team.lab.cairnctl(team.lab.root(), &words);
+    assert_eq!((report.code, &report.json()["epoch"]), (0, &1.into()), "{report:?}");
+    // The new key approves from there on.
+    team.lab.change("docs/after.md", "after\n", &[]);
+    team.lab.git(&demo, &["push", "-q"]);
+    assert_eq!(team.lab.cairnctl(team.lab.root(), &words).code, 0);
+}

@@ -11,8 +11,11 @@ use tests_support::hostile::{Attack, HostileServer};
 const CLUSTER: &str = "00112233445566778899aabbccddeeff";
 pub(crate) const REF: &str = "refs/heads/main";
 
-/// Bound on the time of any attack that does not aim at time: the child has 60 s of processor for a bomb.
-pub(crate) const TIME: Duration = Duration::from_secs(90);
+/// When a fetch ends here, whatever the server does; half of a machine's two minutes.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Bound on the time of any attack: the deadline, and half a minute for a busy computer to end a child.
+const TIME: Duration = Duration::from_secs(90);
 
 /// Bound on the memory of the fetch child, whatever it is sent: its address space, as `gitsync_fetch` limits it.
 pub(crate) const CHILD_MEMORY_KIB: i64 = 2 << 20;
@@ -78,7 +81,7 @@ impl Lab {
         let introduction = Introduction::of(&objects, &tip, cluster, deploy_ref()).expect("because it is good");
         let (state, _) = introduce(&introduction, &objects).expect("because the introduction is its own");
         let folders = Folders::new(folder.path().join("fetch"));
-        let mut lab = Lab { folder, server, state, judged: Some(first), folders, deadline: TIME };
+        let mut lab = Lab { folder, server, state, judged: Some(first), folders, deadline: DEADLINE };
         lab.commit(Some("ada"), "apps/a.yaml", "a: 1\n");
         lab.takes().await;
         lab
@@ -157,24 +160,41 @@ impl Lab {
         self.look_at(url).await.unwrap_or_else(|stopped| panic!("{stopped:?}"));
     }
 
-    /// Asserts that an attack on the next step ends with nothing accepted, within the bounds on time and memory, and that the
-    /// same machine takes that step from an honest server afterwards.
+    /// Asserts that an attack on the next step ends with nothing accepted, within the bounds on time and memory.
     pub(crate) async fn stops(&mut self, attack: Attack) -> Stopped {
         let before = self.state.clone();
-        let (memory, start) = (own_memory_kib(), Instant::now());
-        self.server.attack(attack);
-        let url = self.server.url();
-        let stopped = match self.look_at(&url).await {
+        let stopped = match self.bounded(attack).await {
             Err(stopped) => stopped,
             Ok(()) => panic!("the attack was not noticed; accepted is {}", self.accepted()),
         };
-        assert!(start.elapsed() < TIME, "it took {:?}", start.elapsed());
         assert_eq!(self.state, before, "accepted moved");
+        stopped
+    }
+
+    /// Asserts the bounds on a bomb beside honest objects: a child that gets through it in time brings the honest step, any other
+    /// brings nothing.
+    pub(crate) async fn survives(&mut self, attack: Attack) {
+        let (before, tip) = (self.accepted(), run(&self.served(), "git", &["rev-parse", REF]));
+        match self.bounded(attack).await {
+            Ok(()) => assert_eq!(self.accepted().as_str(), tip),
+            Err(Stopped::Fetch(FetchError::Transfer(_) | FetchError::Child(_) | FetchError::Deadline { .. })) => {
+                assert_eq!(self.accepted(), before)
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    async fn bounded(&mut self, attack: Attack) -> Result<(), Stopped> {
+        let (memory, start) = (own_memory_kib(), Instant::now());
+        self.server.attack(attack);
+        let url = self.server.url();
+        let outcome = self.look_at(&url).await;
+        assert!(start.elapsed() < TIME, "it took {:?}", start.elapsed());
         let more = own_memory_kib().saturating_sub(memory);
         assert!(more < PARENT_MEMORY_KIB, "gitsync itself grew by {more} KiB");
         let child = children_memory_kib();
         assert!(child < CHILD_MEMORY_KIB, "a child had {child} KiB");
-        stopped
+        outcome
     }
 
     /// Asserts that the machine takes the branch as it is from the same server, once that is honest.

@@ -19,7 +19,7 @@ async fn ends_at_the_deadline(attack: Attack) {
     let stopped = lab.stops(attack.clone()).await;
     assert!(matches!(stopped, Stopped::Fetch(FetchError::Deadline { seconds: 3 })), "{attack:?}: {stopped:?}");
     assert!(start.elapsed() < DEADLINE + SLACK, "{attack:?} took {:?}", start.elapsed());
-    lab.deadline(crate::lab::TIME).recovers().await;
+    lab.deadline(crate::lab::DEADLINE).recovers().await;
 }
 
 #[tokio::test]
@@ -45,13 +45,7 @@ async fn t42_a_server_that_reports_progress_for_ever_is_left_at_the_deadline() {
 async fn t36_a_million_refs_are_bounded() {
     let mut lab = Lab::new().await;
     let tip = lab.commit(Some("ada"), "apps/b.yaml", "b: 1\n");
-    let before = lab.accepted();
-    lab.server.attack(Attack::ManyRefs(1_000_000));
-    let url = lab.server.url();
-    let start = Instant::now();
-    // Either outcome is right: the branch was found among them, or the list was too long. Nothing else may have moved.
-    let taken = lab.look_at(&url).await.is_ok();
-    assert!(start.elapsed() < crate::lab::TIME, "it took {:?}", start.elapsed());
-    assert_eq!(lab.accepted(), if taken { tip } else { before });
+    lab.survives(Attack::ManyRefs(1_000_000)).await;
     lab.recovers().await;
+    assert_eq!(lab.accepted(), tip);
 }
