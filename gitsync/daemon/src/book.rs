@@ -3,6 +3,7 @@
 use gitsync_verify::{Position, Refusal, TrustState};
 use machined_api::CommitRecord;
 use machined_ids::{CommitId, Seq};
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 /// Commits remembered; more than anybody scrolls through, and few enough to be objects of the cluster.
@@ -19,6 +20,8 @@ pub(crate) enum Fate {
     Healthy,
     /// A later one took its place.
     Superseded,
+    /// It passed, and did not become healthy: an earlier one runs until the next one is accepted.
+    Reverted,
     /// It did not pass, or what it says cannot be done.
     Refused,
 }
@@ -31,6 +34,7 @@ impl Fate {
             Fate::Applied => "applied",
             Fate::Healthy => "healthy",
             Fate::Superseded => "superseded",
+            Fate::Reverted => "reverted",
             Fate::Refused => "refused",
         }
     }
@@ -45,6 +49,8 @@ pub(crate) struct Judged {
     pub(crate) position: Option<Position>,
     /// Why not.
     pub(crate) refusal: Option<Refusal>,
+    /// What else there is to say, for people.
+    pub(crate) note: String,
     /// When this machine judged it, RFC 3339.
     pub(crate) at: String,
 }
@@ -65,7 +71,7 @@ impl Judged {
             reason: text(refusal.map(|r| r.reason.as_str())),
             path: text(refusal.and_then(|r| r.path.as_deref())),
             rule: text(refusal.and_then(|r| r.rule.as_deref())),
-            message: text(refusal.map(|r| r.message.as_str())),
+            message: text(refusal.map(|r| r.message.as_str()).or(Some(self.note.as_str()))),
             subject: text(position.map(|p| p.subject.as_str())),
             at: self.at.clone(),
         }
@@ -103,24 +109,39 @@ impl Book {
     /// Notes what became of a commit of the chain.
     pub(crate) fn position(&mut self, position: &Position, fate: Fate, now: &str) {
         let (commit, at) = (position.commit.clone(), now.to_owned());
-        self.put(Judged { commit, fate, position: Some(position.clone()), refusal: None, at });
+        let note = String::new();
+        self.put(Judged { commit, fate, position: Some(position.clone()), refusal: None, note, at });
     }
 
-    /// Notes that a step is what should run; what ran before is superseded.
+    /// Notes that a step is what should run: what came before it is superseded, what comes after it waits.
     pub(crate) fn applied(&mut self, seq: Seq, now: &str) {
         for judged in &mut self.0 {
             let Some(position) = &judged.position else { continue };
-            let fate = match (position.seq == seq, judged.fate) {
-                (true, _) => Fate::Applied,
-                (false, Fate::Applied | Fate::Healthy | Fate::Accepted) => Fate::Superseded,
-                (false, fate @ (Fate::Superseded | Fate::Refused)) => fate,
+            let fate = match (position.seq.cmp(&seq), judged.fate) {
+                (Ordering::Equal, Fate::Healthy) => Fate::Healthy,
+                (Ordering::Equal, _) => Fate::Applied,
+                (Ordering::Less, Fate::Applied | Fate::Healthy | Fate::Accepted | Fate::Reverted) => Fate::Superseded,
+                (Ordering::Greater, Fate::Applied | Fate::Healthy) => Fate::Accepted,
+                (Ordering::Less | Ordering::Greater, fate) => fate,
             };
             if fate != judged.fate {
                 (judged.fate, judged.at) = (fate, now.to_owned());
+                judged.note.clear();
                 if fate == Fate::Applied {
                     judged.refusal = None;
                 }
             }
+        }
+    }
+
+    /// Notes that a step did not become healthy and another one runs instead.
+    pub(crate) fn reverted(&mut self, seq: Seq, note: &str, now: &str) {
+        let there = |judged: &&mut Judged| judged.position.as_ref().is_some_and(|p| p.seq == seq);
+        if let Some(judged) = self.0.iter_mut().find(there)
+            && judged.fate != Fate::Reverted
+        {
+            (judged.fate, judged.refusal) = (Fate::Reverted, None);
+            (judged.note, judged.at) = (note.to_owned(), now.to_owned());
         }
     }
 
@@ -132,7 +153,8 @@ impl Book {
         }
         let position = known.and_then(|known| known.position.clone());
         let refusal = Some(refusal.clone());
-        self.put(Judged { commit: commit.clone(), fate: Fate::Refused, position, refusal, at: now.to_owned() });
+        let (note, at) = (String::new(), now.to_owned());
+        self.put(Judged { commit: commit.clone(), fate: Fate::Refused, position, refusal, note, at });
     }
 
     /// Notes that everything of the applied step runs.

@@ -8,10 +8,10 @@ use crate::lease::{Held, LeaseHolder};
 use crate::objects;
 use controlplane_client::{Client, ClientError, DynamicObject, Optional, ResourceKind};
 use gitsync_plan::{DesiredObject, DesiredState, Entry, Inventory, ObjectKey, SyncPlan, diff};
-use gitsync_verify::{Reason, Refusal};
+use gitsync_verify::{Reason, Refusal, SignedMark};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 use machined_config::Role;
-use machined_ids::{Fingerprint, MachineName, Seq, StepId};
+use machined_ids::{Epoch, Fingerprint, MachineName, Seq, StepId};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -36,9 +36,13 @@ const HEALTH_PERIOD: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Target {
     pub(crate) desired: Arc<DesiredState>,
+    /// How far this machine has come: of two, the one that is further decides what runs, also when it runs an older step.
+    pub(crate) accepted: (Epoch, Seq),
     pub(crate) machine: MachineName,
     pub(crate) role: Role,
     pub(crate) identity: Fingerprint,
+    /// This machine's signed report of what it accepted, for the others.
+    pub(crate) mark: Option<SignedMark>,
     pub(crate) book: Book,
 }
 
@@ -49,6 +53,8 @@ pub(crate) struct ClusterNews {
     pub(crate) step: Option<StepId>,
     /// Everything of it runs.
     pub(crate) healthy: bool,
+    /// Another machine's gitsync applies it, and knows.
+    pub(crate) elsewhere: bool,
     /// It cannot be done as it is.
     pub(crate) refusal: Option<Refusal>,
 }
@@ -111,7 +117,7 @@ impl Cluster {
                 return Ok(Synced::NotHolder);
             }
         }
-        let synced = self.sync(client, &target.desired, now).await;
+        let synced = self.sync(client, target, now).await;
         // What was judged is shown also while applying fails; that is when people look.
         self.published.publish(client, target).await?;
         synced
@@ -128,7 +134,8 @@ impl Cluster {
         Ok(())
     }
 
-    async fn sync(&mut self, client: &Client, desired: &DesiredState, now: Instant) -> Result<Synced, ClusterError> {
+    async fn sync(&mut self, client: &Client, target: &Target, now: Instant) -> Result<Synced, ClusterError> {
+        let (desired, place) = (&target.desired, target.accepted);
         let step = desired.source.step;
         let due = match &self.done {
             Some((done, at)) => {
@@ -141,19 +148,20 @@ impl Cluster {
             return Ok(Synced::Unchanged);
         }
         let (known, newest) = read_inventory(client).await?;
-        if newest > desired.source.seq {
-            // A machine that is further has applied a later step; this one catches up first.
+        if newest > place {
+            // A machine that is further has decided what runs; this one catches up first.
             return Ok(Synced::NotHolder);
         }
-        let refused = |refusal: Refusal| ClusterNews { step: Some(step), healthy: false, refusal: Some(refusal) };
+        let refused =
+            |refusal: Refusal| ClusterNews { step: Some(step), refusal: Some(refusal), ..ClusterNews::default() };
         let plan = match diff(&desired.objects, &known, &desired.policy) {
             Ok(plan) => plan,
             Err(refusal) => return Ok(Synced::Refused(refused(refusal))),
         };
-        let healthy = execute(client, &plan, &known, desired.source.seq).await?;
+        let healthy = execute(client, &plan, &known, place).await?;
         self.done = Some((step, now));
         self.healthy = healthy.then_some(step);
-        Ok(Synced::Done(ClusterNews { step: Some(step), healthy, refusal: None }))
+        Ok(Synced::Done(ClusterNews { step: Some(step), healthy, ..ClusterNews::default() }))
     }
 }
 
@@ -175,35 +183,45 @@ fn config_maps() -> ResourceKind {
     kind("", "v1", "configmaps", "ConfigMap", true)
 }
 
-/// What was applied so far, and by which step of the chain.
-async fn read_inventory(client: &Client) -> Result<(Inventory, Seq), ClusterError> {
+/// What was applied so far, and how far the machine had come that did it.
+async fn read_inventory(client: &Client) -> Result<(Inventory, (Epoch, Seq)), ClusterError> {
     let found = client.dynamic(config_maps(), Some(NAMESPACE)).get(INVENTORY).await.optional()?;
-    let Some(found) = found else { return Ok((Inventory::default(), Seq(0))) };
+    let Some(found) = found else { return Ok((Inventory::default(), (Epoch(0), Seq(0)))) };
     let text = |name: &str| found.rest.get("data").and_then(|data| data.get(name)).and_then(Value::as_str);
-    let seq = text("seq").and_then(|seq| seq.parse().ok()).map_or(Seq(0), Seq);
+    let number = |name: &str| text(name).and_then(|number| number.parse().ok()).unwrap_or_default();
+    let place = (Epoch(number("epoch")), Seq(number("seq")));
     let inventory = Inventory::from_json(text("inventory").unwrap_or_default()).unwrap_or_else(|refusal| {
         // Without it nothing is pruned once; that is the safe side.
         tracing::warn!(%refusal, "the inventory is begun afresh");
         Inventory::default()
     });
-    Ok((inventory, seq))
+    Ok((inventory, place))
 }
 
-async fn write_inventory(client: &Client, inventory: &Inventory, seq: Seq) -> Result<(), ClusterError> {
+async fn write_inventory(
+    client: &Client,
+    inventory: &Inventory,
+    (epoch, seq): (Epoch, Seq),
+) -> Result<(), ClusterError> {
     let map = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": INVENTORY, "namespace": NAMESPACE},
-        "data": {"seq": seq.to_string(), "inventory": inventory.to_json()},
+        "data": {"epoch": epoch.to_string(), "seq": seq.to_string(), "inventory": inventory.to_json()},
     });
     client.dynamic(config_maps(), Some(NAMESPACE)).apply(INVENTORY, &map, HOW).await?;
     Ok(())
 }
 
 /// Does the plan: first the inventory of everything that is or will be there, then apply, prune, and the final inventory.
-async fn execute(client: &Client, plan: &SyncPlan, known: &Inventory, seq: Seq) -> Result<bool, ClusterError> {
+async fn execute(
+    client: &Client,
+    plan: &SyncPlan,
+    known: &Inventory,
+    place: (Epoch, Seq),
+) -> Result<bool, ClusterError> {
     let all = known.with(&plan.inventory);
     if all != *known {
-        write_inventory(client, &all, seq).await?;
+        write_inventory(client, &all, place).await?;
     }
     let (mut failed, mut first, mut healthy) = (0, None, true);
     for object in &plan.apply {
@@ -223,7 +241,7 @@ async fn execute(client: &Client, plan: &SyncPlan, known: &Inventory, seq: Seq) 
         prune(client, key, entry).await?;
     }
     if plan.inventory != *known {
-        write_inventory(client, &plan.inventory, seq).await?;
+        write_inventory(client, &plan.inventory, place).await?;
     }
     Ok(healthy)
 }

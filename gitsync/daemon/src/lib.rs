@@ -6,12 +6,18 @@
 mod api;
 mod book;
 mod cluster;
+mod desire;
 mod lease;
+mod look;
 mod machine;
+mod marks;
 mod objects;
+mod orders;
 mod report;
 mod run;
+mod show;
 mod source;
+mod statements;
 mod store;
 
 pub use run::{Places, run};

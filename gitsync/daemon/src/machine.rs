@@ -1,14 +1,16 @@
 //! machined's local socket, as far as gitsync asks things of it. Wire types end here.
 
 use gitsync_fetch::RepositoryUrl;
-use gitsync_verify::{Introduction, Refusal};
+use gitsync_verify::{Action, Introduction, Order, Refusal};
+use jiff::Timestamp;
 use machined_access::AccessTable;
 use machined_api::local_client::LocalClient;
 use machined_api::{
     ApplyRequest, CheckStateRequest, CommitRecord, Condition, ContextReply, ContextRequest, IssueLeafRequest,
-    ReportCommitRequest, ReportConditionRequest, SealStateRequest,
+    ReportAcceptedRequest, ReportCommitRequest, ReportConditionRequest, SealStateRequest, SignMarkRequest,
+    TrustPosition,
 };
-use machined_ids::{CommitId, Fingerprint, Generation, MachineName, PrincipalName, Seq, StepId};
+use machined_ids::{CommitId, Epoch, Fingerprint, Generation, MachineName, PrincipalName, Seq, StepId};
 use std::path::{Path, PathBuf};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
@@ -26,6 +28,30 @@ pub(crate) struct Context {
     pub(crate) generation: Generation,
     /// The step of that activation.
     pub(crate) step: Option<StepId>,
+    /// The hold or pin that people ordered.
+    pub(crate) order: Option<Order>,
+    /// Whether the machine's clock follows a time server.
+    pub(crate) time_synchronised: bool,
+    /// A bundle that somebody brought.
+    pub(crate) bundle: Option<Bundle>,
+    /// What this machine told machined that it accepted; machined's own record, so that an old state is noticed.
+    pub(crate) accepted: Option<Reached>,
+}
+
+/// A bundle that somebody brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bundle {
+    pub(crate) path: PathBuf,
+    /// SHA-256 in hex; tells one bundle from the next.
+    pub(crate) sha256: String,
+}
+
+/// How far this machine had come, by machined's record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reached {
+    pub(crate) epoch: Epoch,
+    pub(crate) seq: Seq,
+    pub(crate) step: StepId,
 }
 
 /// What machined said makes no sense.
@@ -35,6 +61,26 @@ pub(crate) enum ContextError {
     Identity(String, #[source] machined_ids::IdError),
     #[error("machined holds an introduction that cannot be read")]
     Introduction(#[source] Refusal),
+    #[error("machined holds an order with {what} {text:?}")]
+    Order { what: &'static str, text: String },
+    #[error("machined holds an accepted position with step {0:?}")]
+    Accepted(String, #[source] machined_ids::IdError),
+}
+
+fn order(order: machined_api::Order) -> Result<Order, ContextError> {
+    let action = match order.kind.as_str() {
+        "hold" => Action::Hold,
+        "pin" => Action::Pin { seq: Seq(order.seq) },
+        _ => return Err(ContextError::Order { what: "kind", text: order.kind }),
+    };
+    let until: Timestamp =
+        order.until.parse().map_err(|_| ContextError::Order { what: "end", text: order.until.clone() })?;
+    Ok(Order { action, by: order.by, until: Some(until), reason: order.reason })
+}
+
+fn reached(position: TrustPosition) -> Result<Reached, ContextError> {
+    let step = StepId::parse(&position.step).map_err(|error| ContextError::Accepted(position.step.clone(), error))?;
+    Ok(Reached { epoch: Epoch(position.epoch), seq: Seq(position.seq), step })
 }
 
 impl TryFrom<ContextReply> for Context {
@@ -59,6 +105,10 @@ impl TryFrom<ContextReply> for Context {
             repositories: reply.repositories.iter().filter_map(url).collect(),
             generation: Generation(reply.generation),
             step: StepId::parse(&reply.step).ok(),
+            order: reply.order.map(order).transpose()?,
+            time_synchronised: reply.time_synchronised,
+            bundle: reply.bundle.map(|bundle| Bundle { path: bundle.path.into(), sha256: bundle.sha256 }),
+            accepted: reply.accepted.map(reached).transpose()?,
         })
     }
 }
@@ -87,8 +137,8 @@ pub(crate) struct MachineError {
 }
 
 impl MachineError {
-    /// Whether machined took this generation, or a later one, with another content.
-    pub(crate) fn is_refused_generation(&self) -> bool {
+    /// Whether machined took this generation or position, or a later one, with another content.
+    pub(crate) fn is_older(&self) -> bool {
         self.status.code() == tonic::Code::FailedPrecondition
     }
 }
@@ -155,6 +205,18 @@ impl Machine {
     pub(crate) async fn check(&self, state: Vec<u8>, seal: Vec<u8>) -> Result<bool, MachineError> {
         let reply = self.client.clone().check_state(CheckStateRequest { state, seal }).await;
         reply.map(|reply| reply.into_inner().good).map_err(failed("check the trust state's seal"))
+    }
+
+    /// The machine's signature over the lines of a mark, and its public key.
+    pub(crate) async fn sign_mark(&self, lines: Vec<u8>) -> Result<(Vec<u8>, Vec<u8>), MachineError> {
+        let reply = self.client.clone().sign_mark(SignMarkRequest { lines }).await;
+        reply.map(|reply| reply.into_inner()).map(|r| (r.signature, r.public_key)).map_err(failed("sign a mark"))
+    }
+
+    /// Tells what is accepted; when this returns, machined remembers it through a power cut.
+    pub(crate) async fn report_accepted(&self, accepted: TrustPosition, mark: String) -> Result<(), MachineError> {
+        let request = ReportAcceptedRequest { accepted: Some(accepted), mark };
+        self.client.clone().report_accepted(request).await.map(drop).map_err(failed("remember what is accepted"))
     }
 
     /// A leaf for this service: its chain in DER, and when it ends.

@@ -15,7 +15,7 @@ fn commits() -> ResourceKind {
     kind(GROUP, VERSION, "commits", "Commit", false)
 }
 
-fn machines() -> ResourceKind {
+pub(crate) fn machines() -> ResourceKind {
     kind(GROUP, VERSION, "machines", "Machine", false)
 }
 
@@ -38,9 +38,7 @@ impl Published {
                 continue;
             }
             write(client, commits(), judged.commit.as_str(), commit_spec(judged), commit_status(judged)).await?;
-            if judged.fate == Fate::Refused {
-                tell(client, judged).await?;
-            }
+            tell(client, judged).await?;
             self.commits.insert(judged.commit.clone(), judged.clone());
         }
         self.publish_machines(client, target).await?;
@@ -120,15 +118,19 @@ fn commit_status(judged: &Judged) -> Value {
     })
 }
 
-/// One Event for one refusal, however often it is written: its name is made of what it is about.
+/// One Event for one refusal or revert, however often it is written: its name is made of what it is about.
 async fn tell(client: &Client, judged: &Judged) -> Result<(), ClusterError> {
-    let Some(refusal) = &judged.refusal else { return Ok(()) };
-    let name = format!("{}.{}", judged.commit.short(), refusal.reason.as_str().to_lowercase());
+    let (reason, message) = match (judged.fate, &judged.refusal) {
+        (Fate::Refused, Some(refusal)) => (refusal.reason.as_str(), refusal.to_string()),
+        (Fate::Reverted, _) => ("Reverted", judged.note.clone()),
+        (Fate::Refused, None) | (Fate::Accepted | Fate::Applied | Fate::Healthy | Fate::Superseded, _) => return Ok(()),
+    };
+    let name = format!("{}.{}", judged.commit.short(), reason.to_lowercase());
     let event = json!({
         "apiVersion": "v1", "kind": "Event",
         "metadata": {"name": name, "namespace": "default"},
         "involvedObject": {"apiVersion": format!("{GROUP}/{VERSION}"), "kind": "Commit", "name": judged.commit},
-        "type": "Warning", "reason": refusal.reason, "message": cut(&refusal.to_string()),
+        "type": "Warning", "reason": reason, "message": cut(&message),
         "source": {"component": MANAGER}, "count": 1,
         "firstTimestamp": judged.at, "lastTimestamp": judged.at,
     });

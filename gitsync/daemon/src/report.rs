@@ -18,6 +18,24 @@ pub(crate) enum Topic {
     Enrolled,
     /// The cluster's objects are as the applied step says.
     ClusterSynced,
+    /// Something else runs than the newest accepted step.
+    Drift,
+    /// The newest accepted step did not become healthy.
+    Reverted,
+    /// The hold or pin that people ordered is followed.
+    OrderFollowed,
+    /// The last beacon has ended.
+    SourceStale,
+    /// A beacon names a step that no source delivers.
+    SourceWithheld,
+    /// Nothing says that what the source offers is the newest.
+    FreshnessUnproven,
+    /// The cluster was told two stories.
+    Equivocation,
+    /// A break-glass waits to be ratified.
+    BreakGlass,
+    /// Nothing would show that an old copy of the disk was put back.
+    RollbackUndetectable,
 }
 
 impl Topic {
@@ -28,6 +46,15 @@ impl Topic {
             Topic::CommitRefused => "CommitRefused",
             Topic::Enrolled => "Enrolled",
             Topic::ClusterSynced => "ClusterSynced",
+            Topic::Drift => "Drift",
+            Topic::Reverted => "Reverted",
+            Topic::OrderFollowed => "OrderFollowed",
+            Topic::SourceStale => "SourceStale",
+            Topic::SourceWithheld => "SourceWithheld",
+            Topic::FreshnessUnproven => "FreshnessUnproven",
+            Topic::Equivocation => "Equivocation",
+            Topic::BreakGlass => "BreakGlass",
+            Topic::RollbackUndetectable => "RollbackUndetectable",
         }
     }
 }

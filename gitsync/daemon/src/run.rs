@@ -4,14 +4,17 @@
 //! context   follows machined's stream      --watch<Option<Context>>-->  source
 //! source    owns trust state and book      --watch<Option<Target>>--->  cluster
 //! cluster   owns Lease and inventory       --watch<ClusterNews>------>  source
+//!           exchanges marks                --watch<Vec<SignedMark>>-->  source
 //! ```
 
 use crate::api::Api;
 use crate::cluster::{Cluster, ClusterNews, Synced, Target};
 use crate::machine::{Context, ContextError, Machine, MachineError};
+use crate::marks::Exchange;
 use crate::report::{Reporter, Topic, condition};
-use crate::source::Source;
+use crate::source::{Moment, Source, Wires};
 use gitsync_fetch::Fetcher;
+use gitsync_verify::SignedMark;
 use jiff::Timestamp;
 use machined_config::Role;
 use machined_reconcile::{Restart, Stop, Supervisor, Trigger, story};
@@ -63,6 +66,7 @@ pub async fn run(places: Places, ended: impl Future<Output = ()>) {
     let (contexts, context) = watch::channel(None);
     let (targets, target) = watch::channel(None);
     let (news_sender, news) = watch::channel(ClusterNews::default());
+    let (marks_sender, marks) = watch::channel(Vec::new());
     let wake = Trigger::new();
 
     let (follower, waker) = (machine.clone(), wake.clone());
@@ -70,14 +74,16 @@ pub async fn run(places: Places, ended: impl Future<Output = ()>) {
         .spawn("context", Restart::Always, move |stop| follow(follower.clone(), contexts.clone(), waker.clone(), stop));
     let (reader, folder) = (machine.clone(), places.folder);
     let (source_wake, cluster_wake) = (wake.clone(), Trigger::new());
-    let outlet = (targets, cluster_wake.clone());
+    let source_cluster = cluster_wake.clone();
     supervisor.spawn("source", Restart::Always, move |stop| {
-        let source = Source::new(reader.clone(), fetcher.clone(), folder.clone(), outlet.clone(), news.clone());
+        let (target, cluster) = (targets.clone(), source_cluster.clone());
+        let wires = Wires { target, cluster, news: news.clone(), marks: marks.clone() };
+        let source = Source::new(reader.clone(), fetcher.clone(), folder.clone(), wires);
         keep_source(source, context.clone(), source_wake.clone(), stop)
     });
     supervisor.spawn("cluster", Restart::Always, move |stop| {
-        let signals = (cluster_wake.clone(), wake.clone());
-        keep_cluster((machine.clone(), places.api), target.clone(), news_sender.clone(), signals, stop)
+        let outlet = Outlet { news: news_sender.clone(), marks: marks_sender.clone(), wake: wake.clone() };
+        keep_cluster((machine.clone(), places.api), target.clone(), outlet, cluster_wake.clone(), stop)
     });
     ended.await;
     supervisor.stop(GRACE).await;
@@ -123,22 +129,47 @@ async fn keep_source(
             source.machined_is_new();
             connection = number;
         }
-        match source.round(&context, &now()).await {
+        match source.round(&context, &Moment::now(&context)).await {
             Ok(()) => said.clear(),
             Err(error) => warn_once(&mut said, story(&error), "a round of the source was not finished"),
         }
     }
 }
 
+/// Where the cluster's side tells what it finds.
+struct Outlet {
+    news: watch::Sender<ClusterNews>,
+    marks: watch::Sender<Vec<SignedMark>>,
+    wake: Trigger,
+}
+
+impl Outlet {
+    fn news(&self, found: ClusterNews) {
+        tell(&self.news, found, &self.wake);
+    }
+}
+
+/// Puts a value where the source finds it, and wakes the source when it is another one.
+fn tell<T: PartialEq>(sender: &watch::Sender<T>, found: T, wake: &Trigger) {
+    let changed = sender.send_if_modified(|known| {
+        let changed = *known != found;
+        *known = found;
+        changed
+    });
+    if changed {
+        wake.fire();
+    }
+}
+
 async fn keep_cluster(
     (machine, server): (Machine, SocketAddr),
     target: watch::Receiver<Option<Arc<Target>>>,
-    news: watch::Sender<ClusterNews>,
-    (own, wake): (Trigger, Trigger),
+    outlet: Outlet,
+    own: Trigger,
     mut stop: Stop,
 ) -> Result<(), TaskError> {
     let (mut cluster, mut api) = (Cluster::default(), Api::new(machine.clone(), server));
-    let mut reporter = Reporter::new(machine);
+    let (mut exchange, mut reporter) = (Exchange::default(), Reporter::new(machine));
     let mut wakeups = own.wakeups(CLUSTER_PERIOD);
     let mut said = String::new();
     loop {
@@ -151,33 +182,44 @@ async fn keep_cluster(
             continue;
         }
         let told = match round(&mut cluster, &mut api, &wanted).await {
-            Ok(Synced::NotHolder | Synced::Unchanged) => continue,
+            Ok(Synced::NotHolder) => {
+                let step = Some(wanted.desired.source.step);
+                outlet.news(ClusterNews { step, elsewhere: true, ..ClusterNews::default() });
+                None
+            }
+            Ok(Synced::Unchanged) => None,
             Ok(Synced::Done(done)) => {
-                if news.send_if_modified(|known| {
-                    *known != done && {
-                        *known = done.clone();
-                        true
-                    }
-                }) {
-                    wake.fire();
-                }
+                outlet.news(done);
                 said.clear();
-                condition(Topic::ClusterSynced, true, "", "")
+                Some(condition(Topic::ClusterSynced, true, "", ""))
             }
             Ok(Synced::Refused(refused)) => {
-                news.send_replace(refused.clone());
-                wake.fire();
                 let message = refused.refusal.as_ref().map(ToString::to_string).unwrap_or_default();
-                condition(Topic::ClusterSynced, false, refused.reason(), message)
+                let reason = refused.reason();
+                outlet.news(refused);
+                Some(condition(Topic::ClusterSynced, false, reason, message))
             }
             Err((reason, message)) => {
                 warn_once(&mut said, message.clone(), "the cluster is not as it should be yet");
-                condition(Topic::ClusterSynced, false, reason, message)
+                Some(condition(Topic::ClusterSynced, false, reason, message))
             }
         };
-        if let Err(error) = reporter.condition(told).await {
+        if let Some(told) = told
+            && let Err(error) = reporter.condition(told).await
+        {
             tracing::debug!(%error, "a condition was not told");
         }
+        marks(&mut exchange, &mut api, &wanted, &outlet).await;
+    }
+}
+
+/// Shows this machine's mark to the others and hears theirs; what fails is tried again by the next round.
+async fn marks(exchange: &mut Exchange, api: &mut Api, target: &Target, outlet: &Outlet) {
+    let Ok(client) = api.client(&target.identity, Timestamp::now()).await else { return };
+    match exchange.round(&client, target, Instant::now()).await {
+        Ok(Some(marks)) => tell(&outlet.marks, marks, &outlet.wake),
+        Ok(None) => {}
+        Err(error) => tracing::debug!(error = story(&error), "marks were not exchanged"),
     }
 }
 
@@ -192,8 +234,4 @@ fn warn_once(said: &mut String, error: String, sentence: &'static str) {
         tracing::warn!(error, "{sentence}");
         *said = error;
     }
-}
-
-fn now() -> String {
-    format!("{:.0}", Timestamp::now())
 }

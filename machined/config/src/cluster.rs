@@ -3,6 +3,8 @@
 use crate::address::Cidr;
 use crate::read::{self, Block, Problems};
 use machined_ids::{ClusterId, MachineName};
+use std::str::FromStr;
+use std::time::Duration;
 
 /// The newest cluster level that this release can run.
 pub const CLUSTER_LEVEL: u32 = 1;
@@ -22,6 +24,48 @@ pub struct ClusterConfig {
     pub endpoints: Vec<String>,
     /// Networks inside the cluster.
     pub network: ClusterNetwork,
+    /// How long an applied step may take until everything in it runs, before the newest healthy step is applied again. Default 10
+    /// minutes.
+    pub rollout_deadline: RolloutDeadline,
+}
+
+/// A time in which a rollout must end: `30s`, `10m` or `2h`, between one second and a day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RolloutDeadline(Duration);
+
+impl RolloutDeadline {
+    /// Shorter than this, nobody could have looked.
+    pub const MIN: Duration = Duration::from_secs(1);
+    /// Longer than this, nobody is waiting any more.
+    pub const MAX: Duration = Duration::from_secs(24 * 3600);
+
+    /// The time.
+    #[must_use]
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl Default for RolloutDeadline {
+    fn default() -> Self {
+        RolloutDeadline(Duration::from_secs(10 * 60))
+    }
+}
+
+impl FromStr for RolloutDeadline {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "expected a number with s, m or h, between 1s and 24h, like 10m";
+        let seconds = [("s", 1), ("m", 60), ("h", 3600)];
+        let read = seconds.into_iter().find_map(|(unit, seconds)| {
+            let digits = text.strip_suffix(unit)?;
+            let number: u64 = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())??;
+            number.checked_mul(seconds).map(Duration::from_secs)
+        });
+        let deadline = read.filter(|time| (RolloutDeadline::MIN..=RolloutDeadline::MAX).contains(time));
+        deadline.map(RolloutDeadline).ok_or(EXPECTED)
+    }
 }
 
 /// Networks inside the cluster.
@@ -71,7 +115,20 @@ fn cluster(block: &Block<'_>) -> Option<ClusterConfig> {
     }
     let network =
         block.optional("network").map_or_else(|| Some(ClusterNetwork::default()), |node| node.children(network));
-    Some(ClusterConfig { id: id?, name: name?, level, bootstrap: bootstrap?, endpoints, network: network? })
+    let rollout_deadline = block.optional("rollout").map_or_else(RolloutDeadline::default, |node| {
+        let deadline = node.property("deadline");
+        node.finish();
+        deadline.unwrap_or_default()
+    });
+    Some(ClusterConfig {
+        id: id?,
+        name: name?,
+        level,
+        bootstrap: bootstrap?,
+        endpoints,
+        network: network?,
+        rollout_deadline,
+    })
 }
 
 fn network(block: &Block<'_>) -> Option<ClusterNetwork> {
@@ -92,4 +149,32 @@ fn network(block: &Block<'_>) -> Option<ClusterNetwork> {
         block.problem(format!("`pods` {pods} is too small: each machine needs a /24"));
     }
     Some(ClusterNetwork { pods, services, domain })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deadline(rollout: &str) -> Result<Duration, Problems> {
+        let text = format!(
+            "cluster {{\n id \"00112233445566778899aabbccddeeff\"\n name \"demo\"\n bootstrap \"cp1\"\n endpoint \"10.0.2.15\"\n {rollout}\n}}"
+        );
+        ClusterConfig::parse("cluster.kdl", &text).map(|config| config.rollout_deadline.get())
+    }
+
+    #[test]
+    fn a_rollout_has_ten_minutes_unless_the_cluster_says_otherwise() {
+        assert_eq!(deadline("").ok(), Some(Duration::from_secs(600)));
+        for (text, seconds) in [("1s", 1), ("90s", 90), ("15m", 900), ("24h", 86_400)] {
+            assert_eq!(
+                deadline(&format!("rollout deadline=\"{text}\"")).ok(),
+                Some(Duration::from_secs(seconds)),
+                "{text}"
+            );
+        }
+        for bad in ["0s", "25h", "10", "m", "-1m", "1.5m", "+5m", "99999999999999999999h", "10m "] {
+            assert!(deadline(&format!("rollout deadline=\"{bad}\"")).is_err(), "{bad:?} was taken");
+        }
+        assert!(deadline("rollout deadlin=\"10m\"").is_err());
+    }
 }

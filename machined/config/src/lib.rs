@@ -37,6 +37,6 @@ mod machine;
 pub mod read;
 
 pub use address::{Cidr, CidrError};
-pub use cluster::{CLUSTER_LEVEL, ClusterConfig, ClusterNetwork};
+pub use cluster::{CLUSTER_LEVEL, ClusterConfig, ClusterNetwork, RolloutDeadline};
 pub use machine::{Addressing, LinkConfig, MachineConfig, MachineNetwork, RegistryConfig, Role};
 pub use read::{Problem, Problems};

@@ -54,6 +54,16 @@ impl Machined {
         });
     }
 
+    /// Changes what gitsync is told.
+    pub(crate) fn say(&self, change: impl FnOnce(&mut ContextReply)) {
+        self.context.send_modify(change);
+    }
+
+    /// A condition that it was told.
+    pub(crate) fn condition(&self, kind: &str) -> Option<Condition> {
+        self.told().conditions.get(kind).cloned()
+    }
+
     /// Forgets what it had in memory, as a restart does; the ledger stays.
     pub(crate) fn forget(&self) {
         let mut told = self.told();

@@ -3,6 +3,7 @@
 mod cluster;
 mod machined;
 mod repository;
+mod trust;
 
 use cluster::Cluster;
 use gitsync_daemon::{Places, run};

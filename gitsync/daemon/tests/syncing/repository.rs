@@ -1,6 +1,7 @@
 //! A signed repository, made by real git and ssh-keygen, served over HTTP.
 
-use gitsync_verify::{DeployRef, Introduction};
+use gitsync_verify::statement::{Beacon, Intent, Release, whole_seconds};
+use gitsync_verify::{DeployRef, Introduction, Offer, Statement, TrustState, introduce, next_step, verify};
 use machined_ids::{ClusterId, CommitId, Fingerprint};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,86 @@ impl Repository {
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}/demo.git", self.server.address())
+    }
+
+    /// What a machine that accepted everything up to a revision remembers.
+    pub(crate) fn accepted(&self, revision: &str) -> TrustState {
+        let introduction = Introduction::from_json(self.introduction().as_bytes()).expect("because it was just made");
+        let (tip, objects) = gitsync_fetch::local::read(&self.work(), revision, &[]).expect("because git made it");
+        let (mut state, _) = introduce(&introduction, &objects).expect("because it is the introduction's");
+        let chain = verify(&state, &Offer::of(&tip, &objects)).expect("because it descends");
+        assert_eq!(chain.refused, None);
+        state.learn(&chain);
+        state
+    }
+
+    /// Approves the step from a revision's parent to the revision, and pushes the statement.
+    pub(crate) fn approve(&self, revision: &str, signer: &str) {
+        let state = self.accepted(&format!("{revision}~1"));
+        let (tip, objects) = gitsync_fetch::local::read(&self.work(), revision, &[]).expect("because git made it");
+        let Introduction { cluster, deploy_ref, .. } = state.introduction().clone();
+        let tree = Introduction::of(&objects, &tip, cluster, deploy_ref.clone()).expect("because it has a policy").tree;
+        let parent = state.accepted();
+        let release = Release {
+            cluster,
+            deploy_ref,
+            epoch: state.epoch(),
+            seq: parent.seq.next(),
+            parent: parent.step,
+            step: next_step(&parent.step, &tree),
+            policy: parent.policy,
+            not_after: None,
+            intent: Intent::Release,
+        };
+        self.state(&Statement::Release(release), signer);
+    }
+
+    /// Says until when to believe that a revision is the newest, and pushes the statement.
+    pub(crate) fn beacon(&self, revision: &str, signer: &str, life: jiff::SignedDuration) {
+        let state = self.accepted(revision);
+        let Introduction { cluster, deploy_ref, .. } = state.introduction().clone();
+        let (epoch, seq, step) = (state.epoch(), state.accepted().seq, state.accepted().step);
+        let issued = whole_seconds(jiff::Timestamp::now());
+        let expires = issued + life;
+        self.state(&Statement::Beacon(Beacon { cluster, deploy_ref, epoch, seq, step, issued, expires }), signer);
+    }
+
+    /// Signs a statement with ssh-keygen and serves it.
+    fn state(&self, statement: &Statement, signer: &str) {
+        let body = self.path().join("statement");
+        let _fresh = std::fs::remove_file(self.path().join("statement.sig"));
+        std::fs::write(&body, statement.body()).expect("because /tmp can be written");
+        run(self.path(), "ssh-keygen", &["-q", "-Y", "sign", "-n", statement.namespace(), "-f", signer, "statement"]);
+        let armour = std::fs::read_to_string(self.path().join("statement.sig")).expect("because it was just made");
+        let text = statement.body() + &armour;
+        std::fs::write(&body, &text).expect("because /tmp can be written");
+        let served = self.path().join("served/demo.git");
+        let id = run(&served, "git", &["hash-object", "-w", "../../statement"]);
+        let name = format!("{}{}-{signer}", statement.refs(), &id[..16]);
+        run(&served, "git", &["update-ref", &name, &id]);
+    }
+
+    /// Copies the served repository under another name, as it is now.
+    pub(crate) fn mirror(&self, name: &str) -> String {
+        run(&self.path().join("served"), "git", &["clone", "-q", "--bare", "demo.git", name]);
+        format!("http://{}/{name}", self.server.address())
+    }
+
+    /// Puts an unsigned commit on top of a mirror.
+    pub(crate) fn deface(&self, name: &str) -> CommitId {
+        let served = self.path().join("served").join(name);
+        let tree = run(&served, "git", &["rev-parse", "main~1^{tree}"]);
+        let identity = ["-c", "user.name=a", "-c", "user.email=a@b"];
+        let commit = run(&served, "git", &[&identity[..], &["commit-tree", &tree, "-p", "main", "-m", "x"]].concat());
+        run(&served, "git", &["update-ref", "refs/heads/main", &commit]);
+        CommitId::parse(&commit).expect("because git prints ids")
+    }
+
+    /// A bundle of the whole branch.
+    pub(crate) fn bundle(&self) -> PathBuf {
+        let path = self.path().join("brought.bundle");
+        run(&self.work(), "git", &["bundle", "create", "-q", &path.display().to_string(), "main"]);
+        path
     }
 
     fn work(&self) -> PathBuf {

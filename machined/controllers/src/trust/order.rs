@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub const ORDER_LIFETIME_MAX: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Longest reason in bytes: one line that others read in a condition.
-pub const ORDER_REASON_BYTES_MAX: usize = 300;
+pub const ORDER_REASON_BYTES_MAX: usize = 200;
 
 /// What an order asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

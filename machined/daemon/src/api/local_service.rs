@@ -227,11 +227,13 @@ impl LocalService {
             "accepted" => "CommitAccepted",
             "refused" => "CommitRefused",
             "healthy" => "CommitHealthy",
+            "reverted" => "CommitReverted",
             // machined itself tells of what it applied; the others are seen in the list.
             _ => return,
         };
         let message = match record.reason.as_str() {
-            "" => record.subject.clone(),
+            "" if record.message.is_empty() => record.subject.clone(),
+            "" => record.message.clone(),
             reason => format!("{reason}: {}", record.message),
         };
         self.model.events.add(kind, format!("commit/{}", record.commit), message);
