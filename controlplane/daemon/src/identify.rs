@@ -4,7 +4,7 @@ use controlplane_apiserver::{CONTROLLERS, Caller, MASTERS, OPERATOR, READER, ROL
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use jiff::Timestamp;
-use machined_access::{Access, AccessTable, Peer, Principal, SignedLogin, authenticate};
+use machined_access::{Access, AccessTable, Peer, Principal, Proven};
 use machined_config::Role;
 use machined_ids::Fingerprint;
 
@@ -23,7 +23,7 @@ pub(crate) enum Asking {
 }
 
 /// Says who asks, by the accepted step's `table`.
-pub(crate) fn identify(table: &AccessTable, peer: &Peer, headers: &HeaderMap, now: Timestamp) -> Asking {
+pub(crate) fn identify(table: &AccessTable, connection: &Proven, headers: &HeaderMap, now: Timestamp) -> Asking {
     let refused = |text: String| Asking::Refused(Refused(text));
     let token = match bearer(headers) {
         Ok(token) => token,
@@ -33,15 +33,11 @@ pub(crate) fn identify(table: &AccessTable, peer: &Peer, headers: &HeaderMap, no
     if token.is_some_and(|token| token.matches('.').count() == 2) {
         return Asking::Token;
     }
-    let login = match token.map(SignedLogin::from_token).transpose() {
-        Ok(login) => login,
-        Err(error) => return refused(error.to_string()),
-    };
-    let is_machine = matches!(peer, Peer::Machine { .. });
-    if login.is_none() && !is_machine {
+    let is_machine = matches!(connection.peer(), Peer::Machine { .. });
+    if token.is_none() && !is_machine {
         return Asking::Caller(Caller::anonymous());
     }
-    match authenticate(table, peer, login.as_ref(), now) {
+    match connection.authenticate(table, token, now) {
         Ok(principal) => Asking::Caller(caller(&principal)),
         Err(denied) => refused(denied.to_string()),
     }
@@ -131,7 +127,7 @@ mod tests {
         if let Some(text) = authorization {
             headers.insert(AUTHORIZATION, text.parse().expect("because the cases are header values"));
         }
-        identify(&table(), &peer, &headers, Timestamp::UNIX_EPOCH)
+        identify(&table(), &Proven::new(peer), &headers, Timestamp::UNIX_EPOCH)
     }
 
     #[test]

@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use jiff::Timestamp;
-use machined_access::{Peer, tls};
+use machined_access::{Proven, tls};
 use machined_reconcile::{Restart, Stop, Supervisor};
 use rustls::pki_types::UnixTime;
 use std::convert::Infallible;
@@ -93,8 +93,9 @@ impl Listener {
             }
             Err(_) => return,
         };
-        let peer = Arc::new(tls::peer(stream.get_ref().1.peer_certificates(), UnixTime::now()));
-        let service = service_fn(move |request| answer(self.clone(), Arc::clone(&peer), request));
+        let peer = tls::peer(stream.get_ref().1.peer_certificates(), UnixTime::now());
+        let proven = Arc::new(Proven::new(peer));
+        let service = service_fn(move |request| answer(self.clone(), Arc::clone(&proven), request));
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
         builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
@@ -119,11 +120,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 async fn answer(
     listener: Listener,
-    peer: Arc<Peer>,
+    proven: Arc<Proven>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let table = listener.table.current();
-    match identify(&table, &peer, request.headers(), Timestamp::now()) {
+    match identify(&table, &proven, request.headers(), Timestamp::now()) {
         Asking::Caller(caller) => drop(request.extensions_mut().insert(caller)),
         Asking::Refused(refused) => drop(request.extensions_mut().insert(refused)),
         Asking::Token => {}

@@ -1,6 +1,6 @@
 //! From a TLS peer and a login to a [`Principal`].
 
-use crate::login::{LOGIN_LIFETIME_MAX, SignedLogin};
+use crate::login::{LOGIN_LIFETIME_MAX, LoginError, ProvenLogin};
 use crate::ssh::SignatureError;
 use crate::table::{Access, AccessTable, MachineRole};
 use jiff::{SignedDuration, Timestamp};
@@ -80,9 +80,12 @@ pub enum Denied {
         /// When, by the signer's clock.
         issued: Timestamp,
     },
+    /// The login cannot be read.
+    #[error(transparent)]
+    Login(#[from] LoginError),
     /// The signature is worth nothing.
     #[error("the login's signature is not valid")]
-    Signature(#[source] SignatureError),
+    Signature(#[from] SignatureError),
     /// A hardware key that nobody touched.
     #[error("the login was signed by hardware key {key} without a touch")]
     NoTouch {
@@ -110,7 +113,7 @@ pub enum Denied {
 pub fn authenticate(
     table: &AccessTable,
     peer: &Peer,
-    login: Option<&SignedLogin>,
+    login: Option<&ProvenLogin>,
     now: Timestamp,
 ) -> Result<Principal, Denied> {
     match peer {
@@ -130,10 +133,9 @@ fn machine(table: &AccessTable, identity: &Fingerprint, service: &str) -> Result
 fn person(
     table: &AccessTable,
     client_key: &Fingerprint,
-    login: &SignedLogin,
+    ProvenLogin { statement, signed, likely }: &ProvenLogin,
     now: Timestamp,
 ) -> Result<Principal, Denied> {
-    let statement = login.statement();
     if statement.cluster != table.cluster {
         return Err(Denied::OtherCluster);
     }
@@ -147,13 +149,13 @@ fn person(
     if statement.expires <= now || lifetime > LOGIN_LIFETIME_MAX {
         return Err(Denied::Expired);
     }
-    let signed = login.verify().map_err(Denied::Signature)?;
+    let key = || signed.key.clone();
     if signed.touched == Some(false) {
-        return Err(Denied::NoTouch { key: signed.key });
+        return Err(Denied::NoTouch { key: key() });
     }
-    let Some((name, person)) = table.person_by_key(&signed.key) else {
-        return Err(Denied::UnknownKey { key: signed.key });
+    let Some((name, person)) = table.person_by_key(&signed.key, likely.as_ref()) else {
+        return Err(Denied::UnknownKey { key: key() });
     };
     let access = table.access_of(person).ok_or_else(|| Denied::NoRole { name: name.clone() })?;
-    Ok(Principal::Person { name: name.clone(), key: signed.key, roles: person.roles.clone(), access })
+    Ok(Principal::Person { name: name.clone(), key: key(), roles: person.roles.clone(), access })
 }

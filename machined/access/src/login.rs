@@ -13,7 +13,7 @@
 use crate::ssh::{SignatureError, Signed, verify_signature};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
-use machined_ids::{ClusterId, Fingerprint};
+use machined_ids::{ClusterId, Fingerprint, PrincipalName};
 use std::fmt;
 
 /// Namespace of the SSH signature over a login statement.
@@ -47,6 +47,15 @@ pub struct SignedLogin {
     statement: LoginStatement,
     text: String,
     signature: String,
+}
+
+/// A login whose signature is right. Only [`SignedLogin::verify`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProvenLogin {
+    pub(crate) statement: LoginStatement,
+    pub(crate) signed: Signed,
+    /// Whom the key belonged to when it was looked up last; only saves time.
+    pub(crate) likely: Option<PrincipalName>,
 }
 
 /// Why a login token cannot be read.
@@ -142,7 +151,12 @@ impl SignedLogin {
         &self.statement
     }
 
-    pub(crate) fn verify(&self) -> Result<Signed, SignatureError> {
-        verify_signature(LOGIN_NAMESPACE, self.text.as_bytes(), &self.signature)
+    /// Checks the signature: what comes out was signed, by a key that nobody has looked up yet.
+    ///
+    /// # Errors
+    /// [`SignatureError`] when it is malformed, for another purpose, or does not match.
+    pub fn verify(self) -> Result<ProvenLogin, SignatureError> {
+        let signed = verify_signature(LOGIN_NAMESPACE, self.text.as_bytes(), &self.signature)?;
+        Ok(ProvenLogin { statement: self.statement, signed, likely: None })
     }
 }

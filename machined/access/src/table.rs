@@ -79,10 +79,16 @@ impl AccessTable {
         self.machines.iter().find(|(_, machine)| machine.identity == *identity)
     }
 
-    /// The person who logs in with the SSH key of this fingerprint.
+    /// The person who logs in with the SSH key of this fingerprint. `likely` is looked at first: whom it belonged to before.
     #[must_use]
-    pub fn person_by_key(&self, key: &Fingerprint) -> Option<(&PrincipalName, &Person)> {
-        self.people.iter().find(|(_, person)| person.keys.contains(key))
+    pub fn person_by_key(
+        &self,
+        key: &Fingerprint,
+        likely: Option<&PrincipalName>,
+    ) -> Option<(&PrincipalName, &Person)> {
+        let has = |person: &Person| person.keys.contains(key);
+        let likely = likely.and_then(|name| self.people.get_key_value(name)).filter(|(_, person)| has(person));
+        likely.or_else(|| self.people.iter().find(|(_, person)| has(person)))
     }
 
     /// The strongest right among a person's roles.

@@ -5,10 +5,9 @@
 
 use crate::audit_log::AuditLog;
 use jiff::Timestamp;
-use machined_access::{Access, AuditApi, AuditOutcome, AuditRecord, Principal, SignedLogin, authenticate, tls};
+use machined_access::{Access, AuditApi, AuditOutcome, AuditRecord, Principal, Proven};
 use machined_controllers::ledger::{DesiredMachine, LedgerRead};
 use machined_runtime::Reader;
-use rustls::pki_types::{CertificateDer, UnixTime};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tonic::{Request, Status};
@@ -18,8 +17,8 @@ use tonic::{Request, Status};
 pub(crate) struct Connection {
     /// The other end.
     pub(crate) address: Option<SocketAddr>,
-    /// Certificates that the client showed and has the key of.
-    pub(crate) chain: Option<Arc<[CertificateDer<'static>]>>,
+    /// What its handshake and its logins proved.
+    pub(crate) proven: Arc<Proven>,
 }
 
 /// A call that was not let in; by whom, where that is known.
@@ -85,10 +84,10 @@ impl Gate {
                 "this machine has no accepted step yet, so it knows nobody; its console shows what it waits for",
             )));
         };
-        let chain = connection.and_then(|connection| connection.chain.as_deref());
-        let peer = tls::peer(chain, UnixTime::now());
-        let login = login_of(request).map_err(Refused::nobody)?;
-        let principal = authenticate(&desired.raw.access, &peer, login.as_ref(), Timestamp::now())
+        let token = token_of(request).map_err(Refused::nobody)?;
+        let nobody = || Err(machined_access::Denied::NoLogin);
+        let principal = connection
+            .map_or_else(nobody, |it| it.proven.authenticate(&desired.raw.access, token, Timestamp::now()))
             .map_err(|denied| Refused::nobody(Status::unauthenticated(denied.to_string())))?;
         let has = match &principal {
             Principal::Person { access, .. } => *access,
@@ -106,11 +105,10 @@ impl Gate {
     }
 }
 
-/// The login in the `authorization` header, if there is one.
-fn login_of<T>(request: &Request<T>) -> Result<Option<SignedLogin>, Status> {
+/// The bearer token in the `authorization` header, if there is one.
+fn token_of<T>(request: &Request<T>) -> Result<Option<&str>, Status> {
     let Some(header) = request.metadata().get("authorization") else { return Ok(None) };
     let text = header.to_str().map_err(|_| Status::unauthenticated("the authorization header is not ASCII"))?;
-    let token =
-        text.strip_prefix("Bearer ").ok_or_else(|| Status::unauthenticated("the login must be a bearer token"))?;
-    SignedLogin::from_token(token).map(Some).map_err(|error| Status::unauthenticated(error.to_string()))
+    let bearer = text.strip_prefix("Bearer ");
+    bearer.map(Some).ok_or_else(|| Status::unauthenticated("the login must be a bearer token"))
 }

@@ -9,7 +9,8 @@
 use crate::gate::Connection;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use rustls::pki_types::CertificateDer;
+use machined_access::{Proven, tls};
+use rustls::pki_types::UnixTime;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -68,11 +69,9 @@ async fn shake(acceptor: TlsAcceptor, stream: TcpStream, place: OwnedSemaphorePe
     let _small_messages_go_at_once = stream.set_nodelay(true);
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(tls)) => {
-            let chain = tls.get_ref().1.peer_certificates();
-            let chain = chain.map(|chain| {
-                chain.iter().map(|der| der.clone().into_owned()).collect::<Arc<[CertificateDer<'static>]>>()
-            });
-            Some(ApiStream { tls, connection: Connection { address, chain }, _place: place })
+            let peer = tls::peer(tls.get_ref().1.peer_certificates(), UnixTime::now());
+            let connection = Connection { address, proven: Arc::new(Proven::new(peer)) };
+            Some(ApiStream { tls, connection, _place: place })
         }
         Ok(Err(error)) => {
             tracing::debug!(?address, %error, "TLS handshake failed");

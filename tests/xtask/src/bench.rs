@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measurements. They print figures and never fail for being slow.
 
 mod boot;
+mod people;
 mod trust;
 
 use anyhow::Result;

@@ -1,9 +1,9 @@
-//! Logins, good and bad, through [`authenticate`].
+//! Logins, good and bad, through [`Proven`].
 
 use jiff::{SignedDuration, Timestamp};
 use machined_access::{
     Access, AccessTable, Denied, LOGIN_NAMESPACE, LeafKey, LoginStatement, MachineEntry, MachineRole, Peer, Person,
-    Principal, RoleEntry, SignedLogin, authenticate, ssh_fingerprint,
+    Principal, Proven, RoleEntry, SignedLogin, authenticate, ssh_fingerprint,
 };
 use machined_ids::{ClusterId, Fingerprint, MachineName, PrincipalName, Seq, StepId};
 use ssh_key::private::{Ed25519Keypair, KeypairData};
@@ -62,8 +62,16 @@ fn good_login(client: &LeafKey) -> Login {
     Login { ssh: ssh_key(1), namespace: LOGIN_NAMESPACE, statement }
 }
 
-/// Signs, sends through a token, and authenticates.
+/// Signs, sends as a token over a new connection, and authenticates.
 fn try_login(login: Login, client: &LeafKey) -> Result<Principal, Denied> {
+    connection(client).authenticate(&table(), Some(&token(login)), now())
+}
+
+fn connection(client: &LeafKey) -> Proven {
+    Proven::new(Peer::Key(client.fingerprint()))
+}
+
+fn token(login: Login) -> String {
     let text = login.statement.to_string();
     let signature = login
         .ssh
@@ -71,9 +79,7 @@ fn try_login(login: Login, client: &LeafKey) -> Result<Principal, Denied> {
         .and_then(|signature| signature.to_pem(LineEnding::LF))
         .expect("because an ed25519 key can sign");
     let signed = SignedLogin::new(login.statement, &signature).expect("because the signature is armoured");
-    let token = signed.to_token();
-    let arrived = SignedLogin::from_token(&token).expect("because the token was just made");
-    authenticate(&table(), &Peer::Key(client.fingerprint()), Some(&arrived), now())
+    signed.to_token()
 }
 
 fn client() -> LeafKey {
@@ -89,6 +95,26 @@ fn a_login_makes_its_signer_the_principal_with_the_strongest_right() {
     };
     assert_eq!((who.as_str(), access), ("alice", Access::Admin));
     assert_eq!(roles, BTreeSet::from([name("admins")]));
+}
+
+#[test]
+fn t71_on_an_open_connection_time_and_the_table_count_on_every_request() {
+    let client = client();
+    let (connection, token) = (connection(&client), token(good_login(&client)));
+    let ask = |table: &AccessTable, now| connection.authenticate(table, Some(&token), now);
+    assert!(ask(&table(), now()).is_ok());
+    assert!(matches!(ask(&table(), now() + SignedDuration::from_hours(9)), Err(Denied::Expired)));
+    let mut without = table();
+    without.people.remove(&name("alice"));
+    assert!(matches!(ask(&without, now()), Err(Denied::UnknownKey { .. })));
+    // The key passes to somebody else: who it is decides, not who it was.
+    let mut moved = table();
+    let alice = moved.people.remove(&name("alice")).expect("because she is in the table");
+    moved.people.insert(name("carol"), alice);
+    assert!(matches!(ask(&moved, now()), Ok(Principal::Person { name, .. }) if name.as_str() == "carol"));
+    assert!(ask(&table(), now()).is_ok());
+    assert!(matches!(connection.authenticate(&table(), Some("another"), now()), Err(Denied::Login(_))));
+    assert!(matches!(connection.authenticate(&table(), None, now()), Err(Denied::NoLogin)));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Times are processor time of the one thread (for git: of the processes it started), so that other work on the machine does not
 //! count; wall-clock times stand beside them.
 
+use super::people;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use gitsync_verify::{
@@ -67,8 +68,14 @@ pub(crate) fn run(trust: &Trust) -> Result<()> {
     let steps = chain.steps.len();
     ensure!(steps + 1 == history.commits.len(), "only {steps} steps were verified");
     let git = git(&history, trust.git_commits)?;
-    let difference = difference()?;
-    report(&history, steps, (hashing, verifying), (trust.git_commits, git), difference)
+    let single = Single { difference: difference()?, costs: people::measure()? };
+    report(&history, steps, (hashing, verifying), (trust.git_commits, git), &single)
+}
+
+/// Times of one thing each.
+struct Single {
+    difference: Duration,
+    costs: people::Costs,
 }
 
 fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Took)> {
@@ -77,7 +84,7 @@ fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Took)> {
     Ok((value, Took { processor: processor_time()?.saturating_sub(processor), wall: wall.elapsed() }))
 }
 
-fn processor_time() -> Result<Duration> {
+pub(super) fn processor_time() -> Result<Duration> {
     Ok(Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?))
 }
 
@@ -227,7 +234,7 @@ fn report(
     steps: usize,
     (hashing, verifying): (Took, Took),
     (git_commits, git): (u32, Took),
-    difference: Duration,
+    single: &Single,
 ) -> Result<()> {
     let rate = |count: f64, took: Duration| count / took.as_secs_f64();
     let (steps, objects, git_commits) = (steps as f64, history.objects.len() as f64, f64::from(git_commits));
@@ -242,13 +249,18 @@ fn report(
     for (name, processor, wall) in &rows {
         println!("{name:<40} {processor:>16.0} {wall:>16.0}");
     }
-    let micros = difference.as_secs_f64() * 1e6;
-    println!("{:<40} {:>16} {micros:>13.0} us", "difference of 10,000 files, 1 changed", "");
+    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    let (difference, login) = (micros(single.difference), micros(single.costs.login));
+    let request = micros(single.costs.request);
+    println!("{:<40} {:>16} {difference:>13.0} us", "difference of 10,000 files, 1 changed", "");
+    println!("{:<40} {login:>13.0} us", "a login: handshake, signature, table");
+    println!("{:<40} {request:>13.2} us", "a request on an open connection");
     let figures: Vec<Value> = rows
         .iter()
         .map(|(name, processor, wall)| json!({ "figure": name, "processorTime": processor, "wallClock": wall }))
         .collect();
-    let json = json!({ "commits": steps, "objects": objects, "rates": figures, "treeDifferenceMicros": micros });
+    let json = json!({ "commits": steps, "objects": objects, "rates": figures, "treeDifferenceMicros": difference,
+        "loginMicros": login, "requestMicros": request });
     let file = Path::new(".cairn/bench/trust.json");
     std::fs::create_dir_all(file.parent().context("the file lies in a folder")?)?;
     std::fs::write(file, serde_json::to_vec_pretty(&json)?)?;
