@@ -7,6 +7,7 @@ use crate::judge::{Judgement, Repository};
 use crate::repository::{Checkout, target_line};
 use crate::signing;
 use anyhow::{Context as _, Result, bail, ensure};
+use gitsync_verify::policy::Use;
 use gitsync_verify::statement::RELEASE_TRAILER;
 use gitsync_verify::{Policy, SignedStatement, Statement, TrustState, next_step};
 use machined_access::ssh_fingerprint;
@@ -129,9 +130,30 @@ impl Desk {
         }
     }
 
+    /// A key that is there for something else would only be refused by every machine later.
+    fn check_use(&self, key: &Fingerprint, statement: &Statement) -> Result<()> {
+        let wanted = match statement {
+            Statement::Release(_) => Use::Statement,
+            Statement::Beacon(_) => Use::Fresh,
+            Statement::Recovery(_) => Use::Recovery,
+            // Root's keys and the key itself may, whatever else they are for.
+            Statement::Revoke(_) => return Ok(()),
+        };
+        let Some((name, uses)) = self.policy.key(key) else { return Ok(()) };
+        let words: Vec<_> = uses.iter().map(|one| one.as_str()).collect();
+        let (has, word) = (words.join(", "), wanted.as_str());
+        ensure!(
+            uses.contains(&wanted),
+            "{name}'s key {key} is for {has} and not for {word}; sign with --ssh-key FILE of one that is, or let root add `use \"{word}\"`"
+        );
+        Ok(())
+    }
+
     /// Signs a statement, stores it, and pushes it. `about` is the first part of the ref's name: a step or a key.
     pub(crate) fn publish(&self, key: &Path, statement: &Statement, about: &str, push: bool) -> Result<Published> {
-        let principal = self.principal(&ssh_fingerprint(signing::public_key(key)?.key_data()))?;
+        let fingerprint = ssh_fingerprint(signing::public_key(key)?.key_data());
+        let principal = self.principal(&fingerprint)?;
+        self.check_use(&fingerprint, statement)?;
         let body = statement.body();
         let armour = signing::sign(key, statement.namespace(), body.as_bytes())?;
         let signed = SignedStatement::join(&body, &armour)?;

@@ -49,7 +49,6 @@ pub(crate) enum Form {
 pub(crate) enum Command {
     /// Make a new configuration repository: keys, policy, hook and an example, signed
     Init(Init),
-    /// Get a checkout of a cluster's repository: signing, hook, introduction and context set up
     Clone(Clone),
     /// Write the introduction of a checkout: for a colleague, a machine or CI
     Introduction {
@@ -57,29 +56,22 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR", default_value = ".")]
         checkout: PathBuf,
     },
-    /// Put the branch right after a commit that machines refuse
     Repair(Repair),
-    /// Approve a commit: sign that it may become the next step, whoever merges it
     Approve(Approve),
     /// Approve a commit, merge it with every approval that there is, and move the branch
+    ///
+    /// The merge's first parent is the accepted commit; the approvals travel in its message. Nothing moves while one is missing.
     Release(Approve),
-    /// Sign which step is the newest, so that a git host cannot keep it back unnoticed
     Beacon(Beacon),
-    /// Sign that a key counts for nothing more
     Revoke(Revoke),
-    /// Sign, with recovery's keys, that the history begins again at a commit
     Recover(Recover),
-    /// Keep what a machine runs, whatever is pushed, for a while
     Hold(Hold),
-    /// Make a machine run an earlier accepted step for a while
     Pin(Pin),
     /// End the hold or pin of a machine
     Resume,
-    /// Push the branch and its statements, or carry them to a machine past a dead git host
     Push(Push),
     /// Bring a machine that waits in maintenance mode into the cluster
     Enroll(Enroll),
-    /// Judge a repository as a machine would: every step, and the first refusal with what to do about it
     Verify(Verify),
     /// Print a seed for `cairn-image build --seed`, so that machines of that image need no introduction
     Seed(Seed),

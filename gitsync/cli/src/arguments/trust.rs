@@ -94,7 +94,7 @@ pub(crate) struct Signing {
     pub(crate) checkout: PathBuf,
 }
 
-/// Sign that a commit may become the next step
+/// Approve a commit: sign that it may become the next step, whoever merges it
 ///
 /// The statement names the step (the content on top of what is accepted), not the commit: it holds whoever presses the merge
 /// button, and for nothing else. It lies under refs/cairn/approvals/ of the git host.
@@ -121,7 +121,7 @@ fn intent(word: &str) -> Result<Intent, String> {
     word.parse().map_err(|()| "release or breakglass".to_owned())
 }
 
-/// Sign which step is the newest
+/// Sign which step is the newest, so that a git host cannot keep it back unnoticed
 ///
 /// For a robot that runs every few minutes with a key for `fresh`, and is told the newest step by whoever releases.
 #[derive(Debug, Args)]
@@ -150,7 +150,7 @@ pub(crate) struct Revoke {
     pub(crate) signing: Signing,
 }
 
-/// Sign that the history begins again at a commit
+/// Sign, with recovery's keys, that the history begins again at a commit
 ///
 /// Only recovery's own keys can, as many as its threshold asks for: the one step that is not fast-forward. Machines wait for the
 /// policy's delay, or take it at once when somebody stands at them.
@@ -191,6 +191,7 @@ pub(crate) struct Hold {
 #[derive(Debug, Args)]
 pub(crate) struct Pin {
     /// The accepted commit to run; short in a checkout, whole elsewhere
+    #[arg(required_unless_present = "step")]
     pub(crate) commit: Option<String>,
     /// Its number instead, as `cairnctl commits` shows it
     #[arg(long, value_name = "N", conflicts_with = "commit")]

@@ -5,7 +5,7 @@ use crate::arguments::{Form, Verify};
 use crate::judge::{Judgement, Repository, Verdict};
 use crate::output;
 use anyhow::Result;
-use gitsync_verify::{ChangeKind, Commit, Introduction, Refusal, TrustState};
+use gitsync_verify::{ChangeKind, Commit, Introduction, Reason, Refusal, TrustState};
 use serde_json::{Value, json};
 
 /// Judges and prints; the verdict is the exit code.
@@ -89,6 +89,9 @@ fn print_refusal(verdict: Verdict, refusal: &Refusal) -> Result<()> {
     output::fields(&fields)?;
     for line in refusal.message.lines() {
         println!("  {}", output::one_line(line));
+    }
+    if refusal.reason == Reason::MissingObject {
+        println!("next: git fetch --unshallow, or git fetch origin; then cairnctl verify again");
     }
     Ok(())
 }

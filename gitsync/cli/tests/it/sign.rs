@@ -194,21 +194,46 @@ fn an_agent_signs_when_only_the_public_key_lies_on_the_disk() {
 fn beacons_revocations_and_recoveries_are_signed_as_the_verifier_reads_them() {
     let team = Team::new();
     let demo = team.lab.demo();
-    let step = team.verdict().json()["steps"][0]["step"].as_str().map(str::to_owned).expect("because one passed");
-    let beacon = team.lab.cairnctl(&demo, &["beacon", "--step", &step[..8], "-o", "json"]).json();
-    let told_another = team.lab.cairnctl(&demo, &["beacon", "--step", "00000000"]);
+    // A robot's key for beacons and one that lies in a safe.
+    let principal = |name: &str, word: &str| {
+        team.lab.key(name);
+        format!("principal \"{name}\" {{ key \"{}\" {{ use \"{word}\"; }}; }}\n", team.lab.public_key(name))
+    };
+    let root = std::fs::read_to_string(demo.join("trust/root.kdl")).expect("because init wrote it");
+    let more = format!(
+        "recovery threshold=1 {{ member \"vault\"; }}\nfreshness life=\"24h\"\n{}",
+        principal("vault", "recovery")
+    );
+    team.lab.write(&demo.join("trust/robots.kdl"), &principal("robot", "fresh"));
+    team.lab.change("trust/root.kdl", &format!("{root}{more}"), &[]);
+    team.lab.git(&demo, &["push", "-q"]);
+    team.lab.git(&demo, &["fetch", "-q", "origin"]);
+    let key_of = |name: &str| team.lab.path(name).to_str().expect("because the path is text").to_owned();
+    let sign = |words: &[&str], name: &str| {
+        team.lab.cairnctl(&demo, &[words, &["--ssh-key", &key_of(name), "-o", "json"]].concat())
+    };
+    let steps = team.verdict().json()["steps"].clone();
+    let step = steps.as_array().and_then(|steps| steps.last()).and_then(|step| step["step"].as_str());
+    let step = step.expect("because one passed").to_owned();
+    let beacon = sign(&["beacon", "--step", &step[..8]], "robot").json();
+    let told_another = sign(&["beacon", "--step", "00000000"], "robot");
     assert!(told_another.err.contains("may be keeping something back"), "{told_another:?}");
+    for wrong in
+        [sign(&["beacon"], "ada"), sign(&["recover", "HEAD~1"], "ada"), sign(&["approve", "origin/feature"], "vault")]
+    {
+        assert!(wrong.code == 1 && wrong.err.contains("and not for"), "{wrong:?}");
+    }
     let key = team.lab.path("bob.pub");
     let revoke = ["revoke", key.to_str().expect("because the path is text"), "--last-good", "0", "-o", "json"];
     let revoke = team.lab.cairnctl(&demo, &revoke).json();
-    let recover = team.lab.cairnctl(&demo, &["recover", "HEAD~1", "-o", "json"]).json();
-    for (said, folder, words) in [
-        (&beacon, "refs/cairn/fresh/", format!("step {step}\nissued ")),
-        (&revoke, "refs/cairn/revoke/", "last-good 0\nissued ".to_owned()),
-        (&recover, "refs/cairn/recovery/", "old-epoch 0\nnew-epoch 1\ncommit ".to_owned()),
+    let recover = sign(&["recover", "HEAD~1"], "vault").json();
+    for (said, who, folder, words) in [
+        (&beacon, "robot", "refs/cairn/fresh/", format!("step {step}\nissued ")),
+        (&revoke, "ada", "refs/cairn/revoke/", "last-good 0\nissued ".to_owned()),
+        (&recover, "vault", "refs/cairn/recovery/", "old-epoch 0\nnew-epoch 1\ncommit ".to_owned()),
     ] {
         let name = said["ref"].as_str().expect("because it was signed");
-        assert!(name.starts_with(folder) && said["principal"] == "ada", "{said}");
+        assert!(name.starts_with(folder) && said["principal"] == who, "{said}");
         let text = team.lab.git(&team.forge, &["cat-file", "blob", name]);
         assert!(text.contains(&words), "{text}");
     }
