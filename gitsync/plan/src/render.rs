@@ -32,6 +32,10 @@ pub fn render(commit: &Verified<Commit>, objects: &ObjectSet) -> Result<DesiredS
     let id = &commit.position().commit;
     let files = commit.files(objects).map_err(|refusal| refusal.of_commit(id))?;
     let content = content(&files, Some(commit.cluster()), Some(commit.policy())).map_err(|r| r.of_commit(id))?;
+    if let Some(glass) = commit.break_glass().filter(|glass| glass.seq == commit.position().seq) {
+        let touched = |path: &str| glass.before.contains_key(path);
+        emergency(commit.policy(), touched, &content.objects).map_err(|refusal| refusal.of_commit(id))?;
+    }
     let table = access_table(commit.cluster(), commit.position(), commit.policy(), content.documents.entries());
     Ok(DesiredState {
         source: commit.position().clone(),
@@ -40,6 +44,19 @@ pub fn render(commit: &Verified<Commit>, objects: &ObjectSet) -> Result<DesiredS
         objects: content.objects,
         policy: commit.policy().clone(),
     })
+}
+
+/// Break-glass brings neither Secrets nor kinds that a budget protects: no object of a file that it touched is one.
+fn emergency(policy: &Policy, touched: impl Fn(&str) -> bool, objects: &[DesiredObject]) -> Result<(), Refusal> {
+    let protected = |kind: &str| policy.rules().iter().any(|rule| rule.budget.protected.contains(kind));
+    let barred = |object: &&DesiredObject| object.key.kind == "Secret" || protected(&object.key.kind);
+    match objects.iter().filter(|object| touched(&object.origin.path)).find(barred) {
+        None => Ok(()),
+        Some(object) => {
+            let message = format!("break-glass may not touch {}; leave it to an ordinary step: git revert", object.key);
+            Err(Refusal::new(Reason::OutOfReach, message).at_path(&object.origin.path))
+        }
+    }
 }
 
 /// The access table of an accepted commit whose other files may have mistakes: people are who accepted says they are, also
@@ -82,6 +99,46 @@ fn content(files: &Files, cluster: Option<ClusterId>, policy: Option<&Policy>) -
         Some(_) | None => {
             mistakes.sort();
             Err(Refusal::of_mistakes(Reason::Parse, mistakes))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn t59_a_break_glass_brings_neither_secrets_nor_protected_kinds() {
+        const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
+        let policy = format!(
+            "version 1\nroot threshold=1 {{ member \"ada\"; }}\nprincipal \"ada\" {{ key \"{KEY}\" {{ use \"commit\"; }}; }}\n\
+             role \"dev\" {{ member \"ada\"; }}\n\
+             rule \"web\" {{\n    owns \"apps/**\"\n    approval role=\"dev\" threshold=1\n\
+             \x20   reach {{ namespace \"web\"; kind \"*\"; }}\n    budget {{ protect \"ServiceAccount\"; }}\n}}\n"
+        );
+        let file =
+            |kind: &str| format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: a, namespace: web}}\n").into_bytes();
+        let files = Files(BTreeMap::from([
+            ("trust/root.kdl".to_owned(), policy.clone().into_bytes()),
+            ("apps/map.yaml".to_owned(), file("ConfigMap")),
+            ("apps/secret.yaml".to_owned(), file("Secret")),
+            ("apps/service.yaml".to_owned(), file("ServiceAccount")),
+        ]));
+        let policy = Policy::parse(&files).expect("because the policy is good");
+        let mut mistakes = Vec::new();
+        let objects = manifests::read(&files, &mut mistakes);
+        assert_eq!((objects.len(), mistakes), (3, Vec::new()));
+        for (path, expected) in [
+            ("apps/map.yaml", None),
+            ("apps/secret.yaml", Some(Reason::OutOfReach)),
+            ("apps/service.yaml", Some(Reason::OutOfReach)),
+        ] {
+            let judged = emergency(&policy, |touched| touched == path, &objects);
+            assert_eq!(
+                judged.err().map(|refusal| (refusal.reason, refusal.path)),
+                expected.map(|r| (r, Some(path.to_owned())))
+            );
         }
     }
 }

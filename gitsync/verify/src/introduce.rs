@@ -69,7 +69,9 @@ pub fn recall(state: &TrustState, objects: &ObjectSet, seq: Seq) -> Result<Verif
         )
     })?;
     let (base, policy, tree_id) = Base::read(&mut Trees::new(objects), objects, position)?;
-    Ok(Verified::new(commit(state, base, tree_id, policy)))
+    let mut commit = commit(state, base, tree_id, policy);
+    commit.break_glass = state.break_glass().filter(|glass| glass.seq == seq).cloned();
+    Ok(Verified::new(commit))
 }
 
 /// A remembered position, read again from objects.

@@ -2,7 +2,7 @@
 
 use crate::lab::{CLUSTER, Lab, Make, REF, target, time};
 use gitsync_verify::statement::{Intent, Recovery, Release};
-use gitsync_verify::{Clock, DeployRef, Reason, Statement, TrustState, Wanted, commit_sha256, introduce};
+use gitsync_verify::{Clock, DeployRef, Reason, Statement, TrustState, Wanted, commit_sha256, introduce, recall};
 use jiff::SignedDuration;
 use machined_ids::{ClusterId, CommitId, Epoch, Seq};
 
@@ -47,6 +47,8 @@ fn t59_a_break_glass_that_nobody_ratifies_is_taken_back() {
     let glass = machine.break_glass().expect("because it is in force").clone();
     assert_eq!((glass.seq, &glass.base), (Seq(1), &before));
     assert_eq!(machine.overrides().len(), 1, "it is in the log");
+    let again = recall(&machine, &lab.objects(), Seq(1)).expect("because it is accepted");
+    assert_eq!(again.break_glass(), Some(&glass), "who renders it knows by what it came");
     assert!(matches!(machine.wanted(Clock::at(glass.until)), Wanted::Accepted(_)));
     let over = Clock::at(glass.until + SignedDuration::from_secs(1));
     for clock in [over, Clock::default()] {
