@@ -283,9 +283,9 @@ fn older(state: &TrustState, offer: &Offer<'_>) -> Refusal {
 /// From the tip back to a remembered commit: its place in the history, and the commits above it, oldest first.
 fn walk(state: &TrustState, offer: &Offer<'_>) -> Result<(usize, Vec<ObjectId>), Refusal> {
     let (mut path, mut at) = (Vec::new(), ObjectId::of_commit(offer.tip));
+    let history: Vec<ObjectId> = state.history().iter().map(|position| ObjectId::of_commit(&position.commit)).collect();
     loop {
-        let id = at.to_commit_id();
-        if let Some(known) = state.history().iter().rposition(|position| position.commit == id) {
+        if let Some(known) = history.iter().rposition(|position| *position == at) {
             if path.is_empty() && known + 1 != state.history().len() {
                 return Err(older(state, offer));
             }

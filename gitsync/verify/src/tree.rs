@@ -17,7 +17,7 @@ use machined_ids::{Digest, TreeHash};
 use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 /// What an entry may be. There is no fourth kind: submodules and symlinks are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,10 +80,11 @@ fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
-/// Reads one tree object: sorted, without repetition, only modes and names that Cairn takes.
-fn entries<'a>(bytes: &'a [u8], format: ObjectFormat, folder: &str) -> Result<Vec<Entry<'a>>, Refusal> {
+/// Reads one tree object: sorted, without repetition, only modes and names that Cairn takes. The names of one that was read before
+/// (`known`) are not looked at again.
+fn entries<'a>(bytes: &'a [u8], format: ObjectFormat, folder: &str, known: bool) -> Result<Vec<Entry<'a>>, Refusal> {
     let broken = || Refusal::new(Reason::NonCanonical, "a tree object is malformed").at_path(folder);
-    let (mut rest, mut entries, mut seen) = (bytes, Vec::<Entry<'a>>::new(), HashSet::new());
+    let (mut rest, mut entries) = (bytes, Vec::<Entry<'a>>::with_capacity(bytes.len() / MIN_ENTRY_BYTES));
     while !rest.is_empty() {
         let space = rest.iter().take(8).position(|b| *b == b' ').ok_or_else(broken)?;
         let (mode, after) = (&rest[..space], &rest[space + 1..]);
@@ -91,8 +92,10 @@ fn entries<'a>(bytes: &'a [u8], format: ObjectFormat, folder: &str) -> Result<Ve
         let (name, after) = (&after[..nul], &after[nul + 1..]);
         let id = after.get(..format.id_bytes()).and_then(ObjectId::from_slice).ok_or_else(broken)?;
         rest = &after[format.id_bytes()..];
-        check_name(name, folder)?;
-        let name = std::str::from_utf8(name).expect("because printable ASCII is UTF-8");
+        if !known {
+            check_name(name, folder)?;
+        }
+        let name = std::str::from_utf8(name).expect("because names are printable ASCII");
         let path = || join(folder, name);
         let mode = match mode {
             b"100644" => Mode::File,
@@ -102,20 +105,38 @@ fn entries<'a>(bytes: &'a [u8], format: ObjectFormat, folder: &str) -> Result<Ve
             b"160000" => return Err(bad_entry(&path(), "submodules are not fetched")),
             _ => return Err(Refusal::new(Reason::NonCanonical, "a tree entry has an unusual mode").at_path(path())),
         };
-        // Only a name with capitals is copied.
-        let capitals = name.bytes().any(|b| b.is_ascii_uppercase());
-        let small = if capitals { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) };
-        if !seen.insert(small) {
-            return Err(bad_entry(&path(), "another entry here has the same name but for upper and lower case"));
-        }
         let entry = Entry { mode, name, id };
         if entries.last().is_some_and(|last| last.order(&entry) != Ordering::Less) {
             return Err(Refusal::new(Reason::NonCanonical, "a tree object is not sorted").at_path(folder));
         }
         entries.push(entry);
     }
+    if !known {
+        check_twins(&entries, folder)?;
+    }
     Ok(entries)
 }
+
+/// Refuses names that are equal but for upper and lower case, and a file beside a folder of its name.
+fn check_twins(entries: &[Entry<'_>], folder: &str) -> Result<(), Refusal> {
+    // Only names with capitals are copied; the others are almost in order already.
+    let capitals = |name: &str| name.bytes().any(|b| b.is_ascii_uppercase());
+    let mut names: Vec<Cow<'_, str>> = Vec::with_capacity(entries.len());
+    for Entry { name, .. } in entries {
+        names.push(if capitals(name) { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) });
+    }
+    names.sort();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        None => Ok(()),
+        Some(pair) => {
+            let message = "another entry here has the same name but for upper and lower case";
+            Err(bad_entry(&join(folder, &pair[0]), message))
+        }
+    }
+}
+
+/// Bytes of the shortest entry: mode, space, one letter, zero, and a SHA-1.
+const MIN_ENTRY_BYTES: usize = 29;
 
 /// A file that differs between two trees. A rename is one deletion and one addition.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -181,7 +202,7 @@ impl<'a> Trees<'a> {
 
     fn entries(&self, tree: &ObjectId, folder: &str) -> Result<Vec<Entry<'a>>, Refusal> {
         let bytes = self.objects.get(tree, ObjectKind::Tree).map_err(|refusal| refusal.at_path(folder))?;
-        entries(bytes, self.objects.format(), folder)
+        entries(bytes, self.objects.format(), folder, self.hashes.contains_key(tree))
     }
 
     /// The tree hash; reads every object below that was not read before, so each is there and in order.
@@ -281,13 +302,11 @@ impl<'a> Trees<'a> {
         }
         let read = |tree: Option<ObjectId>| tree.map_or(Ok(Vec::new()), |tree| self.entries(&tree, folder));
         let (before, after) = (read(before)?, read(after)?);
-        let mut names: BTreeMap<&str, (Option<Entry<'_>>, Option<Entry<'_>>)> = BTreeMap::new();
-        before.iter().for_each(|e| names.entry(e.name).or_default().0 = Some(*e));
-        after.iter().for_each(|e| names.entry(e.name).or_default().1 = Some(*e));
-        for (name, (before, after)) in names {
+        for (before, after) in pairs(before, after) {
             if before == after {
                 continue;
             }
+            let name = before.or(after).map_or("", |entry| entry.name);
             let path = join(folder, name);
             let file = |e: Option<Entry<'_>>| e.filter(|e| e.mode != Mode::Directory).map(|e| (e.mode, e.id));
             let directory = |e: Option<Entry<'_>>| e.filter(|e| e.mode == Mode::Directory).map(|e| e.id);
@@ -320,6 +339,21 @@ impl<'a> Trees<'a> {
         }
         Ok(Files(files))
     }
+}
+
+/// The entries of two trees side by side, by their names: a stable sort of two runs that are almost in order.
+fn pairs<'a>(before: Vec<Entry<'a>>, after: Vec<Entry<'a>>) -> Vec<(Option<Entry<'a>>, Option<Entry<'a>>)> {
+    let one = before.into_iter().map(|entry| (entry.name, Some(entry), None));
+    let mut both: Vec<_> = one.chain(after.into_iter().map(|entry| (entry.name, None, Some(entry)))).collect();
+    both.sort_by_key(|(name, ..)| *name);
+    let mut pairs: Vec<(Option<Entry<'a>>, Option<Entry<'a>>)> = Vec::with_capacity(both.len());
+    for (name, before, after) in both {
+        match pairs.last_mut() {
+            Some((Some(last), other @ None)) if last.name == name && before.is_none() => *other = after,
+            Some(_) | None => pairs.push((before, after)),
+        }
+    }
+    pairs
 }
 
 /// The net difference between two trees, by path. For tools: the verifier compares what it has hashed itself.
