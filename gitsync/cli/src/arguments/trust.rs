@@ -13,6 +13,7 @@ use std::path::PathBuf;
 ///
 ///   cairnctl verify                                     the deploy branch of this checkout
 ///   cairnctl verify . --commit HEAD                     what is checked out, before it is pushed or merged
+///   cairnctl verify --commit HEAD --applied origin/main what it would delete, judged by the rules' budgets
 ///   cairnctl verify repo.git --introduction FILE -o json
 ///
 /// Exit code: 0 accepted, 1 refused, 2 cannot tell (no introduction, a shallow clone, a newer format).
@@ -31,6 +32,9 @@ pub(crate) struct Verify {
     /// Commit to judge instead of a branch
     #[arg(long, value_name = "COMMIT")]
     pub(crate) commit: Option<String>,
+    /// The commit that runs now: show what would be deleted, and judge it by the rules' budgets
+    #[arg(long, value_name = "COMMIT")]
+    pub(crate) applied: Option<String>,
     /// Judge as if somebody stood at the machine: a recovery does not wait for its delay
     #[arg(long)]
     pub(crate) present: bool,

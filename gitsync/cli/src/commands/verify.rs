@@ -4,7 +4,8 @@ use super::Surroundings;
 use crate::arguments::{Form, Verify};
 use crate::judge::{Judgement, Repository, Verdict};
 use crate::output;
-use anyhow::Result;
+use anyhow::{Result, bail};
+use gitsync_plan::{Inventory, diff};
 use gitsync_verify::{ChangeKind, Commit, Introduction, Reason, Refusal, TrustState};
 use serde_json::{Value, json};
 
@@ -12,16 +13,37 @@ use serde_json::{Value, json};
 pub(super) fn verify(around: &Surroundings, verify: &Verify) -> Result<Verdict> {
     let repository = Repository::open(&verify.repository, verify.introduction.as_deref())?;
     let revision = verify.commit.as_deref().or(verify.branch.as_deref());
-    let judgement = repository.judge(revision, verify.present)?;
+    let mut judgement = repository.judge(revision, verify.present)?;
+    let deleted = match &verify.applied {
+        Some(applied) => deletions(&mut judgement, repository.judge(Some(applied), verify.present)?)?,
+        None => Vec::new(),
+    };
     let verdict = judgement.verdict();
     match around.form {
-        Form::Json => output::json(&report(&repository.introduction, &judgement))?,
-        Form::Text => print(&repository.introduction, &judgement)?,
+        Form::Json => output::json(&report(&repository.introduction, &judgement, &deleted))?,
+        Form::Text => print(&repository.introduction, &judgement, &deleted)?,
     }
     Ok(verdict)
 }
 
-fn print(introduction: &Introduction, judgement: &Judgement) -> Result<()> {
+/// What going from one commit to the other deletes; more than a rule's budget is a refusal.
+fn deletions(judgement: &mut Judgement, applied: Judgement) -> Result<Vec<String>> {
+    let Some(before) = applied.desired else {
+        let why = applied.refusal.map(|refusal| refusal.to_string()).unwrap_or_default();
+        bail!("what --applied names cannot run, so nothing can be compared with it: {why}");
+    };
+    let Some(after) = &judgement.desired else { return Ok(Vec::new()) };
+    match diff(&after.objects, &Inventory::of(&before.objects), &after.policy) {
+        Ok(plan) => Ok(plan.prune.iter().map(|(key, entry)| format!("{key} ({})", entry.path)).collect()),
+        Err(refusal) => {
+            let refusal = judgement.tip.as_ref().map(|tip| refusal.clone().of_commit(tip)).unwrap_or(refusal);
+            (judgement.desired, judgement.refusal) = (None, Some(refusal));
+            Ok(Vec::new())
+        }
+    }
+}
+
+fn print(introduction: &Introduction, judgement: &Judgement, deleted: &[String]) -> Result<()> {
     output::fields(&[
         ("cluster", introduction.cluster.to_string()),
         ("branch", introduction.deploy_ref.to_string()),
@@ -58,6 +80,7 @@ fn print(introduction: &Introduction, judgement: &Judgement) -> Result<()> {
         let (objects, machines) = (desired.objects.len(), desired.documents.machines.len());
         println!("{}: a machine would run this: {objects} objects, {machines} machines", judgement.verdict().as_str());
     }
+    deleted.iter().for_each(|object| println!("deleted: {}", output::one_line(object)));
     if let Some(glass) = judgement.state.as_ref().and_then(TrustState::break_glass) {
         println!(
             "break-glass: step {} ends at {}; next: approve an ordinary step on top of it",
@@ -96,7 +119,7 @@ fn print_refusal(verdict: Verdict, refusal: &Refusal) -> Result<()> {
     Ok(())
 }
 
-fn report(introduction: &Introduction, judgement: &Judgement) -> Value {
+fn report(introduction: &Introduction, judgement: &Judgement, deleted: &[String]) -> Value {
     let step = |step: &Commit| {
         let position = step.position();
         let change = |kind| match kind {
@@ -127,5 +150,6 @@ fn report(introduction: &Introduction, judgement: &Judgement) -> Value {
         "introduction": introduction.commit, "tip": judgement.tip,
         "steps": judgement.steps.iter().map(|one| step(one)).collect::<Vec<_>>(),
         "refusal": judgement.refusal, "content": content,
+        "deleted": deleted,
     })
 }

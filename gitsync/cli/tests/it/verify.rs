@@ -110,3 +110,34 @@ fn t87_another_introduction_than_the_repositorys_is_refused() {
     let said = lab.cairnctl(&lab.demo(), &["verify", "-o", "json"]);
     assert_eq!((said.code, said.json()["refusal"]["reason"].clone()), (1, "IntroductionConflict".into()), "{said:?}");
 }
+
+#[test]
+fn t56_a_commit_that_deletes_more_than_a_rules_budget_is_refused_before_it_is_merged() {
+    let lab = Lab::new();
+    let map = |number: u32| MAP.replace("name: a", &format!("name: a{number}"));
+    for number in 0..21 {
+        lab.write(&lab.demo().join(format!("apps/a{number}.yaml")), &map(number));
+    }
+    let applied = lab.change("apps/a21.yaml", &map(21), &[]);
+    lab.git(&lab.demo(), &["rm", "-q", "apps/a0.yaml"]);
+    let one = lab.change("docs/one.md", "1\n", &[]);
+    let said = lab.cairnctl(&lab.demo(), &["verify", "--applied", &applied, "-o", "json"]).json();
+    assert_eq!(
+        (&said["verdict"], &said["deleted"]),
+        (&"accepted".into(), &serde_json::json!(["ConfigMap example/a0 (apps/a0.yaml)"]))
+    );
+    // One more than twenty, also when it is done in many commits: the difference from what runs counts.
+    lab.git(&lab.demo(), &["rm", "-q", "apps/a1.yaml"]);
+    lab.change("docs/two.md", "2\n", &[]);
+    lab.git(&lab.demo(), &["rm", "-q", "-r", "apps"]);
+    lab.change("docs/all.md", "3\n", &[]);
+    for base in [&applied, &one] {
+        let said = lab.cairnctl(&lab.demo(), &["verify", "--applied", base, "-o", "json"]);
+        let refusal = &said.json()["refusal"];
+        assert_eq!(
+            (said.code, &refusal["reason"], &refusal["rule"]),
+            (1, &"Budget".into(), &"apps".into()),
+            "{said:?}"
+        );
+    }
+}

@@ -1,6 +1,7 @@
 //! gitsync whole: a real repository over HTTP, a real API server over mTLS, and machined's side of the local socket.
 
 mod cluster;
+mod hosts;
 mod machined;
 mod repository;
 mod trust;
