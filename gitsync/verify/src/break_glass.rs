@@ -13,7 +13,6 @@ use crate::objects::ObjectId;
 use crate::policy::{BreakGlass, Policy};
 use crate::refusal::{Reason, Refusal};
 use crate::state::Position;
-use crate::statement::Intent;
 use crate::tree::{Change, ChangeKind, Trees};
 use crate::votes::Votes;
 use jiff::Timestamp;
@@ -107,22 +106,21 @@ impl Attempt<'_> {
             let refusal = refuse(Reason::OutOfReach, "it may not touch this file; leave it to an ordinary step".into());
             return refusal.map_err(|refusal: Refusal| refusal.at_path(path));
         }
-        let approvals = self.votes.approvals(Intent::Breakglass, None).principals;
-        let members = self.policy.roles().get(&rule.role).map(|role| &role.members);
-        let count = members.map_or(0, |members| approvals.intersection(members).count());
-        if count < rule.threshold as usize {
-            let (need, role) = (rule.threshold, &rule.role);
+        let none = BTreeSet::new();
+        let members = self.policy.roles().get(&rule.role).map_or(&none, |role| &role.members);
+        let ends = self.votes.emergency_ends(members);
+        // It holds for as long as enough of them approve.
+        let mut latest_first: Vec<Timestamp> = ends.values().copied().collect();
+        latest_first.sort_unstable_by(|one, other| other.cmp(one));
+        let Some(until) = latest_first.get(rule.threshold as usize - 1).copied() else {
+            let (count, need, role) = (ends.len(), rule.threshold, &rule.role);
             let what = format!(
-                "{count} of {need} approvals by role {role}; have a member sign: cairnctl approve --breakglass"
+                "{count} of {need} approvals by role {role} that have an end; have a member sign: \
+                 cairnctl approve --breakglass --for 4h"
             );
             return refuse(Reason::UnderThreshold, what);
-        }
-        let Some(until) = self.votes.earliest_end(Intent::Breakglass) else {
-            return refuse(
-                Reason::Expired,
-                "it has no end; sign one with: cairnctl approve --breakglass --for 4h".into(),
-            );
         };
+        let approvals: BTreeSet<PrincipalName> = ends.into_keys().collect();
         let late = match self.now {
             Some(now) if now < until && until.duration_since(now) <= rule.life => None,
             Some(_) => Some(format!("it ends at {until}, which is over or beyond the policy's {:#}", rule.life)),

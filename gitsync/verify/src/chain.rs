@@ -83,7 +83,7 @@ pub fn verify(state: &TrustState, offer: &Offer<'_>) -> Result<Chain, Refusal> {
         return Ok(chain);
     }
     match state.equivocation() {
-        Some(equivocation) => Err(equivocation.refusal()),
+        Some(equivocation) => Ok(Chain { refused: Some(equivocation.refusal()), ..chain }),
         // What came beside a tip that cannot be followed is learned all the same: a recovery's time runs from now on.
         None => match advance(state, offer, chain.clone()) {
             Err(refusal) if chain.learned.pending.is_some() => Ok(Chain { refused: Some(refusal), ..chain }),
@@ -127,6 +127,7 @@ fn advance(state: &TrustState, offer: &Offer<'_>, mut chain: Chain) -> Result<Ch
         match run.step(&parent, id) {
             Ok(step) => {
                 parent = Parent::of(&step.commit);
+                run.follow(&parent.policy);
                 judged.push(step);
             }
             Err(refusal) => {

@@ -95,6 +95,15 @@ impl Run<'_> {
         self.authorise(parent, position, content.tree_id, own?, &votes)
     }
 
+    /// Takes over the keys that a step's policy revokes: for ever, also when a later step of the same judgement no longer says so.
+    pub(crate) fn follow(&mut self, policy: &Policy) {
+        for (key, last_good) in policy.revoked() {
+            let (epoch, last_good) = (self.state.epoch(), *last_good);
+            let revocation = Revocation { epoch, last_good, by_root: true, by_key: false };
+            self.revoked.entry(key.clone()).or_insert(revocation);
+        }
+    }
+
     fn policy(&mut self, content: &Content) -> Result<Arc<Policy>, Refusal> {
         if let Some(known) = self.policies.get(&content.policy_hash) {
             return Ok(Arc::clone(known));

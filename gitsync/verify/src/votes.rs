@@ -185,11 +185,16 @@ impl Votes {
         self.votes.iter().any(|vote| vote.intent == intent && vote.not_after.is_some())
     }
 
-    /// When the first approval of an intent ends; `None` when one has no end, or there is none.
-    pub(crate) fn earliest_end(&self, intent: Intent) -> Option<Timestamp> {
-        let ends: Option<Vec<_>> =
-            self.votes.iter().filter(|vote| vote.intent == intent).map(|vote| vote.not_after).collect();
-        ends?.into_iter().min()
+    /// Until when each of these members approves by break-glass. An approval without an end is none, and nobody else's matters: no
+    /// statement of theirs can take an emergency's approval away.
+    pub(crate) fn emergency_ends(&self, members: &BTreeSet<PrincipalName>) -> BTreeMap<PrincipalName, Timestamp> {
+        let mut ends = BTreeMap::<PrincipalName, Timestamp>::new();
+        for vote in self.votes.iter().filter(|vote| vote.intent == Intent::Breakglass && vote.approves) {
+            let Some(end) = vote.not_after.filter(|_| members.contains(&vote.principal)) else { continue };
+            let latest = ends.entry(vote.principal.clone()).or_insert(end);
+            *latest = end.max(*latest);
+        }
+        ends
     }
 
     /// The keys that counted for an intent.

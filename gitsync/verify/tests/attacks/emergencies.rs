@@ -116,13 +116,17 @@ fn a_break_glass_is_limited_in_path_time_and_number() {
     let never = Release { intent: Intent::Breakglass, ..lab.release(&machine) };
     lab.statements.replace(vec![lab.sign_statement("olga", &Statement::Release(never))]);
     lab.clock.set(Clock::at(time(NOON)));
-    lab.refused(&mut machine, Reason::Expired);
+    lab.refused(&mut machine, Reason::UnderThreshold);
     // bob is not of the role.
     let end = time(NOON) + SignedDuration::from_hours(1);
     let bobs = Release { not_after: Some(end), intent: Intent::Breakglass, ..lab.release(&machine) };
     lab.statements.replace(vec![lab.sign_statement("bob", &Statement::Release(bobs))]);
     lab.refused(&mut machine, Reason::UnderThreshold);
-    lab.statements.borrow_mut().clear();
+    // Nobody takes an emergency's approval away: not bob, not one of olga's own that has ended or never ends.
+    breakglass(&lab, &machine, -1);
+    let never = Release { intent: Intent::Breakglass, ..lab.release(&machine) };
+    lab.offer("bob", &Statement::Release(never.clone()));
+    lab.offer("olga", &Statement::Release(never));
     breakglass(&lab, &machine, 4);
     lab.accepted(&mut machine);
     unsigned(&lab, "apps/b.yaml", "b: urgent\n");
@@ -271,8 +275,11 @@ fn t86_two_re_introductions_of_one_epoch_stop() {
     lab.statements.borrow_mut().clear();
     sign_recovery(&lab, &recovery(&lab, &other, 1));
     lab.refused(&mut machine, Reason::Equivocation);
-    // A higher epoch ends it.
+    // A higher epoch ends it, and waits like any other.
+    lab.presence.set(false);
     sign_recovery(&lab, &recovery(&lab, &other, 2));
+    lab.refused(&mut machine, Reason::Equivocation);
+    day_later(&lab);
     lab.accepted(&mut machine);
     assert_eq!((machine.epoch(), machine.equivocation()), (Epoch(2), None));
 }

@@ -117,12 +117,16 @@ fn t17_an_accepted_policy_revokes_as_well_and_for_ever() {
     // A policy that asks for bob and then revokes bob's only key could not be met; ada is enough.
     let revoked = format!("revoked \"{}\" last-good=0\n", fingerprint(&lab, "bob"));
     lab.change("ada", "trust/revoked.kdl", &revoked);
+    let mut at_once = machine.clone();
     lab.accepted(&mut machine);
     lab.remove("trust/revoked.kdl");
     lab.change("ada", "apps/a.yaml", "a: 1\n");
     lab.accepted(&mut machine);
     lab.change("bob", "apps/a.yaml", "a: 2\n");
     lab.refused(&mut machine, Reason::Revoked);
+    // A machine that judges all of it at once comes to the same.
+    let refusal = lab.sync(&mut at_once).expect("because bob's key was revoked on the way");
+    assert_eq!((refusal.reason, at_once.accepted()), (Reason::Revoked, machine.accepted()));
 }
 
 #[test]
