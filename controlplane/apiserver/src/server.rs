@@ -129,6 +129,10 @@ impl ApiServer {
         let status = response.status().as_u16();
         self.0.metrics.observe(&info, status, started.elapsed());
         audit::record(&info, span_caller.as_ref(), status, started.elapsed());
+        // For whoever keeps an audit log of the connection: a token's owner is known here only.
+        if let Some(caller) = span_caller {
+            response.extensions_mut().insert(caller);
+        }
         response
     }
 }

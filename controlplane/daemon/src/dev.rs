@@ -3,6 +3,7 @@
 //! What machined would give comes from the data folder: `access.json` (written by `cairnctl dev` from a checkout's trust/) and an
 //! identity key; the store and the cluster's keys lie there too. People log in exactly as on a machine.
 
+use crate::audit::Audit;
 use crate::leaf::LeafSource;
 use crate::node::{self, NodeConfig, Places};
 use crate::pki::write_secret;
@@ -101,7 +102,7 @@ async fn serve(
         services: SERVICES,
         domain: "cluster.local".into(),
     };
-    let server = Server::start(config, table.clone(), leaf.clone(), supervisor).await?;
+    let server = Server::start(config, table.clone(), leaf.clone(), Audit::default(), supervisor).await?;
     server.run_controllers(name.as_str(), supervisor);
     if !arguments.server_only {
         let transport = server.transport(Caller::node(name.as_str(), ""));

@@ -5,9 +5,9 @@
 use crate::leaf::LeafSource;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use machined_access::{AccessTable, LeafKey};
+use machined_access::{AccessTable, AuditRecord, LeafKey};
 use machined_api::local_client::LocalClient;
-use machined_api::{ContextReply, ContextRequest, IssueLeafRequest};
+use machined_api::{AuditRequest, ContextReply, ContextRequest, IssueLeafRequest};
 use machined_config::{Cidr, ClusterConfig, MachineConfig, Problems};
 use machined_reconcile::{Restart, Stop, Supervisor};
 use rustls::pki_types::CertificateDer;
@@ -99,6 +99,12 @@ impl Local {
         supervisor
             .spawn("machine context", Restart::Always, move |stop| local.clone().follow(Arc::clone(&sender), stop));
         Ok(receiver)
+    }
+
+    /// Hands over audit records.
+    pub(crate) async fn audit(&self, records: &[AuditRecord]) -> Result<(), LocalError> {
+        let records = records.iter().map(|record| record.clone().to_json().into_bytes()).collect();
+        self.client.clone().audit(AuditRequest { records }).await.map(drop).map_err(refused("Audit"))
     }
 
     async fn contexts(&self) -> Result<tonic::Streaming<ContextReply>, LocalError> {

@@ -2,6 +2,7 @@
 //!
 //! Ends when the step changes something that cannot be changed while running; machined then starts it again.
 
+use crate::audit::Audit;
 use crate::leaf::LeafSource;
 use crate::local::{Local, Place};
 use crate::node::{self, NodeConfig, Places};
@@ -36,9 +37,10 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
     let place = places.borrow_and_update().clone();
     let (writer, table) = table(place.access.clone());
     let leaf = local.leaf(leaf_names(&place), supervisor).await?;
+    let audit = Audit::to_machined(local, supervisor);
     tracing::info!(machine = %place.machine.name, role = ?place.machine.role, "this machine's place in the cluster");
     let server = match place.machine.role {
-        Role::ControlPlane => control_plane(&arguments, &place, table, leaf, supervisor).await?,
+        Role::ControlPlane => control_plane(&arguments, &place, table, leaf, audit, supervisor).await?,
         Role::Worker => bail!("workers cannot join yet: give this machine the role \"control-plane\""),
     };
     tokio::select! {
@@ -52,6 +54,7 @@ async fn control_plane(
     place: &Place,
     table: Table,
     leaf: LeafSource,
+    audit: Audit,
     supervisor: &Supervisor,
 ) -> Result<Server> {
     let advertise = own_address(place).context("the machine has no IPv4 address yet")?;
@@ -69,7 +72,7 @@ async fn control_plane(
         services: (base, services.prefix()),
         domain: place.cluster.network.domain.clone(),
     };
-    let server = Server::start(config, table.clone(), leaf.clone(), supervisor).await?;
+    let server = Server::start(config, table.clone(), leaf.clone(), audit, supervisor).await?;
     server.run_controllers(place.machine.name.as_str(), supervisor);
     let transport = server.transport(Caller::node(place.machine.name.as_str(), ""));
     node::start(node_config(place, advertise)?, transport, table, leaf, supervisor).await?;

@@ -3,6 +3,7 @@
 //! Only parses, builds, runs and drains; what is composed how is in [`machine`] and [`dev`].
 
 mod agents;
+mod audit;
 mod dev;
 mod identify;
 mod in_process;

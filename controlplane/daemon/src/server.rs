@@ -3,6 +3,7 @@
 //! Tasks: `api listener` and one `api connection` for each, `leaf renewal`, `event expiry`, and those of the store, all under the Supervisor.
 
 use crate::agents::Agents;
+use crate::audit::Audit;
 use crate::in_process::InProcess;
 use crate::leaf::LeafSource;
 use crate::listener::Listener;
@@ -77,6 +78,7 @@ impl Server {
         config: ServerConfig,
         table: Table,
         leaf: LeafSource,
+        audit: Audit,
         supervisor: &Supervisor,
     ) -> Result<Server, StartError> {
         let pki = Pki::open(&config.folder.join("pki"), config.bootstrap)?;
@@ -98,7 +100,7 @@ impl Server {
         let keys = ServerKeys::new(leaf.current())?;
         keys.set_public(pki.server_leaf(&server_names(&config))?)?;
         let tls = Arc::new(tls::server_config(Arc::clone(&keys), &["h2", "http/1.1"])?);
-        let listener = Listener { api: api.clone(), tls, table, supervisor: supervisor.clone() };
+        let listener = Listener { api: api.clone(), tls, table, audit, supervisor: supervisor.clone() };
         let socket = Arc::new(socket);
         supervisor.spawn("api listener", Restart::Always, move |stop| listener.clone().run(Arc::clone(&socket), stop));
         let expiring = api.clone();

@@ -26,10 +26,11 @@ impl Table {
 }
 
 impl TableWriter {
-    /// Replaces the table if it is another; an older step is refused, whatever brought it.
+    /// Replaces the table if it is another. Who calls this hears of steps in their order: machined hands a table on with a generation
+    /// that only grows. Steps themselves are no order, since a re-introduction counts them from zero.
     pub(crate) fn replace(&self, next: AccessTable) {
         self.0.send_if_modified(|current| {
-            let newer = next.seq >= current.seq && **current != next;
+            let newer = **current != next;
             if newer {
                 tracing::info!(
                     seq = next.seq.0,

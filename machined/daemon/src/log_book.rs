@@ -22,6 +22,8 @@ pub(crate) const LINE_BYTES_MAX: usize = 16 * 1024;
 const FOLLOW_LINES: usize = 1024;
 /// Size of a log file; one older file of this size is kept beside it.
 const FILE_BYTES: u64 = 4 * 1024 * 1024;
+/// Size of the audit log's file: months of what people do, days of what machines do.
+const AUDIT_FILE_BYTES: u64 = 32 * 1024 * 1024;
 /// Where the files are, once the volume is mounted.
 const LOG_FOLDER: &str = "/var/log/services";
 
@@ -72,7 +74,7 @@ impl LogFile {
     }
 
     fn write(&mut self, line: &Line) -> std::io::Result<()> {
-        if self.bytes >= FILE_BYTES {
+        if self.bytes >= if self.stamped { FILE_BYTES } else { AUDIT_FILE_BYTES } {
             fs::rename(&self.path, self.path.with_extension("log.1"))?;
             self.writer = BufWriter::new(File::options().create(true).append(true).open(&self.path)?);
             self.bytes = 0;

@@ -259,7 +259,7 @@ async fn without_a_login_and_before_a_step_nobody_is_known() {
 }
 
 #[tokio::test]
-async fn a_login_for_another_client_key_is_worth_nothing() {
+async fn t70_a_login_relayed_with_another_client_key_is_worth_nothing() {
     let (machine, ada, eve) = (machine().await, Ada::new(1), Ada::new(2));
     machine.accept(&ada, Access::Admin);
     let mut thief = machine.people(eve.leaf()).await;
@@ -271,7 +271,7 @@ async fn a_login_for_another_client_key_is_worth_nothing() {
 }
 
 #[tokio::test]
-async fn a_reader_changes_nothing_and_removal_counts_at_once() {
+async fn t71_a_reader_changes_nothing_and_removal_counts_on_the_next_call_of_an_open_connection() {
     let (machine, ada, bob) = (machine().await, Ada::new(1), Ada::new(3));
     machine.accept(&ada, Access::Reader);
     let status = ServiceStatus {
@@ -316,7 +316,7 @@ async fn logs_and_events_are_followed() {
 }
 
 #[tokio::test]
-async fn maintenance_is_gone_once_the_machine_belongs_to_a_cluster() {
+async fn t87_maintenance_is_gone_once_the_machine_belongs_to_a_cluster() {
     let machine = machine().await;
     machine.introduced.put(Introduced::ID, Introduced::Not);
     let mut client = MaintenanceClient::new(machine.channel(None).await.expect("because the API listens"));
