@@ -13,7 +13,7 @@ pub static COMMIT: Strategy = Strategy {
     printer: Printer {
         columns: &[
             NAME,
-            column("State", "What became of the commit: accepted, applied, healthy, superseded or refused."),
+            column("State", "What became of the commit: accepted, applied, healthy, superseded, reverted or refused."),
             column("Reason", "Why it was refused; empty otherwise."),
             column("Signer", "Who signed the commit."),
             column("Subject", "First line of its message."),
