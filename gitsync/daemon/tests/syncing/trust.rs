@@ -84,7 +84,10 @@ async fn a_hold_keeps_what_runs_and_people_are_still_accepteds() {
     let lab = Lab::calm().await;
     let held = lab.repository.head();
     lab.machined.say(|context| context.order = Some(order("hold", 0)));
-    lab.until_condition("OrderFollowed", true, "").await;
+    // The condition was on before; that the order lies on the disk is what the commit below must find.
+    let file = lab.places.folder.join("trust-state");
+    let kept = async || std::fs::read_to_string(&file).ok().filter(|state| state.contains("the disk is full"));
+    lab.until("the hold in the recorded state", kept).await;
     lab.repository.write("apps/settings.yaml", &settings(2));
     lab.repository.write("trust/bob.kdl", &bob(&lab));
     let next = lab.repository.commit(Some("ada"), "two, and bob");
