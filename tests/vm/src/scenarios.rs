@@ -147,6 +147,43 @@ impl Stage<'_> {
         self.cluster.answer(self.machine, running).await.map(drop)
     }
 
+    /// While an operator holds the machine, what is pushed waits; when they resume, it runs.
+    ///
+    /// # Errors
+    /// What did not hold.
+    pub async fn a_hold_keeps_what_runs_until_it_ends(&self, running: &str, next: &str) -> Result<()> {
+        self.cluster.cairnctl(&["hold", "--hours", "1", "--reason", "the auditors are here"])?;
+        let commit =
+            self.cluster.push(&[(DEMO_FILE, &demo_manifests(2, next))], "Change the greeting during a hold")?;
+        self.cluster.judged(&commit, &["accepted"]).await?;
+        self.cluster.answer(self.machine, running).await?;
+        self.cluster.cairnctl(&["resume"])?;
+        self.cluster.judged(&commit, &["applied", "healthy"]).await?;
+        self.cluster.answer(self.machine, next).await.map(drop)
+    }
+
+    /// A signed commit that makes things worse reverts by itself; the next one is taken.
+    ///
+    /// # Errors
+    /// What did not hold.
+    pub async fn a_step_that_does_not_become_healthy_is_reverted(&self, running: &str) -> Result<()> {
+        let cluster = std::fs::read_to_string(self.cluster.checkout().join("cluster.kdl"))?;
+        let (begin, _) = cluster.trim_end().rsplit_once('}').context("cluster.kdl ends with a brace")?;
+        let impatient = format!("{begin}    rollout deadline=\"20s\"\n}}\n");
+        let good = demo_manifests(2, running);
+        let settled = self.cluster.push(&[("cluster.kdl", &impatient)], "Give a rollout 20 seconds")?;
+        self.cluster.judged(&settled, &["healthy"]).await?;
+        let never_ready = demo_manifests(2, "Never ready")
+            .replace("path: /\n              port: 8080", "path: /\n              port: 9");
+        ensure!(never_ready != good, "the probe of the demo was not changed");
+        let bad = self.cluster.push(&[(DEMO_FILE, &never_ready)], "Break the readiness probe")?;
+        self.cluster.judged(&bad, &["reverted"]).await?;
+        self.cluster.answer(self.machine, running).await?;
+        let patient = self.cluster.push(&[(DEMO_FILE, &good), ("cluster.kdl", &cluster)], "Put both right")?;
+        self.cluster.judged(&patient, &["healthy"]).await?;
+        self.cluster.answer(self.machine, running).await.map(drop)
+    }
+
     /// kubectl works with the login that cairnctl hands it.
     ///
     /// # Errors
