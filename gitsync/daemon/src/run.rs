@@ -113,7 +113,7 @@ async fn follow(
 
 async fn keep_source(
     mut source: Source,
-    context: watch::Receiver<Option<(u64, Context)>>,
+    latest: watch::Receiver<Option<(u64, Context)>>,
     wake: Trigger,
     mut stop: Stop,
 ) -> Result<(), TaskError> {
@@ -124,12 +124,13 @@ async fn keep_source(
             () = wakeups.next() => {}
             () = stop.requested() => return Ok(()),
         }
-        let Some((number, context)) = context.borrow().clone() else { continue };
+        let Some((number, context)) = latest.borrow().clone() else { continue };
         if number != connection {
             source.machined_is_new();
             connection = number;
         }
-        match source.round(&context, &Moment::now(&context)).await {
+        let newest = || latest.borrow().as_ref().map_or_else(|| context.clone(), |(_, newest)| newest.clone());
+        match source.round(&context, newest, &Moment::now(&context)).await {
             Ok(()) => said.clear(),
             Err(error) => warn_once(&mut said, story(&error), "a round of the source was not finished"),
         }

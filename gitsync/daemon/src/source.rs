@@ -124,16 +124,22 @@ impl Source {
         self.marker.forget();
     }
 
-    /// One round.
+    /// One round. `newest` is asked once sources have answered, which may take seconds: a hold that was given meanwhile counts.
     ///
     /// # Errors
     /// [`SourceError`]; whatever was recorded before it stays.
-    pub(crate) async fn round(&mut self, context: &Context, moment: &Moment) -> Result<(), SourceError> {
+    pub(crate) async fn round(
+        &mut self,
+        context: &Context,
+        newest: impl Fn() -> Context,
+        moment: &Moment,
+    ) -> Result<(), SourceError> {
         let Some(introduction) = &context.introduction else { return Ok(()) };
         if !self.load(introduction, &moment.now).await? {
             return Ok(());
         }
         let objects = self.look(introduction, context, moment).await?;
+        let context = &newest();
         if self.may_move(context).await? {
             self.follow_order(context, moment).await?;
             if let Some(state) = &self.state {

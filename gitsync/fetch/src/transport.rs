@@ -4,10 +4,13 @@ use crate::frame::{Failure, FailureKind};
 use crate::request::Request;
 use crate::statements::{self, FOLDERS};
 use crate::url::RepositoryUrl;
+use gitsync_verify::limits::MAX_CHAIN_COMMITS;
 use gitsync_verify::limits::MAX_STATEMENTS;
 use gix::bstr::ByteSlice;
 use gix::remote::Direction;
-use gix::remote::fetch::Tags;
+use gix::remote::fetch::{Shallow, Tags};
+use machined_ids::CommitId;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -16,6 +19,10 @@ const MAX_PACKS: usize = 48;
 
 /// Where the tip of the branch is kept between fetches, for negotiation.
 const TIP_REF: &str = "refs/cairn/tip";
+
+/// Commits that a first fetch asks for, one after the other, until they lead back to where verification starts: an introduction with
+/// an anchor is seldom older than a few steps.
+const JOIN_DEPTHS: [NonZeroU32; 2] = [NonZeroU32::new(16).unwrap(), NonZeroU32::new(1024).unwrap()];
 
 /// What a server must not be able to switch on, and what we do not want.
 const SETTINGS: [&str; 11] = [
@@ -117,18 +124,69 @@ pub(crate) fn look(repository: &gix::Repository, url: &RepositoryUrl, request: &
     }
     // Only what was chosen is fetched, by its full name: what a server shows beyond costs it a line.
     specs.extend(chosen.iter().filter(|(_, id)| !repository.has_object(*id)).map(|(name, _)| name.clone()));
-    let tip = ask(repository, url, &specs, |prepared| {
+    let tip = if repository.find_reference(TIP_REF).is_ok() || request.stop_at.is_empty() {
+        receive(repository, url, &specs, branch, Shallow::NoChange)?
+    } else {
+        join(repository, url, &specs, request)?
+    };
+    Ok(Look::New(tip, chosen.into_iter().map(|(_, id)| id).collect()))
+}
+
+/// The first fetch of a repository: no more history than leads back to where verification starts.
+///
+/// A server that lies about where its history ends gains nothing: what is missing then is missed by the verifier.
+fn join(
+    repository: &gix::Repository,
+    url: &RepositoryUrl,
+    specs: &[String],
+    request: &Request,
+) -> Result<gix::ObjectId, Failure> {
+    let branch = request.deploy_ref.as_str();
+    for depth in JOIN_DEPTHS {
+        let tip = receive(repository, url, specs, branch, Shallow::DepthAtRemote(depth))?;
+        if !repository.is_shallow().unwrap_or(true) || leads_to(repository, tip, &request.stop_at) {
+            return Ok(tip);
+        }
+    }
+    receive(repository, url, specs, branch, Shallow::undo())
+}
+
+/// Whether one of `stops` is among the first parents that are here.
+fn leads_to(repository: &gix::Repository, tip: gix::ObjectId, stops: &[CommitId]) -> bool {
+    let mut at = Some(tip);
+    for _ in 0..=MAX_CHAIN_COMMITS {
+        let Some(id) = at.take() else { break };
+        let hex = id.to_string();
+        if stops.iter().any(|stop| stop.as_str() == hex) {
+            // It counts when it is here, not when its child names it.
+            return repository.has_object(id);
+        }
+        let commit = repository.find_commit(id).ok();
+        at = commit.and_then(|commit| commit.parent_ids().next().map(gix::Id::detach));
+    }
+    false
+}
+
+/// Fetches what `specs` name; gives where the branch is.
+fn receive(
+    repository: &gix::Repository,
+    url: &RepositoryUrl,
+    specs: &[String],
+    branch: &str,
+    shallow: Shallow,
+) -> Result<gix::ObjectId, Failure> {
+    ask(repository, url, specs, |prepared| {
         if prepared.ref_map().object_hash != repository.object_hash() {
             let message = format!("{url} changed its object format");
             return Err(Failure { kind: FailureKind::Transfer, message });
         }
         let tip = branch_of(&refs_of(prepared.ref_map()), url, branch)?;
         prepared
+            .with_shallow(shallow)
             .receive(gix::progress::Discard, &AtomicBool::new(false))
             .map_err(|error| failure(FailureKind::Transfer, url.as_str(), &error))?;
         Ok(tip)
-    })?;
-    Ok(Look::New(tip, chosen.into_iter().map(|(_, id)| id).collect()))
+    })
 }
 
 type Prepared<'a, 'r> =

@@ -70,7 +70,8 @@ impl Stage<'_> {
         ensure!(record["path"] == "apps/typo.yaml", "the place is shown as {record}");
         self.cluster.answer(self.machine, running).await?;
         git(&self.cluster.checkout(), &["rm", "--quiet", "apps/typo.yaml"])?;
-        self.cluster.push(&[(DEMO_FILE, &demo_manifests(2, running))], "Repair the typo")?;
+        let fixed = self.cluster.push(&[(DEMO_FILE, &demo_manifests(2, running))], "Repair the typo")?;
+        self.cluster.judged(&fixed, &["applied", "healthy"]).await?;
         self.cluster.answer(self.machine, running).await.map(drop)
     }
 

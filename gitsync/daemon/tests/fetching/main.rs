@@ -97,6 +97,36 @@ async fn a_chain_comes_whole_and_a_second_look_costs_one_request() {
 }
 
 #[tokio::test]
+async fn a_first_fetch_takes_no_more_history_than_leads_back_to_where_it_starts() {
+    let lab = Lab::new("sha1").await;
+    let commits: Vec<CommitId> = (0..40).map(|number| lab.push("a", &format!("{number}\n"))).collect();
+    let (tip, objects) = fetch(&lab.request(None, std::slice::from_ref(&commits[35]))).await;
+    assert_eq!(tip, commits[39]);
+    assert!(objects.contains(&ObjectId::of_commit(&commits[35])));
+    let here = |commit: &CommitId| {
+        git::git(&lab.folder.path().join("fetch"), &["-c", "safe.directory=*", "cat-file", "-e", commit.as_str()])
+            .is_ok()
+    };
+    assert!(here(&commits[30]) && !here(&commits[10]), "16 commits are asked for first");
+    // What comes next builds on what is here.
+    let next = lab.push("a", "next\n");
+    let (tip, objects) = fetch(&lab.request(Some(&commits[39]), std::slice::from_ref(&commits[39]))).await;
+    assert_eq!(tip, next);
+    assert!(objects.contains(&ObjectId::of_commit(&commits[39])));
+}
+
+#[tokio::test]
+async fn a_first_fetch_goes_back_as_far_as_it_must() {
+    let lab = Lab::new("sha1").await;
+    let commits: Vec<CommitId> = (0..40).map(|number| lab.push("a", &format!("{number}\n"))).collect();
+    let (_, objects) = fetch(&lab.request(None, std::slice::from_ref(&commits[0]))).await;
+    assert!(commits.iter().all(|commit| objects.contains(&ObjectId::of_commit(commit))));
+    let elsewhere = CommitId::parse(&"7".repeat(40)).expect("because it is hex");
+    let other = Request { folder: lab.folder.path().join("other"), ..lab.request(None, &[elsewhere]) };
+    assert_eq!(fetch(&other).await.1.len(), 40, "only commits, for the verifier to say that they do not descend");
+}
+
+#[tokio::test]
 async fn a_sha256_repository_is_fetched_when_a_commit_of_it_is_known() {
     let lab = Lab::new("sha256").await;
     let first = lab.push("a", "1\n");
