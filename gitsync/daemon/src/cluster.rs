@@ -4,6 +4,7 @@
 //! period against drift. Whatever fails is tried again; what was half done is found again by the inventory.
 
 use crate::book::Book;
+use crate::health::is_healthy;
 use crate::lease::{Held, LeaseHolder};
 use crate::objects;
 use controlplane_client::{Client, ClientError, DynamicObject, Optional, ResourceKind};
@@ -14,7 +15,6 @@ use machined_config::Role;
 use machined_ids::{Epoch, Fingerprint, MachineName, Seq, StepId};
 use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -270,24 +270,6 @@ async fn prune(client: &Client, key: &ObjectKey, entry: &Entry) -> Result<(), Cl
     let options = DeleteOptions { propagation_policy: Some("Background".to_owned()), ..DeleteOptions::default() };
     tracing::info!(%key, path = entry.path, "an object left the repository and is deleted");
     api.delete_if_there(&key.name, &options).await
-}
-
-/// Kinds whose own status says whether they run.
-const WITH_ROLLOUT: [&str; 3] = ["Deployment", "StatefulSet", "DaemonSet"];
-
-/// Whether an object does what it should. Kinds without a rollout do as soon as they are there.
-fn is_healthy(key: &ObjectKey, object: &DynamicObject) -> bool {
-    if key.group != "apps" || !BTreeSet::from(WITH_ROLLOUT).contains(key.kind.as_str()) {
-        return true;
-    }
-    let (spec, status) = (object.rest.get("spec"), object.rest.get("status"));
-    let number = |part: Option<&Value>, name: &str| part.and_then(|part| part.get(name)).and_then(Value::as_i64);
-    let observed = number(status, "observedGeneration") >= object.metadata.generation;
-    let (wanted, ready) = match key.kind.as_str() {
-        "DaemonSet" => (number(status, "desiredNumberScheduled"), number(status, "numberAvailable")),
-        _ => (number(spec, "replicas").or(Some(1)), number(status, "availableReplicas")),
-    };
-    observed && ready.unwrap_or(0) >= wanted.unwrap_or(0)
 }
 
 impl ClusterError {

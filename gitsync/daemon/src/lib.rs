@@ -7,6 +7,7 @@ mod api;
 mod book;
 mod cluster;
 mod desire;
+mod health;
 mod lease;
 mod look;
 mod machine;
