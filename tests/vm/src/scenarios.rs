@@ -116,14 +116,14 @@ impl Stage<'_> {
     /// # Errors
     /// What did not hold.
     pub async fn logs_and_events_are_followed(&self) -> Result<()> {
-        let mut logs = self.cluster.follow(&["logs", "gitsync", "--follow", "--tail", "1"])?;
+        let mut logs = self.cluster.follow(&["logs", "machined", "--follow", "--tail", "1"])?;
         let mut events = self.cluster.follow(&["events", "--follow", "--tail", "1"])?;
         // The past line shows that both are connected.
         logs.line("").await?;
         events.line("").await?;
         self.cluster.cairnctl(&["service", "restart", "gitsync"])?;
         events.line("service/gitsync").await?;
-        logs.line("").await.map(drop)
+        logs.line("service started").await.map(drop)
     }
 
     /// A signed commit gives the machine static addresses; it keeps them, and the old one, without DHCP.
@@ -161,6 +161,40 @@ impl Stage<'_> {
         self.cluster.cairnctl(&["resume"])?;
         self.cluster.judged(&commit, &["applied", "healthy"]).await?;
         self.cluster.answer(self.machine, next).await.map(drop)
+    }
+
+    /// Pinned to an earlier step, the machine runs that one; when the pin ends, it runs the newest again.
+    ///
+    /// # Errors
+    /// What did not hold.
+    pub async fn a_pin_goes_back_for_a_while(&self, running: &str) -> Result<()> {
+        let before = self.cluster.push(&[], "Nothing new")?;
+        let before = self.cluster.judged(&before, &["healthy"]).await?;
+        let step = before["seq"].as_u64().context("a healthy commit has a number")?.to_string();
+        let newest = "Hello, newest";
+        let commit =
+            self.cluster.push(&[(DEMO_FILE, &demo_manifests(2, newest))], "Change what will be pinned away")?;
+        self.cluster.judged(&commit, &["healthy"]).await?;
+        self.cluster.cairnctl(&["pin", "--step", &step, "--hours", "1", "--reason", "the newest one is too new"])?;
+        self.cluster.answer(self.machine, running).await?;
+        self.cluster.cairnctl(&["resume"])?;
+        self.cluster.answer(self.machine, newest).await?;
+        self.cluster.push(&[(DEMO_FILE, &demo_manifests(2, running))], "Change it back")?;
+        self.cluster.answer(self.machine, running).await.map(drop)
+    }
+
+    /// With the git host out of the way, a bundle brings a signed commit to the machine.
+    ///
+    /// # Errors
+    /// What did not hold.
+    pub async fn a_bundle_carries_a_commit_past_the_git_host(&self, next: &str) -> Result<()> {
+        let checkout = self.cluster.checkout();
+        self.cluster.commit(&[(DEMO_FILE, &demo_manifests(2, next))], "Carried by hand", &[])?;
+        self.cluster.cairnctl(&["push", "--bundle", "--checkout", &text(&checkout)?])?;
+        let commit = git(&checkout, &["rev-parse", "HEAD"])?;
+        self.cluster.judged(&commit, &["applied", "healthy"]).await?;
+        self.cluster.answer(self.machine, next).await?;
+        git(&checkout, &["push", "--quiet", "origin", "HEAD:main"]).map(drop)
     }
 
     /// A signed commit that makes things worse reverts by itself; the next one is taken.

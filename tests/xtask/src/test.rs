@@ -125,9 +125,10 @@ async fn seeded(steps: &mut Steps) -> Result<()> {
     steps.take("a baked seed introduces a machine", held).await
 }
 
-/// What the Service answers after the first change, and after [`changes`].
+/// What the Service answers after the first change, after a hold, and after [`changes`].
 const SECOND: &str = "Hello again";
 const THIRD: &str = "Hello after the hold";
+const FOURTH: &str = "Hello by hand";
 
 async fn changes(stage: &Stage<'_>, steps: &mut Steps) -> Result<()> {
     steps.take("a signed commit changes what runs", stage.a_signed_commit_changes_what_runs(SECOND)).await?;
@@ -135,22 +136,25 @@ async fn changes(stage: &Stage<'_>, steps: &mut Steps) -> Result<()> {
     steps.take("a typo refuses the whole commit", stage.a_typo_refuses_the_whole_commit_with_its_place(SECOND)).await?;
     let hold = stage.a_hold_keeps_what_runs_until_it_ends(SECOND, THIRD);
     steps.take("a hold keeps what runs", hold).await?;
-    let revert = stage.a_step_that_does_not_become_healthy_is_reverted(THIRD);
+    steps.take("a pin goes back for a while", stage.a_pin_goes_back_for_a_while(THIRD)).await?;
+    let bundle = stage.a_bundle_carries_a_commit_past_the_git_host(FOURTH);
+    steps.take("a bundle passes the git host", bundle).await?;
+    let revert = stage.a_step_that_does_not_become_healthy_is_reverted(FOURTH);
     steps.take("a step that makes things worse is reverted", revert).await?;
     steps.take("logs and events are followed", stage.logs_and_events_are_followed()).await?;
-    steps.take("a signed commit sets addresses", stage.a_signed_commit_sets_static_addresses(THIRD)).await
+    steps.take("a signed commit sets addresses", stage.a_signed_commit_sets_static_addresses(FOURTH)).await
 }
 
 async fn survive(stage: &Stage<'_>, kubectl: &Kubectl, steps: &mut Steps) -> Result<()> {
     for service in ["gitsync", "controlplane", "containerd"] {
-        let step = stage.a_restarted_service_comes_back_and_containers_keep_running(service, THIRD);
+        let step = stage.a_restarted_service_comes_back_and_containers_keep_running(service, FOURTH);
         steps.take(&format!("{service} is restarted"), step).await?;
     }
     steps.take("a pod that kills", stage.a_pod_with_the_machines_processes_runs(kubectl)).await?;
     for name in ["machined", "gitsync", "controlplane", "containerd"] {
-        steps.take(&format!("{name} is killed"), stage.a_killed_process_comes_back(kubectl, name, THIRD)).await?;
+        steps.take(&format!("{name} is killed"), stage.a_killed_process_comes_back(kubectl, name, FOURTH)).await?;
     }
-    steps.take("containers are killed", stage.a_killed_container_is_started_again(kubectl, THIRD)).await?;
-    steps.take("a power cut loses nothing", stage.a_power_cut_loses_nothing(THIRD)).await?;
+    steps.take("containers are killed", stage.a_killed_container_is_started_again(kubectl, FOURTH)).await?;
+    steps.take("a power cut loses nothing", stage.a_power_cut_loses_nothing(FOURTH)).await?;
     Ok(())
 }
