@@ -12,7 +12,7 @@ use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use support::{PATIENCE, TestNode, create, is_ready, log_of, pod_when, programs};
+use support::{PATIENCE, TestNode, create, is_ready, log_when, pod_when, programs};
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_tungstenite::WebSocketStream;
@@ -124,7 +124,8 @@ fn logs_and_commands_reach_the_control_plane_and_nobody_else() {
     support::on_a_machine(async {
         let node = node_with_endpoint().await;
         create(&node, "web", json!({ "containers": [{ "name": "c", "image": "demo/web:1" }] })).await;
-        pod_when(&node, "web", is_ready).await;
+        let pod = pod_when(&node, "web", is_ready).await;
+        log_when(&node, &pod, "c", 0, "hello web listens\n").await;
         let logs = "/containerLogs/default/web/c";
         assert_eq!(get("controlplane", &format!("{logs}?tailLines=1")).await, (200, "hello web listens\n".into()));
         assert_eq!(get("controlplane", &format!("{logs}?previous=true")).await.0, 400);
@@ -138,7 +139,7 @@ fn logs_and_commands_reach_the_control_plane_and_nobody_else() {
         cat.send(Message::binary(b"\x00there".to_vec())).await.expect("because the session is open");
         cat.send(Message::binary(b"\xff\x00".to_vec())).await.expect("because the session is open");
         let (out, _err, status) = finish(&mut cat).await;
-        assert_eq!((out.as_str(), status["status"].as_str()), ("hello there\n", Some("Success")));
+        assert_eq!((out.as_str(), status["status"].as_str()), ("hello there\n", Some("Success")), "{status}");
 
         // Several times: a program that ends at once must not take its output along.
         for _ in 0..5 {
@@ -188,7 +189,7 @@ fn containers_outlive_containerd_and_are_watched_again() {
         assert_ne!(statuses(&before).container_id, statuses(&after).container_id);
         let ended = statuses(&after).last_state.and_then(|state| state.terminated).map(|ended| ended.exit_code);
         assert_eq!(ended, Some(137));
-        assert!(log_of(&node, &after, "c", 1).ends_with("listens\n"));
+        log_when(&node, &after, "c", 1, "listens\n").await;
         node.remove_all_pods().await;
     });
 }

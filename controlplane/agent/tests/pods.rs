@@ -4,7 +4,7 @@ mod support;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use serde_json::json;
-use support::{PATIENCE, TestNode, create, is_ready, log_of, phase, pod_when, programs};
+use support::{PATIENCE, TestNode, create, is_ready, log_when, phase, pod_when, programs};
 
 async fn http(address: &str) -> std::io::Result<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -45,8 +45,8 @@ fn a_pods_life_from_archive_to_deletion() {
         assert_eq!(status.qos_class.as_deref(), Some("Burstable"));
         let address = status.pod_ip.expect("because a ready pod has an address");
         assert!(http(&address).await.expect("because it is ready").ends_with("web"));
-        assert!(log_of(&node, &pod, "first", 0).ends_with("stdout F blue\n"));
-        assert!(log_of(&node, &pod, "web", 0).ends_with("stdout F hello web listens\n"));
+        log_when(&node, &pod, "first", 0, "stdout F blue\n").await;
+        log_when(&node, &pod, "web", 0, "stdout F hello web listens\n").await;
         assert_eq!(node.shims(), 1, "the pod's sandbox and containers share one");
 
         let n1 = node.admin().all::<Node>().get("n1").await.expect("because the agent registered");
@@ -102,7 +102,7 @@ fn containers_end_restart_and_outlive_the_agent() {
         };
         let crash = pod_when(&node, "crash", waits("CrashLoopBackOff")).await;
         assert_eq!(state(&crash).restart_count, 1, "the first restart is at once, the second waits");
-        assert!(log_of(&node, &crash, "c", 0).ends_with("goodbye\n"));
+        log_when(&node, &crash, "c", 0, "goodbye\n").await;
         pod_when(&node, "noimage", |pod| waits("ErrImagePull")(pod) || waits("ImagePullBackOff")(pod)).await;
 
         let stay = pod_when(&node, "stay", is_ready).await;

@@ -364,3 +364,14 @@ pub fn log_of(node: &TestNode, pod: &Pod, container: &str, attempt: u32) -> Stri
     let path = node.config.folders.logs.join(format!("default_{name}_{uid}/{container}/{attempt}.log"));
     std::fs::read_to_string(path).unwrap_or_default()
 }
+
+/// Waits until a container's log ends so: a pod without a readiness probe is ready before its program has said anything.
+pub async fn log_when(node: &TestNode, pod: &Pod, container: &str, attempt: u32, end: &str) {
+    let written = async {
+        while !log_of(node, pod, container, attempt).ends_with(end) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let late = || panic!("the log is {:?}", log_of(node, pod, container, attempt));
+    tokio::time::timeout(PATIENCE, written).await.unwrap_or_else(|_| late());
+}
