@@ -127,7 +127,7 @@ pub(crate) fn look(repository: &gix::Repository, url: &RepositoryUrl, request: &
     let tip = if repository.find_reference(TIP_REF).is_ok() || request.stop_at.is_empty() {
         receive(repository, url, &specs, branch, Shallow::NoChange)?
     } else {
-        join(repository, url, &specs, request)?
+        join(repository, url, &specs, request, tip)?
     };
     Ok(Look::New(tip, chosen.into_iter().map(|(_, id)| id).collect()))
 }
@@ -140,9 +140,12 @@ fn join(
     url: &RepositoryUrl,
     specs: &[String],
     request: &Request,
+    shown: gix::ObjectId,
 ) -> Result<gix::ObjectId, Failure> {
     let branch = request.deploy_ref.as_str();
-    for depth in JOIN_DEPTHS {
+    let at_start = request.stop_at.iter().any(|stop| shown == *stop.as_str());
+    let depths = if at_start { &[NonZeroU32::MIN][..] } else { &JOIN_DEPTHS[..] };
+    for &depth in depths {
         let tip = receive(repository, url, specs, branch, Shallow::DepthAtRemote(depth))?;
         if !repository.is_shallow().unwrap_or(true) || leads_to(repository, tip, &request.stop_at) {
             return Ok(tip);

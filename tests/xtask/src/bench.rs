@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measurements. They print figures and never fail for being slow.
 
 mod boot;
+mod join;
 mod people;
 mod trust;
 
@@ -19,6 +20,6 @@ pub(crate) enum Bench {
 pub(crate) async fn bench(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Boot(boot) => boot::run(boot).await,
-        Bench::Trust(trust) => trust::run(trust),
+        Bench::Trust(trust) => trust::run(trust).await,
     }
 }

@@ -116,6 +116,17 @@ async fn a_first_fetch_takes_no_more_history_than_leads_back_to_where_it_starts(
 }
 
 #[tokio::test]
+async fn a_first_fetch_takes_the_newest_commit_alone_when_it_starts_there() {
+    let lab = Lab::new("sha1").await;
+    let commits: Vec<CommitId> = (0..3).map(|number| lab.push("a", &format!("{number}\n"))).collect();
+    let (tip, objects) = fetch(&lab.request(None, std::slice::from_ref(&commits[2]))).await;
+    assert_eq!(tip, commits[2]);
+    assert_eq!(objects.len(), 3, "the commit, its tree and its blob");
+    let behind = ["-c", "safe.directory=*", "cat-file", "-e", commits[1].as_str()];
+    assert!(git::git(&lab.folder.path().join("fetch"), &behind).is_err());
+}
+
+#[tokio::test]
 async fn a_first_fetch_goes_back_as_far_as_it_must() {
     let lab = Lab::new("sha1").await;
     let commits: Vec<CommitId> = (0..40).map(|number| lab.push("a", &format!("{number}\n"))).collect();

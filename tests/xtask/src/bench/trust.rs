@@ -3,7 +3,8 @@
 //! Times are processor time of the one thread (for git: of the processes it started), so that other work on the machine does not
 //! count; wall-clock times stand beside them.
 
-use super::people;
+use super::{join, people};
+use crate::run::run as run_command;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use gitsync_verify::{
@@ -53,7 +54,7 @@ struct History {
     key: PlainKey,
 }
 
-pub(crate) fn run(trust: &Trust) -> Result<()> {
+pub(crate) async fn run(trust: &Trust) -> Result<()> {
     println!("making {} signed commits", trust.commits);
     let history = history(trust.commits)?;
     let (set, hashing) = timed(|| fill(&history.objects))?;
@@ -68,7 +69,10 @@ pub(crate) fn run(trust: &Trust) -> Result<()> {
     let steps = chain.steps.len();
     ensure!(steps + 1 == history.commits.len(), "only {steps} steps were verified");
     let git = git(&history, trust.git_commits)?;
-    let single = Single { difference: difference()?, costs: people::measure()? };
+    println!("building the fetch child, making a large repository");
+    run_command("cargo", &["build", "--quiet", "--release", "--locked", "--package", "gitsync-daemon"])?;
+    let join = join::measure(&tests_vm::Places::new(".cairn/bench")?.programs().join("gitsync")).await?;
+    let single = Single { difference: difference()?, costs: people::measure()?, join };
     report(&history, steps, (hashing, verifying), (trust.git_commits, git), &single)
 }
 
@@ -76,6 +80,7 @@ pub(crate) fn run(trust: &Trust) -> Result<()> {
 struct Single {
     difference: Duration,
     costs: people::Costs,
+    join: join::Join,
 }
 
 fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Took)> {
@@ -255,12 +260,22 @@ fn report(
     println!("{:<40} {:>16} {difference:>13.0} us", "difference of 10,000 files, 1 changed", "");
     println!("{:<40} {login:>13.0} us", "a login: handshake, signature, table");
     println!("{:<40} {request:>13.2} us", "a request on an open connection");
+    let join::Join { took, repository, tree, disk } = &single.join;
+    let mebibytes = |bytes: u64| bytes as f64 / 1024.0 / 1024.0;
+    println!(
+        "{:<40} {:>16} {:>14.2} s",
+        format!("a join, {:.0} MiB of repository", mebibytes(*repository)),
+        "",
+        took.as_secs_f64()
+    );
+    println!("{:<40} {:>12.1} MiB of {:.1} MiB", "its disk, of a tree", mebibytes(*disk), mebibytes(*tree));
     let figures: Vec<Value> = rows
         .iter()
         .map(|(name, processor, wall)| json!({ "figure": name, "processorTime": processor, "wallClock": wall }))
         .collect();
     let json = json!({ "commits": steps, "objects": objects, "rates": figures, "treeDifferenceMicros": difference,
-        "loginMicros": login, "requestMicros": request });
+        "loginMicros": login, "requestMicros": request, "joinSeconds": took.as_secs_f64(),
+        "joinRepositoryBytes": repository, "joinTreeBytes": tree, "joinDiskBytes": disk });
     let file = Path::new(".cairn/bench/trust.json");
     std::fs::create_dir_all(file.parent().context("the file lies in a folder")?)?;
     std::fs::write(file, serde_json::to_vec_pretty(&json)?)?;
