@@ -8,6 +8,7 @@ use crate::places::{Places, text};
 use crate::scenarios::exec_hands_on_input_and_exit_code;
 use anyhow::{Context, Result, ensure};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tests_support::wait_for;
@@ -19,16 +20,19 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// How long containerd and the control plane may take to start.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// Whether this computer can be a node: root, and containerd and runc are there. The reason, if it cannot.
-#[must_use]
-pub fn why_not() -> Option<&'static str> {
+/// Why the demo cannot run on this computer, if it cannot: a node needs root, containerd and runc, the demo a kubectl.
+///
+/// # Errors
+/// When kubectl does not say its version.
+pub fn why_not() -> Result<Option<String>> {
     let runs = |program: &str| Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
-    let root = std::fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("\nUid:\t0\t"));
-    match (root, runs("containerd") && runs("runc")) {
-        (false, _) => Some("a node needs root"),
-        (true, false) => Some("a node needs containerd and runc"),
-        (true, true) => None,
+    if !std::fs::read_to_string("/proc/self/status")?.contains("\nUid:\t0\t") {
+        return Ok(Some("a node needs root".to_owned()));
     }
+    if !runs("containerd") || !runs("runc") {
+        return Ok(Some("a node needs containerd and runc".to_owned()));
+    }
+    Kubectl::new(Path::new("/dev/null")).why_not()
 }
 
 /// A login, a Deployment, its Service, its logs and a command in it, on `controlplane dev`. Call it in a new network namespace.

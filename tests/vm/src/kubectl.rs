@@ -21,6 +21,26 @@ impl Kubectl {
         Kubectl { kubeconfig: kubeconfig.to_owned() }
     }
 
+    /// Why this kubectl is not tried, if it is not: older ones check manifests by OpenAPI v2 and run commands over SPDY, which
+    /// Kubernetes has replaced, and their own rule is to differ from the server by one version at most.
+    ///
+    /// # Errors
+    /// When there is no kubectl, or it does not say its version.
+    pub fn why_not(&self) -> Result<Option<String>> {
+        let said = self.run(&["version", "--client", "--output", "json"], "")?;
+        let version: serde_json::Value = serde_json::from_str(&said).context("reading kubectl's version")?;
+        let part = |name: &str| {
+            let digits = version["clientVersion"][name].as_str().unwrap_or_default();
+            digits
+                .trim_end_matches('+')
+                .parse::<u32>()
+                .with_context(|| format!("kubectl's {name} version is {digits:?}"))
+        };
+        let (major, minor) = (part("major")?, part("minor")?);
+        Ok(((major, minor) < OLDEST)
+            .then(|| format!("kubectl {major}.{minor} is older than 1.31, the oldest that is tried")))
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
@@ -59,6 +79,9 @@ impl Kubectl {
         Follower::start(self.command(arguments))
     }
 }
+
+/// The oldest kubectl that is tried.
+const OLDEST: (u32, u32) = (1, 31);
 
 /// How long a line that something must cause may take.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(120);
