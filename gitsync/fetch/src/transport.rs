@@ -108,7 +108,8 @@ pub(crate) enum Look {
     New(gix::ObjectId, Vec<gix::ObjectId>),
 }
 
-/// Asks the server for the branch and for statements, and fetches what is new. One request when nothing is.
+/// Asks the server for the branch and for statements, and fetches what is new. When nothing is, that was one exchange: protocol 2
+/// asks for capabilities and then for refs, two small requests on one connection.
 pub(crate) fn look(repository: &gix::Repository, url: &RepositoryUrl, request: &Request) -> Result<Look, Failure> {
     let branch = request.deploy_ref.as_str();
     let mut specs = vec![format!("+{branch}:{TIP_REF}")];

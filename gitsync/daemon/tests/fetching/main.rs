@@ -77,7 +77,7 @@ async fn fetch(request: &Request) -> (CommitId, gitsync_verify::ObjectSet) {
 }
 
 #[tokio::test]
-async fn a_chain_comes_whole_and_a_second_look_costs_one_request() {
+async fn a_chain_comes_whole_and_a_second_look_brings_nothing() {
     let lab = Lab::new("sha1").await;
     let first = lab.push("apps/a.yaml", "a: 1\n");
     let second = lab.push("apps/deep/b.yaml", "b: 1\n");
