@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc;
 
-/// How long a follower waits before it looks at the file again. inotify would be exact; at two looks a second per
+/// How long a follower waits before it looks at the file again. inotify would be exact; at four looks a second per
 /// follower this costs nothing measurable and works the same over rotation.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
