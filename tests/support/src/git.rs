@@ -78,16 +78,25 @@ fn parse_cgi(output: &[u8]) -> Result<Response<Bytes>> {
 /// Runs git in `folder` and returns what it printed.
 ///
 /// # Errors
-/// When git cannot be started or fails; its messages are part of the error.
+/// As [`run`].
 pub fn git(folder: &Path, arguments: &[&str]) -> Result<String> {
-    let output = std::process::Command::new("git")
+    run(folder, "git", arguments)
+}
+
+/// Runs git, or a program beside it such as ssh-keygen, without anybody's own git settings, and returns what it printed.
+///
+/// # Errors
+/// When it cannot be started or fails; its messages are part of the error.
+pub fn run(folder: &Path, program: &str, arguments: &[&str]) -> Result<String> {
+    let output = std::process::Command::new(program)
         .current_dir(folder)
         .args(arguments)
         .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .output()
-        .context("starting git")?;
+        .with_context(|| format!("starting {program}"))?;
     let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "git {} failed in {}: {error}", arguments.join(" "), folder.display());
+    ensure!(output.status.success(), "{program} {} failed in {}: {error}", arguments.join(" "), folder.display());
     Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
 }
 

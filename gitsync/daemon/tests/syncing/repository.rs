@@ -5,7 +5,6 @@ use gitsync_verify::{DeployRef, Introduction, Offer, Statement, TrustState, intr
 use machined_ids::{ClusterId, CommitId, Fingerprint};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use tests_support::{Server, git};
 
 pub(crate) const CLUSTER: &str = "00112233445566778899aabbccddeeff";
@@ -207,13 +206,5 @@ impl Repository {
 }
 
 fn run(folder: &Path, program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program)
-        .current_dir(folder)
-        .args(arguments)
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .output()
-        .expect("because git and ssh-keygen are installed where tests run");
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    tests_support::git::run(folder, program, arguments).expect("because git and ssh-keygen work where tests run")
 }

@@ -4,7 +4,6 @@ use gitsync_fetch::{FetchError, Fetched, Fetcher, Folders, RepositoryUrl, Reques
 use gitsync_verify::{DeployRef, Introduction, Offer, Reason, Refusal, TrustState, introduce, verify};
 use machined_ids::{ClusterId, CommitId};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 use tests_support::hostile::{Attack, HostileServer};
 
@@ -238,15 +237,7 @@ fn commit(folder: &Path, signer: Option<&str>, path: &str, text: &str) -> Commit
 }
 
 pub(crate) fn run(folder: &Path, program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program)
-        .current_dir(folder)
-        .args(arguments)
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .output()
-        .expect("because git and ssh-keygen are installed where tests run");
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    tests_support::git::run(folder, program, arguments).expect("because git and ssh-keygen work where tests run")
 }
 
 /// Resident memory of this process, which is where gitsync's side of a fetch runs.
