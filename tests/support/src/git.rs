@@ -83,7 +83,8 @@ pub fn git(folder: &Path, arguments: &[&str]) -> Result<String> {
     run(folder, "git", arguments)
 }
 
-/// Runs git, or a program beside it such as ssh-keygen, without anybody's own git settings, and returns what it printed.
+/// Runs git, or a program beside it such as ssh-keygen, and returns what it printed; nobody's own git settings count,
+/// and commits are by `Test`.
 ///
 /// # Errors
 /// When it cannot be started or fails; its messages are part of the error.
@@ -93,6 +94,9 @@ pub fn run(folder: &Path, program: &str, arguments: &[&str]) -> Result<String> {
         .args(arguments)
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_COUNT", "2")
+        .envs([("GIT_CONFIG_KEY_0", "user.name"), ("GIT_CONFIG_VALUE_0", "Test")])
+        .envs([("GIT_CONFIG_KEY_1", "user.email"), ("GIT_CONFIG_VALUE_1", "test@example.org")])
         .output()
         .with_context(|| format!("starting {program}"))?;
     let error = String::from_utf8_lossy(&output.stderr);
@@ -112,10 +116,8 @@ mod tests {
             .expect("because git can make a repository");
         let work = dir.path().join("work");
         std::fs::create_dir(&work).expect("because the folder is new");
-        let commit =
-            ["-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-q", "--allow-empty", "-m", "one"];
         git(&work, &["init", "-q", "-b", "main"]).expect("because git can make a repository");
-        git(&work, &commit).expect("because an empty commit is allowed");
+        git(&work, &["commit", "-q", "--allow-empty", "-m", "one"]).expect("because an empty commit is allowed");
         git(&work, &["push", "-q", bare.to_str().expect("because the path is text"), "main"])
             .expect("because it is bare");
 

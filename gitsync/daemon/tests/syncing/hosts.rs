@@ -40,16 +40,7 @@ async fn a_pull_request_with_two_approvals_is_applied_whoever_presses_the_button
     }
     let tree = lab.host(&["merge-tree", "--write-tree", base.as_str(), feature.as_str()]);
     let parents = ["-p", base.as_str(), "-p", feature.as_str()];
-    let who = [
-        "-c",
-        "user.name=Forge",
-        "-c",
-        "user.email=noreply@forge.example",
-        "commit-tree",
-        "-m",
-        "Merge pull request #1",
-    ];
-    let merge = lab.host(&[&who[..], &parents, &[&tree]].concat());
+    let merge = lab.host(&[&["commit-tree", "-m", "Merge pull request #1"], &parents[..], &[&tree]].concat());
     lab.host(&["update-ref", BRANCH, &merge]);
 
     let merge = machined_ids::CommitId::parse(&merge).expect("because git prints ids");

@@ -126,8 +126,7 @@ impl Repository {
     pub(crate) fn deface(&self, name: &str) -> CommitId {
         let served = self.path().join("served").join(name);
         let tree = run(&served, "git", &["rev-parse", "main~1^{tree}"]);
-        let identity = ["-c", "user.name=a", "-c", "user.email=a@b"];
-        let commit = run(&served, "git", &[&identity[..], &["commit-tree", &tree, "-p", "main", "-m", "x"]].concat());
+        let commit = run(&served, "git", &["commit-tree", &tree, "-p", "main", "-m", "x"]);
         run(&served, "git", &["update-ref", "refs/heads/main", &commit]);
         CommitId::parse(&commit).expect("because git prints ids")
     }
@@ -159,7 +158,7 @@ impl Repository {
         run(&work, "git", &["add", "-A"]);
         let key = format!("user.signingkey={}", self.path().join(signer.unwrap_or_default()).display());
         let message = format!("{subject}\n\nCairn-Target: {CLUSTER} refs/heads/main\n");
-        let mut arguments = vec!["-c", "user.name=a", "-c", "user.email=a@b", "-c", "gpg.format=ssh", "-c", &key];
+        let mut arguments = vec!["-c", "gpg.format=ssh", "-c", &key];
         arguments.extend(["commit", "-q", "--allow-empty", "-m", &message]);
         arguments.extend(signer.map(|_| "-S"));
         run(&work, "git", &arguments);

@@ -228,7 +228,7 @@ fn commit(folder: &Path, signer: Option<&str>, path: &str, text: &str) -> Commit
     run(&work, "git", &["add", "-A"]);
     let key = format!("user.signingkey={}", folder.join(signer.unwrap_or_default()).display());
     let message = format!("{path}\n\nCairn-Target: {CLUSTER} {REF}\n");
-    let mut arguments = vec!["-c", "user.name=a", "-c", "user.email=a@b", "-c", "gpg.format=ssh", "-c", &key];
+    let mut arguments = vec!["-c", "gpg.format=ssh", "-c", &key];
     arguments.extend(["commit", "-q", "-m", &message]);
     arguments.extend(signer.map(|_| "-S"));
     run(&work, "git", &arguments);
