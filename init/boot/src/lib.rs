@@ -4,6 +4,7 @@
 //! number, and bytes from a disk or a socket never panic: they are parsed into typed values or refused with the
 //! reason.
 
+pub mod artefact;
 mod command_line;
 mod crc32;
 mod gpt;

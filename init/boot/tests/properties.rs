@@ -1,10 +1,12 @@
 //! Properties of everything that is read from disks, sockets and the command line: what is written is read back, and no
 //! bytes panic.
 
+use init_boot::artefact::{ArtefactHeader, ArtefactManifest, ImageDigest, ImageNumber, ImageVersion, Part};
 use init_boot::{
     COMMAND_LINE_BYTES_MAX, CommandLine, Guid, MetaKind, MetaRecord, ModuleList, Parameter, RootHash, Superblock,
     Table, ToInit, ToMachined,
 };
+use jiff::Timestamp;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -27,7 +29,75 @@ fn parameter() -> impl Strategy<Value = Parameter> {
         .prop_map(|(name, value)| Parameter { name, value })
 }
 
+fn version() -> impl Strategy<Value = ImageVersion> {
+    let text = "(0|[1-9][0-9]{0,4})\\.(0|[1-9][0-9]{0,4})\\.(0|[1-9][0-9]{0,4})(-[a-z][a-z0-9.-]{0,6}[a-z0-9])?";
+    text.prop_filter_map("an empty identifier", |text| text.parse().ok())
+}
+
+fn part(bytes: impl Strategy<Value = u64>) -> impl Strategy<Value = Part> {
+    (bytes, any::<[u8; 32]>()).prop_map(|(bytes, sha256)| Part { bytes, sha256 })
+}
+
+fn manifest() -> impl Strategy<Value = ArtefactManifest> {
+    let numbers = (any::<u64>(), any::<u32>(), 0..253_402_300_799_i64);
+    let names = ("[a-z0-9][a-z0-9-]{0,31}", "[a-z0-9]{1,32}");
+    let parts = (part(1..=512_u64 << 20), part((1..=2_u64 << 20).prop_map(|blocks| blocks * 4096)));
+    (version(), numbers, names, parts, any::<[u8; 32]>()).prop_map(|(version, numbers, names, parts, root_hash)| {
+        ArtefactManifest {
+            version,
+            number: ImageNumber(numbers.0),
+            level: numbers.1,
+            profile: names.0,
+            architecture: names.1,
+            built: Timestamp::from_second(numbers.2).expect("because the year has four digits"),
+            uki: parts.0,
+            root: parts.1,
+            root_hash: RootHash::from_bytes(root_hash),
+        }
+    })
+}
+
+/// What `ssh-keygen` writes, with any content.
+fn armour() -> impl Strategy<Value = String> {
+    vec("[A-Za-z0-9+/]{70}", 1..8)
+        .prop_map(|lines| format!("-----BEGIN SSH SIGNATURE-----\n{}\n-----END SSH SIGNATURE-----\n", lines.join("\n")))
+}
+
 proptest! {
+    #[test]
+    fn artefacts_are_read_as_written(manifest in manifest(), signatures in vec(armour(), 0..=16)) {
+        let mut header = ArtefactHeader::new(manifest.clone());
+        for signature in &signatures {
+            header.add_signature(signature).expect("because it is an armour");
+        }
+        let mut file = header.encode().expect("because the values are within their limits");
+        prop_assert_eq!(ArtefactHeader::length(&file), Ok(file.len()));
+        prop_assert_eq!(header.layout().uki_offset, file.len() as u64);
+        prop_assert_eq!(ArtefactManifest::parse(&manifest.render()), Ok(manifest));
+        // What follows the header is none of the parser's business.
+        file.extend_from_slice(b"MZ and so on");
+        prop_assert_eq!(ArtefactHeader::parse(&file), Ok(header));
+    }
+
+    #[test]
+    fn a_changed_bit_of_an_artefact_header_is_noticed(manifest in manifest(), at in any::<prop::sample::Index>(), bit in 0_u8..8) {
+        let mut file = ArtefactHeader::new(manifest).encode().expect("because the values are within their limits");
+        let at = at.index(file.len());
+        file[at] ^= 1 << bit;
+        prop_assert!(ArtefactHeader::parse(&file).is_err());
+    }
+
+    #[test]
+    fn a_manifest_that_is_read_is_written_the_same(manifest in manifest(), at in any::<prop::sample::Index>(), byte in 0_u8..128) {
+        let mut text = manifest.render().into_bytes();
+        let at = at.index(text.len());
+        text[at] = byte;
+        let text = String::from_utf8(text).expect("because all of it is ASCII");
+        if let Ok(other) = ArtefactManifest::parse(&text) {
+            prop_assert_eq!(other.render(), text);
+        }
+    }
+
     #[test]
     fn no_bytes_panic(bytes in vec(any::<u8>(), 0..2048)) {
         let text = String::from_utf8_lossy(&bytes);
@@ -36,6 +106,11 @@ proptest! {
         let _ = text.parse::<Guid>();
         let _ = text.parse::<RootHash>();
         let _ = Superblock::parse(&bytes);
+        let _ = ArtefactHeader::length(&bytes);
+        let _ = ArtefactHeader::parse(&bytes);
+        let _ = ArtefactManifest::parse(&text);
+        let _ = text.parse::<ImageVersion>();
+        let _ = text.parse::<ImageDigest>();
         let _ = ToMachined::parse(&bytes);
         let _ = ToInit::parse(&bytes);
         for kind in [MetaKind::Seed, MetaKind::IdentityKey] {
