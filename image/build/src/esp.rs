@@ -6,12 +6,10 @@
 use std::io::{self, Cursor, Write as _};
 
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
-use init_boot::{Slot, UKI_FOLDER};
+use init_boot::{LOADER_CONFIGURATION, Slot, UKI_FOLDER};
 
 /// systemd-boot under the name that firmware starts from any disk.
 const BOOT_LOADER: &str = "/EFI/BOOT/BOOTX64.EFI";
-/// Configuration of systemd-boot.
-const LOADER_CONFIGURATION: &str = "/loader/loader.conf";
 /// Largest cluster, in bytes: firmware follows a file cluster by cluster.
 const CLUSTER_BYTES_MAX: u32 = 4096;
 /// FAT32 begins at 65525 clusters; some more, because the tables take room too.
@@ -29,11 +27,6 @@ pub struct EspError {
     size: u64,
     #[source]
     source: io::Error,
-}
-
-/// Starts slot A at once, unless PID 1 or machined named another entry in an EFI variable, and lets nobody edit it.
-fn loader_configuration() -> String {
-    format!("default {}\ntimeout 0\neditor no\n", Slot::A.entry_name())
 }
 
 /// The largest cluster with which a partition of this size is FAT32.
@@ -64,7 +57,7 @@ pub fn build(size: u64, boot_loader: &[u8], uki: &[u8]) -> Result<Vec<u8>, EspEr
     fatfs::format_volume(Cursor::new(&mut bytes[..]), options).map_err(failed("a file system"))?;
     let files = [
         (BOOT_LOADER.to_owned(), boot_loader),
-        (LOADER_CONFIGURATION.to_owned(), &loader_configuration().into_bytes()),
+        (LOADER_CONFIGURATION.to_owned(), &Slot::A.loader_configuration().into_bytes()),
         (format!("{UKI_FOLDER}/{}", Slot::A.entry_name()), uki),
     ];
     for (path, content) in files {

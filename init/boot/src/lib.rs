@@ -5,6 +5,7 @@
 //! reason.
 
 pub mod artefact;
+mod boot_record;
 mod command_line;
 mod crc32;
 mod gpt;
@@ -16,6 +17,7 @@ mod root_hash;
 mod slot;
 mod verity;
 
+pub use boot_record::{Attempt, BootRecord, BootRecordError, DEADLINE_SECONDS, REASON_BYTES_MAX, STARTS_MAX};
 pub use command_line::{COMMAND_LINE_BYTES_MAX, CommandLine, CommandLineError, Parameter};
 pub use gpt::{
     ALIGN_SECTORS, BACKUP_SECTORS, ENTRIES_MAX, Encoded, GptError, LABEL_UNITS_MAX, PRIMARY_SECTORS, Partition,
@@ -27,6 +29,7 @@ pub use modules::{ModuleList, ModuleListError, ROOT_MODULES, STAGE_ONE_MODULES};
 pub use protocol::{ExitStatus, INIT_FD, INIT_FD_VARIABLE, MESSAGE_BYTES_MAX, ParseMessageError, ToInit, ToMachined};
 pub use root_hash::{RootHash, RootHashError};
 pub use slot::{
-    EFI_VARIABLE_ATTRIBUTES, EMPTY_SLOT_GUID, LOADER_ENTRY_ONE_SHOT, RootSlot, Slot, UKI_FOLDER, root_slots,
+    EFI_VARIABLE_ATTRIBUTES, EMPTY_SLOT_GUID, LOADER_CONFIGURATION, LOADER_ENTRY_ONE_SHOT, RootSlot, Slot, UKI_FOLDER,
+    root_slots,
 };
 pub use verity::{SUPERBLOCK_BYTES, Superblock, VERITY_BLOCK_BYTES, VerityError, VerityTable};

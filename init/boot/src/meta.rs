@@ -1,7 +1,8 @@
 //! Records on the META partition: a few fixed places, each with a header that says what it is and proves that it is
 //! whole.
 //!
-//! The image builder writes the seed, machined reads it and keeps its identity key here. Writers write the whole
+//! The image builder writes the seed, machined reads it and keeps its identity key here, and the boot record says what
+//! is being tried. Writers write the whole
 //! record and sync; a torn write shows as a wrong digest, which is an error and never "absent".
 //!
 //! ```text
@@ -13,7 +14,7 @@ use thiserror::Error;
 
 /// The size of the META partition, in bytes.
 pub const META_BYTES: u64 = 1024 * 1024;
-/// The distance of two records, in bytes: sixteen fit, two are used.
+/// The distance of two records, in bytes: sixteen fit, four are used.
 const PLACE_BYTES: u64 = 64 * 1024;
 /// The longest content of one record, in bytes: its place without the header.
 pub const META_RECORD_BYTES_MAX: usize = PLACE_BYTES as usize - HEADER_BYTES;
@@ -28,6 +29,10 @@ pub enum MetaKind {
     Seed,
     /// The machine's identity key as PKCS#8 PEM, where there is no TPM.
     IdentityKey,
+    /// One copy of the boot record, see [`crate::BootRecord`].
+    BootFirst,
+    /// The other copy.
+    BootSecond,
 }
 
 /// One record.
@@ -86,6 +91,8 @@ impl MetaKind {
         match self {
             Self::Seed => 0,
             Self::IdentityKey => PLACE_BYTES,
+            Self::BootFirst => 2 * PLACE_BYTES,
+            Self::BootSecond => 3 * PLACE_BYTES,
         }
     }
 
@@ -98,6 +105,8 @@ impl MetaKind {
         match self {
             Self::Seed => 1,
             Self::IdentityKey => 2,
+            Self::BootFirst => 3,
+            Self::BootSecond => 4,
         }
     }
 }

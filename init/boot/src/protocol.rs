@@ -45,6 +45,8 @@ pub enum ToInit {
     Poweroff,
     /// machined serves: failures before this do not count any more.
     Healthy,
+    /// The image that is being tried is good, and the boot loader starts it from now on: its deadline is over.
+    Good,
 }
 
 /// Why a packet is no message.
@@ -111,6 +113,7 @@ impl fmt::Display for ToInit {
             Self::Reboot => "reboot",
             Self::Poweroff => "poweroff",
             Self::Healthy => "healthy",
+            Self::Good => "good",
         })
     }
 }
@@ -143,6 +146,7 @@ impl FromStr for ToInit {
             "reboot" => Ok(Self::Reboot),
             "poweroff" => Ok(Self::Poweroff),
             "healthy" => Ok(Self::Healthy),
+            "good" => Ok(Self::Good),
             _ => Err(ParseMessageError::new(text)),
         }
     }
@@ -160,7 +164,7 @@ mod tests {
             assert!(packet.len() <= MESSAGE_BYTES_MAX);
             assert_eq!(ToMachined::parse(packet.as_bytes()), Ok(message));
         }
-        for message in [ToInit::Reboot, ToInit::Poweroff, ToInit::Healthy] {
+        for message in [ToInit::Reboot, ToInit::Poweroff, ToInit::Healthy, ToInit::Good] {
             assert_eq!(ToInit::parse(message.to_string().as_bytes()), Ok(message));
         }
     }

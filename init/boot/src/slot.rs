@@ -16,6 +16,9 @@ pub const EMPTY_SLOT_GUID: Guid = Guid::from_text_order([
 /// The folder of the boot entries on the EFI system partition.
 pub const UKI_FOLDER: &str = "/EFI/Linux";
 
+/// The configuration of systemd-boot on the EFI system partition.
+pub const LOADER_CONFIGURATION: &str = "/loader/loader.conf";
+
 /// The variable that systemd-boot reads and deletes: the entry to start once (Boot Loader Interface,
 /// systemd.io/BOOT_LOADER_INTERFACE).
 pub const LOADER_ENTRY_ONE_SHOT: &str = "LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
@@ -50,6 +53,26 @@ impl Slot {
             Self::A => "cairn-a.efi",
             Self::B => "cairn-b.efi",
         }
+    }
+
+    /// The slot's letter, as records and people write it.
+    pub const fn letter(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+        }
+    }
+
+    /// The slot with this letter.
+    pub fn from_letter(letter: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|slot| slot.letter() == letter)
+    }
+
+    /// The boot loader's configuration when this slot is the one that starts by default: at once, and nobody edits the
+    /// command line. Both slots' texts have the same length and fit into one sector, so that changing the default is
+    /// one sector's write.
+    pub fn loader_configuration(self) -> String {
+        format!("default {}\ntimeout 0\neditor no\n", self.entry_name())
     }
 
     /// The other slot.
@@ -116,6 +139,15 @@ mod tests {
         assert_eq!(&bytes[..8], [7, 0, 0, 0, b'c', 0, b'a', 0]);
         assert_eq!(bytes.len(), 4 + 2 * "cairn-b.efi".len() + 2);
         assert!(bytes.ends_with(&[b'i', 0, 0, 0]));
+    }
+
+    #[test]
+    fn changing_the_default_changes_one_byte_of_one_sector() {
+        let [a, b] = Slot::ALL.map(Slot::loader_configuration);
+        assert_eq!(a.len(), b.len());
+        assert_eq!(a.bytes().zip(b.bytes()).filter(|(a, b)| a != b).count(), 1);
+        assert!(a.len() <= 512);
+        assert_eq!(Slot::ALL.map(|slot| Slot::from_letter(slot.letter())), Slot::ALL.map(Some));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub enum Call {
     LoadModule(PathBuf),
     /// A written file and its text.
     Write(PathBuf, String),
+    /// A written part of a device: where, and how many bytes.
+    WriteAt(PathBuf, u64, usize),
     /// A verity device's parameters.
     MapVerity(String),
     /// The new root.
@@ -189,6 +191,15 @@ impl Kernel for FakeKernel {
         let part = bytes.get(start..).and_then(|rest| rest.get(..length));
         part.map(<[u8]>::to_vec)
             .ok_or_else(|| SystemError::new("pread", device.display(), io::Error::from(io::ErrorKind::UnexpectedEof)))
+    }
+
+    fn write_at(&self, device: &Path, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.record("pwrite", &text(device), Call::WriteAt(device.to_owned(), offset, bytes.len()))?;
+        let mut state = self.state();
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let place = state.files.get_mut(device).and_then(|all| all.get_mut(start..)?.get_mut(..bytes.len()));
+        place.ok_or_else(|| SystemError::new("pwrite", device.display(), Errno::ENOSPC))?.copy_from_slice(bytes);
+        Ok(())
     }
 
     fn map_verity(&self, name: &str, table: &VerityTable) -> Result<PathBuf> {

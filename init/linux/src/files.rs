@@ -49,3 +49,11 @@ pub(crate) fn read_at(device: &Path, offset: u64, length: usize) -> Result<Vec<u
     File::open(device).and_then(|file| file.read_exact_at(&mut bytes, offset)).map_err(failed)?;
     Ok(bytes)
 }
+
+pub(crate) fn write_at(device: &Path, offset: u64, bytes: &[u8]) -> Result<(), SystemError> {
+    let written = OpenOptions::new().write(true).open(device).and_then(|file| {
+        file.write_all_at(bytes, offset)?;
+        file.sync_all()
+    });
+    written.map_err(|source| SystemError::path("pwrite", device, source))
+}

@@ -64,6 +64,11 @@ pub trait Kernel: Sync {
     /// # Errors
     /// When it cannot be opened or is shorter.
     fn read_at(&self, device: &Path, offset: u64, length: usize) -> Result<Vec<u8>>;
+    /// Writes all of `bytes` at `offset` of a device that is there; comes back once the device says that they are kept.
+    ///
+    /// # Errors
+    /// When it cannot be opened, written or synchronised.
+    fn write_at(&self, device: &Path, offset: u64, bytes: &[u8]) -> Result<()>;
     /// Maps a dm-verity device and gives its node under /dev.
     ///
     /// # Errors

@@ -112,6 +112,10 @@ impl Kernel for Linux {
         files::read_at(device, offset, length)
     }
 
+    fn write_at(&self, device: &Path, offset: u64, bytes: &[u8]) -> Result<()> {
+        files::write_at(device, offset, bytes)
+    }
+
     fn map_verity(&self, name: &str, table: &VerityTable) -> Result<PathBuf> {
         device_mapper::map_verity(name, table)
     }

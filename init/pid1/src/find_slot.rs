@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use init_boot::{BACKUP_SECTORS, PRIMARY_SECTORS, RootHash, RootSlot, SECTOR_BYTES, Table, root_slots};
+use init_boot::{BACKUP_SECTORS, PRIMARY_SECTORS, RootHash, RootSlot, SECTOR_BYTES, Table, label, root_slots};
 use init_linux::{Kernel, SystemError};
 
 const BLOCK_CLASS: &str = "/sys/class/block";
@@ -20,6 +20,8 @@ pub(crate) struct FoundSlot {
     pub(crate) device: PathBuf,
     /// The other slot on the same disk.
     pub(crate) other: Option<RootSlot>,
+    /// The node of META on the same disk.
+    pub(crate) meta: Option<PathBuf>,
 }
 
 /// Looks at every disk that is there now. What cannot be read is no disk of ours, and `notes` says why.
@@ -43,7 +45,8 @@ pub(crate) fn find_slot(kernel: &dyn Kernel, root: &RootHash, notes: &mut Vec<St
             notes.push(format!("{disk}: the kernel does not show partition {} yet", slot.number));
             continue;
         };
-        return Some(FoundSlot { slot, device, other: slots.pop() });
+        let meta = table.find_label(label::META).and_then(|(number, _)| partition_node(kernel, &names, disk, number));
+        return Some(FoundSlot { slot, device, other: slots.pop(), meta });
     }
     None
 }

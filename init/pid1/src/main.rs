@@ -18,10 +18,13 @@ mod stage_two;
 mod supervision;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use std::process::ExitCode;
 
 use init_linux::Linux;
+
+use crate::trial::Trial;
 
 /// The argument by which stage one tells stage two what it is.
 pub(crate) const STAGE_TWO: &str = "stage-two";
@@ -40,7 +43,7 @@ fn main() -> ExitCode {
     last_resort::install_panic_hook();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [STAGE_TWO, times] => stage_two::run(&KERNEL, times),
+        [STAGE_TWO, times, trial] => stage_two::run(&KERNEL, times, Trial::from_argument(trial)),
         _ => stage_one::run(&KERNEL),
     }
 }

@@ -11,7 +11,7 @@ use init_linux::{Kernel, Mount, MountFlag};
 
 use crate::boot_times::BootTimes;
 use crate::find_slot::{FoundSlot, find_slot};
-use crate::{PID1_PROGRAM, STAGE_TWO, last_resort, load_modules, log, mount_table, other_slot};
+use crate::{PID1_PROGRAM, STAGE_TWO, last_resort, load_modules, log, mount_table, other_slot, trial};
 
 /// How long stage one waits for the disk to appear: a slow RAID controller takes this long, a missing disk never comes.
 const DISK_WAIT: Duration = Duration::from_secs(60);
@@ -29,8 +29,10 @@ pub(crate) fn run(kernel: &dyn Kernel) -> ExitCode {
     match boot(kernel) {
         Ok(never) => match never {},
         Err(reason) => {
+            let reason = format!("the root could not be started: {reason}");
+            trial::end(kernel, &reason);
             let next = other_slot::choose(kernel);
-            last_resort::restart(kernel, &format!("the root could not be started: {reason}. {next}"))
+            last_resort::restart(kernel, &format!("{reason}. {next}"))
         }
     }
 }
@@ -51,13 +53,15 @@ pub(crate) fn boot(kernel: &dyn Kernel) -> Result<std::convert::Infallible, Stri
     times.mark("disk", kernel.uptime());
     log::line(kernel, &format!("slot {:?} is {}", found.slot.slot, found.device.display()));
 
+    // Counted before anything of the slot is read: whatever happens from here on, this start was one.
+    let trial = trial::begin(kernel, &found, &root)?;
     let mapped = set_up_verity(kernel, &found.device, &root, blocks)?;
     mount_root(kernel, &mapped)?;
     times.mark("root", kernel.uptime());
     log::line(kernel, "the verified root is mounted");
 
     kernel.switch_root(Path::new(NEW_ROOT)).map_err(|error| error.story())?;
-    let error = kernel.execute(Path::new(PID1_PROGRAM), &[STAGE_TWO, &times.to_argument()]);
+    let error = kernel.execute(Path::new(PID1_PROGRAM), &[STAGE_TWO, &times.to_argument(), &trial.to_argument()]);
     Err(error.story())
 }
 

@@ -11,6 +11,7 @@ use init_linux::{Channel, Kernel, Launch, Linux, Power, Wake};
 
 use crate::boot_times::{BOOT_TIMES, BootTimes};
 use crate::supervision::{Ended, Next, QUICK_FAILURES_MAX, Supervision};
+use crate::trial::{self, Trial};
 use crate::{cgroups, last_resort, load_modules, log, mount_table, other_slot, shutdown};
 
 const MACHINED: &str = "/usr/bin/machined";
@@ -33,7 +34,7 @@ const SETTINGS: [(&str, &str); 3] = [
 ];
 
 /// Runs stage two on the real kernel; never comes back.
-pub(crate) fn run(kernel: &'static Linux, times: &str) -> ExitCode {
+pub(crate) fn run(kernel: &'static Linux, times: &str, trial: Trial) -> ExitCode {
     let mut times = BootTimes::from_argument(times);
     times.mark("stage-two", kernel.uptime());
     if let Err(reason) = prepare(kernel, &mut times) {
@@ -44,7 +45,7 @@ pub(crate) fn run(kernel: &'static Linux, times: &str) -> ExitCode {
         log::line(kernel, &format!("the thread that loads modules could not be started: {error}"));
         load_root_modules(kernel);
     }
-    supervise(kernel);
+    supervise(kernel, trial);
     last_resort::restart(kernel, "the machine could not be ended in order")
 }
 
@@ -73,7 +74,7 @@ fn load_root_modules(kernel: &dyn Kernel) {
 }
 
 /// Keeps machined running until the machine is to end, and then ends it; comes back only when that fails.
-pub(crate) fn supervise(kernel: &dyn Kernel) {
+pub(crate) fn supervise(kernel: &dyn Kernel, mut trial: Trial) {
     let mut supervision = Supervision::new();
     let mut channel: Option<Channel> = None;
     let mut failed_waits = 0;
@@ -86,7 +87,17 @@ pub(crate) fn supervise(kernel: &dyn Kernel) {
             }
             Next::WaitUntil(until) => Some(until.saturating_sub(now)),
             Next::Wait => None,
-            Next::GiveUp => return give_up(kernel),
+            Next::GiveUp => {
+                let why = format!("machined failed {QUICK_FAILURES_MAX} times in a row and never became healthy");
+                return give_up(kernel, &why);
+            }
+        };
+        let timeout = match (timeout, trial.left(now)) {
+            (_, Some(Duration::ZERO)) => {
+                return give_up(kernel, "this image is being tried and did not become good in time");
+            }
+            (Some(timeout), Some(left)) => Some(timeout.min(left)),
+            (timeout, left) => timeout.or(left),
         };
         let blocked = channel.as_ref().is_some_and(|channel| !send_all(kernel, &mut supervision, channel));
         match kernel.wait(channel.as_ref(), blocked, timeout) {
@@ -95,6 +106,10 @@ pub(crate) fn supervise(kernel: &dyn Kernel) {
                 Ok(ToInit::Healthy) => {
                     log::line(kernel, "machined is healthy");
                     supervision.said_healthy();
+                }
+                Ok(ToInit::Good) => {
+                    log::line(kernel, "this image is good");
+                    trial = Trial::None;
                 }
                 Ok(ToInit::Reboot) => return shutdown::end(kernel, Power::Reboot),
                 Ok(ToInit::Poweroff) => return shutdown::end(kernel, Power::Off),
@@ -167,10 +182,10 @@ fn reap_all(kernel: &dyn Kernel, supervision: &mut Supervision, channel: &mut Op
     }
 }
 
-/// machined does not work in this root: the other slot is tried when it holds something, else the same one again.
-fn give_up(kernel: &dyn Kernel) {
+/// This root does not work: the other slot is tried when it holds something, else the same one again.
+fn give_up(kernel: &dyn Kernel, why: &str) {
+    trial::end(kernel, why);
     let next = other_slot::choose(kernel);
-    let reason = format!("machined failed {QUICK_FAILURES_MAX} times in a row and never became healthy. {next}");
-    last_resort::announce(kernel, &reason);
+    last_resort::announce(kernel, &format!("{why}. {next}"));
     shutdown::end(kernel, Power::Reboot);
 }

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use init_boot::{
-    EMPTY_SLOT_GUID, ExitStatus, Guid, LOADER_ENTRY_ONE_SHOT, RootHash, Slot, Superblock, Table, type_guid,
+    Attempt, BootRecord, EMPTY_SLOT_GUID, ExitStatus, Guid, LOADER_ENTRY_ONE_SHOT, META_BYTES, MetaKind, RootHash,
+    STARTS_MAX, Slot, Superblock, Table, label, type_guid,
 };
 use init_linux::{Call, Event, FakeKernel, Kernel, Power, Reaped, Wake};
 
 use crate::boot_times::BootTimes;
 use crate::supervision::QUICK_FAILURES_MAX;
+use crate::trial::Trial;
 use crate::{stage_one, stage_two};
 
 const BLOCKS: u64 = 3;
@@ -21,11 +23,13 @@ fn root() -> RootHash {
 
 /// A disk with both slots, slot B holding what `other` says, and slot A's verity superblock.
 fn disk(other: Guid) -> (Vec<u8>, Vec<u8>) {
-    let sectors = 3 * 2048;
-    let mut table = Table::new(Guid::from_text_order([1; 16]), sectors).expect("because 3 MiB hold a table");
+    let sectors = 5 * 2048;
+    let mut table = Table::new(Guid::from_text_order([1; 16]), sectors).expect("because 5 MiB hold a table");
     for (slot, guid) in [(Slot::A, root().partition_guid()), (Slot::B, other)] {
         table.append(type_guid::ROOT_X86_64, guid, slot.label(), SLOT_SECTORS).expect("because the disk has room");
     }
+    let meta = Guid::from_text_order([3; 16]);
+    table.append(type_guid::META, meta, label::META, META_BYTES / 512).expect("because the disk has room");
     let encoded = table.encode();
     let mut bytes = vec![0; sectors as usize * 512];
     bytes[..encoded.primary.len()].copy_from_slice(&encoded.primary);
@@ -41,9 +45,11 @@ fn disk_files(other: Guid) -> Vec<(PathBuf, Vec<u8>)> {
     vec![
         (PathBuf::from("/dev/vda"), whole),
         (PathBuf::from("/dev/vda1"), slot),
+        (PathBuf::from("/dev/vda3"), vec![0; META_BYTES as usize]),
         (PathBuf::from("/sys/class/block/vda/dev"), b"254:0\n".to_vec()),
         (PathBuf::from("/sys/class/block/vda1/partition"), b"1\n".to_vec()),
         (PathBuf::from("/sys/class/block/vda2/partition"), b"2\n".to_vec()),
+        (PathBuf::from("/sys/class/block/vda3/partition"), b"3\n".to_vec()),
     ]
 }
 
@@ -183,7 +189,7 @@ fn a_missing_extra_is_passed_over_and_a_missing_necessity_is_not() {
 fn machined_is_restarted_and_told_what_ended_meanwhile() {
     let kernel = machine();
     kernel.state().script.extend([ends(1), ends(77), Event::TimePasses, says("healthy"), ends(78), says("poweroff")]);
-    stage_two::supervise(&kernel);
+    stage_two::supervise(&kernel, Trial::None);
     let told: Vec<Call> = calls(&kernel)
         .into_iter()
         .filter(|call| matches!(call, Call::Start(_) | Call::Send(_) | Call::End(_)))
@@ -204,7 +210,7 @@ fn messages_that_find_no_room_are_sent_later() {
     let kernel = machine();
     kernel.state().room = Some(0);
     kernel.state().script.extend([ends(50), ends(51), says("reboot")]);
-    stage_two::supervise(&kernel);
+    stage_two::supervise(&kernel, Trial::None);
     let sent = calls(&kernel).into_iter().filter(|call| matches!(call, Call::Send(_))).count();
     assert_eq!(sent, 2);
 }
@@ -214,7 +220,7 @@ fn a_root_that_does_not_work_gives_way_to_the_other_slot() {
     let kernel = machine();
     kernel.state().files.extend(disk_files(Guid::from_text_order([0x42; 16])));
     kernel.state().failing.insert(("spawn", "/usr/bin/machined".to_owned()));
-    stage_two::supervise(&kernel);
+    stage_two::supervise(&kernel, Trial::None);
     let calls = calls(&kernel);
     let starts = calls.iter().filter(|call| matches!(call, Call::Start(_))).count();
     assert_eq!(starts, QUICK_FAILURES_MAX as usize);
@@ -232,7 +238,7 @@ fn an_empty_other_slot_is_never_chosen() {
     let kernel = machine();
     kernel.state().files.extend(disk_files(EMPTY_SLOT_GUID));
     kernel.state().failing.insert(("spawn", "/usr/bin/machined".to_owned()));
-    stage_two::supervise(&kernel);
+    stage_two::supervise(&kernel, Trial::None);
     assert!(!calls(&kernel).iter().any(|call| matches!(call, Call::Write(..))));
     assert!(kernel.state().console.contains("the other slot is empty"));
     assert_eq!(calls(&kernel).last(), Some(&Call::End(Power::Reboot)));
@@ -248,7 +254,7 @@ fn the_end_is_asked_for_then_forced_then_written() {
     kernel.state().failing.insert(("umount", "/var".to_owned()));
     kernel.state().stubborn = true;
     kernel.state().script.extend([Event::Wake(Wake::PowerOff)]);
-    stage_two::supervise(&kernel);
+    stage_two::supervise(&kernel, Trial::None);
     let calls = calls(&kernel);
     let expected = [
         Call::TerminateAll,
@@ -263,4 +269,127 @@ fn the_end_is_asked_for_then_forced_then_written() {
     ];
     assert_eq!(calls[1..], expected);
     assert_eq!(kernel.uptime(), Duration::from_secs(10), "SIGTERM was given its time");
+}
+
+/// The other slot, as one that holds another image.
+const SOMETHING: Guid = Guid::from_text_order([0x42; 16]);
+
+/// A machine whose boot record says that slot A's image is being tried.
+fn trying(starts: u32, ended: Option<&str>) -> FakeKernel {
+    let kernel = machine();
+    kernel.state().files.extend(disk_files(SOMETHING));
+    let attempt = Attempt {
+        slot: Slot::A,
+        root: root(),
+        starts,
+        deadline: Duration::from_secs(300),
+        ended: ended.map(str::to_owned),
+    };
+    let record = BootRecord { sequence: 4, good: Slot::B, attempt: Some(attempt) };
+    let (kind, bytes) = record.encode();
+    kernel.write_at(Path::new("/dev/vda3"), kind.offset(), &bytes).expect("because META is there");
+    kernel
+}
+
+fn record(kernel: &FakeKernel) -> BootRecord {
+    let place = |kind: MetaKind| {
+        kernel.read_at(Path::new("/dev/vda3"), kind.offset(), kind.place_bytes()).expect("because META is there")
+    };
+    BootRecord::newest(&place(MetaKind::BootFirst), &place(MetaKind::BootSecond)).expect("because it was written")
+}
+
+fn attempt(kernel: &FakeKernel) -> Attempt {
+    record(kernel).attempt.expect("because an image is being tried")
+}
+
+fn stage_two_arguments(kernel: &FakeKernel) -> Option<Vec<String>> {
+    calls(kernel).into_iter().find_map(|call| match call {
+        Call::Execute(_, arguments) => Some(arguments),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_try_is_counted_before_anything_of_it_runs() {
+    let kernel = trying(0, None);
+    failed_boot(&kernel);
+    let calls = calls(&kernel);
+    let at = |is: fn(&Call) -> bool| calls.iter().rposition(is).expect("because it was asked");
+    assert!(at(|call| matches!(call, Call::WriteAt(..))) < at(|call| matches!(call, Call::MapVerity(_))));
+    assert_eq!(attempt(&kernel).starts, 1);
+    let arguments = stage_two_arguments(&kernel).expect("because stage two is started");
+    assert_eq!(arguments[2], "try=300");
+}
+
+#[test]
+fn an_image_that_is_not_being_tried_is_not_counted() {
+    let kernel = trying(0, None);
+    let mut other = record(&kernel).next();
+    other.attempt.as_mut().expect("because an image is being tried").root = RootHash::from_bytes([9; 32]);
+    let (kind, bytes) = other.encode();
+    kernel.write_at(Path::new("/dev/vda3"), kind.offset(), &bytes).expect("because META is there");
+    failed_boot(&kernel);
+    assert_eq!(record(&kernel), other);
+    assert_eq!(stage_two_arguments(&kernel).expect("because stage two is started")[2], "");
+}
+
+#[test]
+fn an_image_that_was_started_too_often_or_ended_is_not_started_again() {
+    for (starts, ended) in [(STARTS_MAX, None), (1, Some("machined failed"))] {
+        let kernel = trying(starts, ended);
+        let reason = failed_boot(&kernel);
+        assert!(reason.contains("this image was"), "{reason}");
+        assert!(stage_two_arguments(&kernel).is_none());
+        assert_eq!(attempt(&kernel).starts, starts);
+    }
+}
+
+#[test]
+fn a_try_that_cannot_be_counted_does_not_run() {
+    let kernel = trying(0, None);
+    kernel.state().failing.insert(("pwrite", "/dev/vda3".to_owned()));
+    failed_boot(&kernel);
+    assert!(stage_two_arguments(&kernel).is_none());
+}
+
+#[test]
+fn a_torn_boot_record_counts_as_the_one_before() {
+    let kernel = trying(0, None);
+    failed_boot(&kernel);
+    let newest = record(&kernel).encode().0;
+    let place = usize::try_from(newest.offset()).expect("because META is small");
+    kernel.state().files.get_mut(Path::new("/dev/vda3")).expect("because META is there")[place + 60] ^= 1;
+    assert_eq!(attempt(&kernel).starts, 0);
+    failed_boot(&kernel);
+    assert_eq!(attempt(&kernel).starts, 1);
+}
+
+#[test]
+fn a_try_that_does_not_become_good_in_time_goes_back_and_says_why() {
+    let kernel = trying(1, None);
+    kernel.state().script.extend([says("healthy"), Event::TimePasses]);
+    stage_two::supervise(&kernel, Trial::Until(Duration::from_secs(300)));
+    assert!(kernel.uptime() >= Duration::from_secs(300), "it had its time");
+    assert_eq!(calls(&kernel).last(), Some(&Call::End(Power::Reboot)));
+    let reason = attempt(&kernel).ended.expect("because PID 1 noted it");
+    assert!(reason.contains("did not become good in time"), "{reason}");
+}
+
+#[test]
+fn a_try_whose_machined_keeps_failing_goes_back_at_once() {
+    let kernel = trying(1, None);
+    kernel.state().failing.insert(("spawn", "/usr/bin/machined".to_owned()));
+    stage_two::supervise(&kernel, Trial::Until(Duration::from_secs(300)));
+    assert!(kernel.uptime() < Duration::from_secs(60));
+    assert!(attempt(&kernel).ended.expect("because PID 1 noted it").contains("machined failed"));
+    assert!(kernel.state().console.contains("The next start is from cairn-b.efi"));
+}
+
+#[test]
+fn a_good_image_has_no_deadline_any_more() {
+    let kernel = trying(1, None);
+    kernel.state().script.extend([says("good"), ends(77), says("poweroff")]);
+    stage_two::supervise(&kernel, Trial::Until(Duration::from_secs(300)));
+    assert_eq!(calls(&kernel).last(), Some(&Call::End(Power::Off)));
+    assert_eq!(attempt(&kernel).ended, None);
 }
