@@ -3,7 +3,7 @@
 //! Called by the root stage for every file it put into the tree, and by `tools` for programs of the build. Reads DT_NEEDED and the
 //! interpreter only; what a program opens by name at run time (dlopen) must stand in the profile.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use object::elf;
@@ -32,6 +32,8 @@ pub struct Library {
     pub path: String,
     /// File of the host.
     pub source: PathBuf,
+    /// Whether the kernel starts it as a program's dynamic linker; all others are only mapped.
+    pub interpreter: bool,
 }
 
 /// Why the libraries cannot be found.
@@ -93,24 +95,26 @@ pub fn needs(bytes: &[u8]) -> Result<Needs, object::Error> {
 /// # Errors
 /// When a file is damaged or no package has a library.
 pub fn closure(programs: &[(String, PathBuf)], packages: &UnpackedSet) -> Result<Vec<Library>, ElfError> {
-    let mut found = BTreeSet::new();
+    let mut found: BTreeMap<String, Library> = BTreeMap::new();
     let mut open: Vec<(String, PathBuf)> = programs.to_vec();
     while let Some((name, path)) = open.pop() {
         let bytes = files::read(&path)?;
         let needs = needs(&bytes).map_err(|source| ElfError::Damaged { path: path.clone(), source })?;
         let interpreter = needs.interpreter.as_deref().and_then(|path| path.rsplit('/').next()).map(str::to_owned);
-        for library in interpreter.into_iter().chain(needs.libraries) {
-            let target = format!("{LIBRARIES}/{library}");
-            let Some(source) = packages.file(&target) else {
+        let asked = interpreter.into_iter().map(|name| (name, true));
+        for (library, interpreter) in asked.chain(needs.libraries.into_iter().map(|name| (name, false))) {
+            let path = format!("{LIBRARIES}/{library}");
+            let Some(source) = packages.file(&path) else {
                 return Err(ElfError::Missing { needed_by: name, library });
             };
-            let library = Library { path: target.clone(), source: source.clone() };
-            if found.insert(library) {
-                open.push((target, source));
-            }
+            let known = found.entry(path.clone()).or_insert_with(|| {
+                open.push((path.clone(), source.clone()));
+                Library { path, source, interpreter }
+            });
+            known.interpreter |= interpreter;
         }
     }
-    Ok(found.into_iter().collect())
+    Ok(found.into_values().collect())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! mounts anything or runs anything of the image. Must never depend on what the host has installed beyond apt and dpkg-deb:
 //! tools come from pinned packages and run through their own dynamic linker.
 
+pub mod artefact;
 pub mod digest;
 pub mod disk;
 pub mod elf;

@@ -1,10 +1,14 @@
-//! The lock file: name, version and SHA-256 of every package (`image/profiles/<name>.lock`, committed).
+//! The lock file: name, version and SHA-256 of every package, and the time that the image is from (`image/profiles/<name>.lock`,
+//! committed).
 //!
-//! Written by the packages stage, one line a package, sorted, so that a change of version is a change of one line.
+//! Written by the packages stage, one line a package, sorted, so that a change of version is a change of one line. Lines that begin
+//! with `@` are about the image as a whole.
 //! Must never hold a host name or an address: whoever builds brings their own mirror, the digests decide.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+
+use jiff::Timestamp;
 
 /// One pinned package.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +29,7 @@ pub struct Pin {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Lock {
     pins: BTreeMap<String, Pin>,
+    built: Option<Timestamp>,
 }
 
 /// Why a lock file cannot be read.
@@ -39,7 +44,7 @@ pub struct LockError {
 /// First lines of every lock file.
 const HEAD: &str = "\
 # Packages of this profile: name asked for, package, version, size in bytes, SHA-256 of the .deb.
-# Written by cairn-image build; --refresh moves it to what the mirror has now.
+# @built is the time that the image is from. Written by cairn-image build; --refresh moves all to what the mirror has now.
 ";
 
 impl Lock {
@@ -52,6 +57,12 @@ impl Lock {
         for (index, line) in text.lines().enumerate() {
             let wrong = |what| LockError { file: file.to_owned(), line: index + 1, what };
             if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            if let Some(time) = line.strip_prefix("@built ") {
+                let sound = |at: &Timestamp| at.subsec_nanosecond() == 0 && at.to_string() == time;
+                let time = time.parse().ok().filter(sound);
+                lock.built = Some(time.ok_or_else(|| wrong("@built is not a time such as 2026-11-21T20:00:00Z"))?);
                 continue;
             }
             let fields: Vec<&str> = line.split_whitespace().collect();
@@ -80,6 +91,16 @@ impl Lock {
         self.pins.insert(wanted.to_owned(), pin)
     }
 
+    /// The time that images of this lock are from: when a pin moved last. What builds reproducibly calls it SOURCE_DATE_EPOCH.
+    pub fn built(&self) -> Option<Timestamp> {
+        self.built
+    }
+
+    /// Sets the time, cut to whole seconds.
+    pub fn set_built(&mut self, at: Timestamp) {
+        self.built = Some(Timestamp::from_second(at.as_second()).expect("because it was a time before it was cut"));
+    }
+
     /// Forgets every name that is not in `wanted`.
     pub fn keep_only(&mut self, wanted: &[String]) {
         self.pins.retain(|name, _| wanted.contains(name));
@@ -93,10 +114,13 @@ impl Lock {
     /// The text of the lock file.
     pub fn render(&self) -> String {
         let mut text = HEAD.to_owned();
+        let put = "because a String takes all it is given";
+        if let Some(built) = self.built {
+            writeln!(text, "@built {built}").expect(put);
+        }
         for (wanted, pin) in &self.pins {
             let Pin { package, version, sha256, size } = pin;
-            writeln!(text, "{wanted} {package} {version} {size} {sha256}")
-                .expect("because a String takes all it is given");
+            writeln!(text, "{wanted} {package} {version} {size} {sha256}").expect(put);
         }
         text
     }
@@ -116,6 +140,8 @@ mod tests {
         lock.insert("runc", pin("1.1.15+ds1-2+b4"));
         let kernel = Pin { package: "linux-image-6.12.117+deb13-cloud-amd64".to_owned(), ..pin("6.12.117-1") };
         lock.insert("linux-image-cloud-amd64", kernel);
+        lock.set_built("2026-11-21T20:00:00.5Z".parse().expect("because it is a time"));
+        assert!(lock.render().contains("@built 2026-11-21T20:00:00Z\n"), "{}", lock.render());
         assert_eq!(Lock::parse("cloud.lock", &lock.render()).expect("because it was just written"), lock);
     }
 
@@ -123,6 +149,15 @@ mod tests {
     fn a_bad_digest_is_refused_with_its_line() {
         let error = Lock::parse("cloud.lock", "# head\nrunc runc 1 2 zz\n").expect_err("because zz is no digest");
         assert!(error.to_string().starts_with("cloud.lock:2: the last field is not a SHA-256"), "{error}");
+    }
+
+    #[test]
+    fn a_time_has_one_way_to_be_written() {
+        for time in ["yesterday", "2026-11-21T20:00:00.5Z", "2026-11-21T20:00:00+00:00"] {
+            let error =
+                Lock::parse("cloud.lock", &format!("@built {time}\n")).expect_err("because it is written wrongly");
+            assert!(error.to_string().starts_with("cloud.lock:1: @built"), "{error}");
+        }
     }
 
     #[test]

@@ -14,8 +14,14 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 /// What an image is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Version of Cairn.
+    /// Version of the image.
     pub version: String,
+    /// Its release number, which floors count.
+    pub number: u64,
+    /// SHA-256 of the artefact's manifest, as `sha256:` and hexadecimal: the one name of this image.
+    pub image_digest: String,
+    /// File of the artefact, beside this one.
+    pub artefact: String,
     /// Name of the profile.
     pub profile: String,
     /// Kernel release.
@@ -40,6 +46,8 @@ pub struct Manifest {
     pub disk_bytes: u64,
     /// Whether a seed is baked in.
     pub seed: bool,
+    /// Files of the root that the kernel would execute.
+    pub executables: usize,
     /// Packages of which files may be in the image.
     pub packages: Vec<PackageLine>,
     /// The files of the root.
@@ -64,6 +72,8 @@ pub struct FileLine {
     pub path: String,
     /// Bytes before compression.
     pub bytes: u64,
+    /// Whether the kernel would execute it.
+    pub executable: bool,
 }
 
 /// Why a manifest cannot be read.

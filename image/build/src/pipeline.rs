@@ -3,6 +3,7 @@
 //! ```text
 //! profile, lock -> packages -> root tree -> squashfs -> verity --root hash--> command line
 //!                         \-> modules, pid1 -> initramfs ----------------------------> UKI -> ESP -> disk
+//!                                                                 root and UKI -> artefact, which upgrades carry
 //! ```
 //!
 //! Called by `cairn-image build` and by tests. The slow result (the squashfs) is kept in the build directory under the digest of
@@ -13,10 +14,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use init_boot::artefact::{ArtefactHeader, ArtefactManifest, CLUSTER_LEVEL, ImageNumber, ImageVersion, Part};
 use init_boot::{CommandLine, CommandLineError, VerityError};
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use crate::digest::{self, Key};
+use crate::artefact::{self, ArtefactFileError};
+use crate::digest::Key;
 use crate::disk::{self, Contents, DiskError};
 use crate::esp::{self, EspError};
 use crate::files::{self, FileError};
@@ -45,7 +49,12 @@ const PID1: &str = "pid1";
 const KEPT_ROOTS: usize = 4;
 
 /// What to build, from what, to where.
+#[derive(Debug, Clone)]
 pub struct Request {
+    /// Version of the image; Cairn's own unless told otherwise.
+    pub version: ImageVersion,
+    /// Release number of the image; counted from the version unless told otherwise.
+    pub number: Option<ImageNumber>,
     /// Folder of profiles and lock files.
     pub profiles: PathBuf,
     /// Name of the profile.
@@ -103,6 +112,15 @@ pub enum BuildError {
     /// The hash tree.
     #[error("cannot seal the root file system with dm-verity")]
     Verity(#[from] VerityError),
+    /// The version counts to no number.
+    #[error("version {0} counts to no release number, minor and patch go up to 999; name one with --number")]
+    NoNumber(ImageVersion),
+    /// The lock says no time.
+    #[error("{} names no time; build once without --locked, and commit what that writes", .0.display())]
+    NoTime(PathBuf),
+    /// The artefact.
+    #[error(transparent)]
+    Artefact(#[from] ArtefactFileError),
     /// The command line.
     #[error("the command line of the profile cannot be used")]
     CommandLine(#[from] CommandLineError),
@@ -152,12 +170,14 @@ pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildE
     // Two builds at the same time would write the same partial files.
     let _alone = files::lock(&request.cache, || progress.step("Waiting for another build to end"))?;
     let profile = Profile::load(&request.profiles, &request.profile)?;
+    let number = request.number.or_else(|| request.version.default_number());
+    let number = number.ok_or_else(|| BuildError::NoNumber(request.version.clone()))?;
     let packages = provide_packages(request, &profile, progress)?;
     watch.lap("packages");
 
     progress.step("Assembling the root file tree");
     let catalogue = Catalogue::read(&packages.kernel.folder)?;
-    let os_release = os_release(&profile);
+    let os_release = os_release(&profile, &request.version, number);
     let tree = root::assemble(
         &root::Request {
             profile: &profile,
@@ -181,8 +201,20 @@ pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildE
     watch.lap("kernel image");
 
     progress.step("Writing the disk image");
-    let manifest = describe(request, &profile, &packages, &catalogue.release, &tree, &root, &boot)?;
+    let artefact = ArtefactHeader::new(ArtefactManifest {
+        version: request.version.clone(),
+        number,
+        level: CLUSTER_LEVEL,
+        profile: profile.name.clone(),
+        architecture: profile.architecture.clone(),
+        built: packages.lock.built().ok_or_else(|| BuildError::NoTime(lock_path(request)))?,
+        uki: Part::of(&boot.uki),
+        root: Part::of(&root.bytes),
+        root_hash: root.root_hash,
+    });
+    let manifest = describe(request, &artefact.manifest, &packages, &catalogue.release, &tree, &boot)?;
     write_disk(request, &profile, &packages, &root, &boot.uki)?;
+    artefact::write(&request.output.join(&manifest.artefact), &artefact, &boot.uki, &root.bytes)?;
     manifest.save(&request.output)?;
     watch.lap("disk image");
     Ok(Built { manifest, timings: watch.timings, moved: packages.moved })
@@ -214,33 +246,36 @@ fn write_disk(
 
 fn describe(
     request: &Request,
-    profile: &Profile,
+    artefact: &ArtefactManifest,
     packages: &Packages,
     release: &str,
     tree: &Tree,
-    root: &RootImage,
     boot: &BootImage,
 ) -> Result<Manifest, FileError> {
     let mut files = Vec::new();
     for (path, node) in tree.iter() {
-        if let Node::File { content, .. } = node {
-            files.push(FileLine { path: path.to_owned(), bytes: content.size()? });
+        if let Node::File { content, mode } = node {
+            files.push(FileLine { path: path.to_owned(), bytes: content.size()?, executable: mode & 0o111 != 0 });
         }
     }
     Ok(Manifest {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        profile: profile.name.clone(),
+        version: artefact.version.to_string(),
+        number: artefact.number.0,
+        image_digest: artefact.digest().to_string(),
+        artefact: artefact.file_name(),
+        profile: artefact.profile.clone(),
         kernel: release.to_owned(),
-        root_hash: root.root_hash.to_string(),
+        root_hash: artefact.root_hash.to_string(),
         command_line: boot.command_line.clone(),
-        uki_bytes: boot.uki.len() as u64,
+        uki_bytes: artefact.uki.bytes,
         initramfs_bytes: boot.initramfs_bytes,
-        root_bytes: root.bytes.len() as u64,
+        root_bytes: artefact.root.bytes,
         root_files_bytes: files.iter().map(|file| file.bytes).sum(),
-        uki_sha256: digest::sha256_hex(&boot.uki),
-        root_sha256: digest::sha256_hex(&root.bytes),
-        disk_bytes: profile.disk.total,
+        uki_sha256: artefact.uki.hex(),
+        root_sha256: artefact.root.hex(),
+        disk_bytes: boot.disk_bytes,
         seed: request.seed.is_some(),
+        executables: files.iter().filter(|file| file.executable).count(),
         packages: package_lines(packages),
         files,
     })
@@ -256,11 +291,15 @@ fn read_seed(path: &Path) -> Result<Vec<u8>, BuildError> {
     }
 }
 
+fn lock_path(request: &Request) -> PathBuf {
+    request.profiles.join(format!("{}.lock", request.profile))
+}
+
 /// Stage 1 between reading and writing the lock file.
 fn provide_packages(request: &Request, profile: &Profile, progress: &dyn Progress) -> Result<Packages, BuildError> {
-    let path = request.profiles.join(format!("{}.lock", request.profile));
+    let path = lock_path(request);
     let old = if path.exists() { files::read_text(&path)? } else { String::new() };
-    let provided = packages::provide(
+    let mut provided = packages::provide(
         packages::Request {
             profile,
             lock: Lock::parse(&path.display().to_string(), &old)?,
@@ -270,6 +309,10 @@ fn provide_packages(request: &Request, profile: &Profile, progress: &dyn Progres
         },
         progress,
     )?;
+    let fresh = !provided.moved.is_empty() || (provided.lock.built().is_none() && request.mode != LockMode::Locked);
+    if fresh {
+        provided.lock.set_built(Timestamp::now());
+    }
     let new = provided.lock.render();
     if new != old {
         files::write(&path, new.as_bytes())?;
@@ -323,6 +366,7 @@ struct BootImage {
     uki: Vec<u8>,
     initramfs_bytes: u64,
     command_line: String,
+    disk_bytes: u64,
 }
 
 /// Stages 5 and 6.
@@ -354,7 +398,8 @@ fn boot_image(
         initramfs: &initramfs,
         kernel: &files::read(&kernel)?,
     };
-    Ok(BootImage { uki: uki::build(&parts)?, initramfs_bytes: initramfs.len() as u64, command_line })
+    let uki = uki::build(&parts)?;
+    Ok(BootImage { uki, initramfs_bytes: initramfs.len() as u64, command_line, disk_bytes: profile.disk.total })
 }
 
 fn boot_file(packages: &Packages, path: &'static str) -> Result<Vec<u8>, BuildError> {
@@ -362,12 +407,12 @@ fn boot_file(packages: &Packages, path: &'static str) -> Result<Vec<u8>, BuildEr
     Ok(files::read(&source.ok_or(BuildError::NoBootFile(path))?)?)
 }
 
-/// What /etc/os-release and the boot loader say.
-fn os_release(profile: &Profile) -> String {
-    let version = env!("CARGO_PKG_VERSION");
+/// What /etc/os-release and the boot loader say. The running machine reads its version, number and level here.
+fn os_release(profile: &Profile, version: &ImageVersion, number: ImageNumber) -> String {
+    let profile = &profile.name;
     format!(
-        "NAME=\"Cairn\"\nID=cairn\nPRETTY_NAME=\"Cairn {version}\"\nVERSION_ID={version}\nIMAGE_ID=cairn-{}\nIMAGE_VERSION={version}\n",
-        profile.name
+        "NAME=\"Cairn\"\nID=cairn\nPRETTY_NAME=\"Cairn {version}\"\nVERSION_ID={version}\nIMAGE_ID=cairn-{profile}\n\
+         IMAGE_VERSION={version}\nCAIRN_IMAGE_NUMBER={number}\nCAIRN_LEVEL={CLUSTER_LEVEL}\n"
     )
 }
 

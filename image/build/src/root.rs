@@ -85,7 +85,9 @@ pub fn assemble(request: &Request<'_>, progress: &dyn Progress) -> Result<Tree, 
         programs.push((path.clone(), source));
     }
     for library in elf::closure(&programs, packages)? {
-        tree.insert(&library.path, Node::File { content: Content::Host(library.source), mode: 0o755 })?;
+        // To map a library takes no right to execute it.
+        let mode = if library.interpreter { 0o755 } else { 0o644 };
+        tree.insert(&library.path, Node::File { content: Content::Host(library.source), mode })?;
     }
     for (path, target) in &profile.links {
         tree.insert(path, Node::Link(target.clone()))?;

@@ -22,7 +22,7 @@ pub enum Node {
     File {
         /// Where its bytes come from.
         content: Content,
-        /// 0755 for programs and libraries, 0644 for all else.
+        /// 0755 for what the kernel executes, 0644 for all else; never more.
         mode: u32,
     },
     /// A symbolic link and its target.

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use image_build::packages::{LockMode, Mirror};
 use image_build::pipeline::{self, Built, Request};
+use init_boot::artefact::{ImageNumber, ImageVersion};
 
 use crate::report::{self, Steps};
 
@@ -19,7 +20,10 @@ const DEFAULT_BINARIES: &str = "target/x86_64-unknown-linux-gnu/release";
 /// Where downloads and intermediate results lie.
 const DEFAULT_CACHE: &str = ".cairn/build";
 
-/// Build an image: disk.raw, disk.qcow2, cairn.efi, root.img and manifest.json.
+/// Build an image: disk.raw, disk.qcow2, cairn.efi, root.img, cairn-VERSION-PROFILE.artefact and manifest.json.
+///
+/// The artefact is what upgrades carry: UKI and root image in one file, named by its image digest. It holds no seed, so it is the
+/// same for every cluster.
 ///
 /// Takes kernel, containerd and a few more files from Debian packages that apt has verified, and our own programs from the
 /// folder of a release build. Versions are pinned in the profile's lock file; one that the mirror no longer carries is replaced by
@@ -29,6 +33,12 @@ pub(crate) struct Arguments {
     /// Profile: a file NAME.kdl in the folder of profiles.
     #[arg(long, value_name = "NAME", default_value = "cloud")]
     profile: String,
+    /// Version of the image, as 1.2.3 or 1.2.3-rc.1.
+    #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"))]
+    image_version: ImageVersion,
+    /// Release number of the image, which a repository's floor counts [default: major * 1000000 + minor * 1000 + patch].
+    #[arg(long, value_name = "NUMBER")]
+    number: Option<u64>,
     /// Folder of profiles and lock files [default: image/profiles of the checkout that this folder belongs to].
     #[arg(long, value_name = "DIR")]
     profiles: Option<PathBuf>,
@@ -66,6 +76,8 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
         (false, false) => LockMode::Follow,
     };
     let request = Request {
+        version: arguments.image_version.clone(),
+        number: arguments.number.map(ImageNumber),
         profiles: match &arguments.profiles {
             Some(folder) => folder.clone(),
             None => find_profiles()?,
@@ -100,6 +112,7 @@ fn summarize(built: &Built, output: &Path) {
     let manifest = &built.manifest;
     let sum = manifest.uki_bytes + manifest.root_bytes;
     println!("{}", output.display());
+    println!("  version  {} (number {})", manifest.version, manifest.number);
     println!("  kernel   {}", manifest.kernel);
     println!(
         "  size     UKI {} + root {} = {}",
@@ -108,6 +121,8 @@ fn summarize(built: &Built, output: &Path) {
         report::mebibytes(sum)
     );
     println!("  root     {}", manifest.root_hash);
+    println!("  artefact {}", output.join(&manifest.artefact).display());
+    println!("  digest   {}", manifest.image_digest);
     let stages: Vec<String> =
         built.timings.iter().map(|(stage, time)| format!("{stage} {}", report::seconds(*time))).collect();
     let total: Duration = built.timings.iter().map(|(_, time)| *time).sum();

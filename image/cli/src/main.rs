@@ -1,4 +1,4 @@
-//! `cairn-image`: builds, runs and describes Cairn images, and packs programs as container images.
+//! `cairn-image`: builds, runs, describes and signs Cairn images, and packs programs as container images.
 //!
 //! Used by people, by `make up` and by the tests in `tests/vm`. Parses arguments and calls one module per subcommand; needs no root.
 
@@ -10,6 +10,7 @@
 
 mod build;
 mod inspect;
+mod keys;
 mod oci;
 mod qemu;
 mod report;
@@ -17,7 +18,7 @@ mod run;
 
 use clap::{Parser, Subcommand};
 
-/// Build, run and describe Cairn images.
+/// Build, run, describe and sign Cairn images.
 #[derive(Parser)]
 #[command(
     name = "cairn-image",
@@ -30,7 +31,9 @@ Examples:
   cairn-image run --forward 50000:50000 --forward 6443:6443
       Boots it in QEMU with UEFI firmware; the serial console is this terminal. Ctrl-a x ends it.
   cairn-image inspect
-      Shows sizes, digests and packages of the image."
+      Shows sizes, digests and packages of the image.
+  cairn-image sign --key ~/.ssh/id_ed25519 .cairn/image/cairn-0.1.0-cloud.artefact
+      Signs what upgrades carry."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -43,6 +46,9 @@ enum Command {
     Run(run::Arguments),
     Stop(run::StopArguments),
     Inspect(inspect::Arguments),
+    Keys(keys::Arguments),
+    Sign(keys::SignArguments),
+    Verify(keys::VerifyArguments),
     Oci(oci::Arguments),
 }
 
@@ -52,6 +58,9 @@ fn main() -> anyhow::Result<()> {
         Command::Run(arguments) => run::execute(&arguments),
         Command::Stop(arguments) => run::stop(&arguments),
         Command::Inspect(arguments) => inspect::execute(&arguments),
+        Command::Keys(arguments) => keys::execute(&arguments),
+        Command::Sign(arguments) => keys::sign(&arguments),
+        Command::Verify(arguments) => keys::verify(&arguments),
         Command::Oci(arguments) => oci::execute(&arguments),
     }
 }
