@@ -5,6 +5,8 @@
 //! tools come from pinned packages and run through their own dynamic linker.
 
 pub mod artefact;
+pub mod compare;
+pub mod compilers;
 pub mod digest;
 pub mod disk;
 pub mod elf;

@@ -5,7 +5,7 @@
 //! with `@` are about the image as a whole.
 //! Must never hold a host name or an address: whoever builds brings their own mirror, the digests decide.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
@@ -30,6 +30,7 @@ pub struct Pin {
 pub struct Lock {
     pins: BTreeMap<String, Pin>,
     built: Option<Timestamp>,
+    compilers: BTreeSet<String>,
 }
 
 /// Why a lock file cannot be read.
@@ -44,7 +45,7 @@ pub struct LockError {
 /// First lines of every lock file.
 const HEAD: &str = "\
 # Packages of this profile: name asked for, package, version, size in bytes, SHA-256 of the .deb.
-# @built is the time that the image is from. Written by cairn-image build; --refresh moves all to what the mirror has now.
+# @built is the time that the image is from, @compiler what made our programs. Written by cairn-image build; --refresh moves all to what the mirror has now.
 ";
 
 impl Lock {
@@ -63,6 +64,10 @@ impl Lock {
                 let sound = |at: &Timestamp| at.subsec_nanosecond() == 0 && at.to_string() == time;
                 let time = time.parse().ok().filter(sound);
                 lock.built = Some(time.ok_or_else(|| wrong("@built is not a time such as 2026-11-21T20:00:00Z"))?);
+                continue;
+            }
+            if let Some(compiler) = line.strip_prefix("@compiler ") {
+                lock.compilers.insert(compiler.to_owned());
                 continue;
             }
             let fields: Vec<&str> = line.split_whitespace().collect();
@@ -101,6 +106,16 @@ impl Lock {
         self.built = Some(Timestamp::from_second(at.as_second()).expect("because it was a time before it was cut"));
     }
 
+    /// What made our programs, as they say themselves.
+    pub fn compilers(&self) -> &BTreeSet<String> {
+        &self.compilers
+    }
+
+    /// Sets what made our programs.
+    pub fn set_compilers(&mut self, compilers: BTreeSet<String>) {
+        self.compilers = compilers;
+    }
+
     /// Forgets every name that is not in `wanted`.
     pub fn keep_only(&mut self, wanted: &[String]) {
         self.pins.retain(|name, _| wanted.contains(name));
@@ -117,6 +132,9 @@ impl Lock {
         let put = "because a String takes all it is given";
         if let Some(built) = self.built {
             writeln!(text, "@built {built}").expect(put);
+        }
+        for compiler in &self.compilers {
+            writeln!(text, "@compiler {compiler}").expect(put);
         }
         for (wanted, pin) in &self.pins {
             let Pin { package, version, sha256, size } = pin;
@@ -140,6 +158,7 @@ mod tests {
         lock.insert("runc", pin("1.1.15+ds1-2+b4"));
         let kernel = Pin { package: "linux-image-6.12.117+deb13-cloud-amd64".to_owned(), ..pin("6.12.117-1") };
         lock.insert("linux-image-cloud-amd64", kernel);
+        lock.set_compilers(BTreeSet::from(["rustc version 1.95.0 (59807616e 2026-04-14)".to_owned()]));
         lock.set_built("2026-11-21T20:00:00.5Z".parse().expect("because it is a time"));
         assert!(lock.render().contains("@built 2026-11-21T20:00:00Z\n"), "{}", lock.render());
         assert_eq!(Lock::parse("cloud.lock", &lock.render()).expect("because it was just written"), lock);

@@ -72,6 +72,8 @@ pub struct FileLine {
     pub path: String,
     /// Bytes before compression.
     pub bytes: u64,
+    /// SHA-256 of its content.
+    pub sha256: String,
     /// Whether the kernel would execute it.
     pub executable: bool,
 }

@@ -9,6 +9,7 @@
 //! Called by `cairn-image build` and by tests. The slow result (the squashfs) is kept in the build directory under the digest of
 //! its inputs; nothing else is worth keeping.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,8 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use crate::artefact::{self, ArtefactFileError};
-use crate::digest::Key;
+use crate::compilers;
+use crate::digest::{self, Key};
 use crate::disk::{self, Contents, DiskError};
 use crate::esp::{self, EspError};
 use crate::files::{self, FileError};
@@ -118,6 +120,21 @@ pub enum BuildError {
     /// The lock says no time.
     #[error("{} names no time; build once without --locked, and commit what that writes", .0.display())]
     NoTime(PathBuf),
+    /// `--locked`, and the programs come from another compiler.
+    #[error(
+        "our programs were made with other compilers than {} names, so the image would have other bytes.\n  \
+         made with: {made}\n  locked:    {names}\n\
+         Install the toolchain that the lock names and build the programs again, or build without --locked to move the lock.",
+        lock.display()
+    )]
+    Compilers {
+        /// The lock file.
+        lock: PathBuf,
+        /// What made the programs and is not in the lock.
+        made: String,
+        /// What the lock names and did not make them.
+        names: String,
+    },
     /// The artefact.
     #[error(transparent)]
     Artefact(#[from] ArtefactFileError),
@@ -255,7 +272,13 @@ fn describe(
     let mut files = Vec::new();
     for (path, node) in tree.iter() {
         if let Node::File { content, mode } = node {
-            files.push(FileLine { path: path.to_owned(), bytes: content.size()?, executable: mode & 0o111 != 0 });
+            let content = content.read()?;
+            files.push(FileLine {
+                path: path.to_owned(),
+                bytes: content.len() as u64,
+                sha256: digest::sha256_hex(&content),
+                executable: mode & 0o111 != 0,
+            });
         }
     }
     Ok(Manifest {
@@ -313,6 +336,7 @@ fn provide_packages(request: &Request, profile: &Profile, progress: &dyn Progres
     if fresh {
         provided.lock.set_built(Timestamp::now());
     }
+    settle_compilers(request, profile, &mut provided)?;
     let new = provided.lock.render();
     if new != old {
         files::write(&path, new.as_bytes())?;
@@ -328,6 +352,29 @@ fn provide_packages(request: &Request, profile: &Profile, progress: &dyn Progres
         }
     }
     Ok(provided)
+}
+
+/// Makes the lock name what made our programs, as the request allows.
+fn settle_compilers(request: &Request, profile: &Profile, provided: &mut Packages) -> Result<(), BuildError> {
+    let names = profile.binaries.iter().map(|binary| binary.name.as_str()).chain([PID1]);
+    let mut found = BTreeSet::new();
+    for path in names.map(|name| request.binaries.join(name)).filter(|path| path.exists()) {
+        found.extend(compilers::of(&files::read(&path)?));
+    }
+    let locked = provided.lock.compilers();
+    if found == *locked || (found.is_empty() && request.mode != LockMode::Locked) {
+        return Ok(());
+    }
+    let list = |one: &BTreeSet<String>, other: &BTreeSet<String>| {
+        one.difference(other).cloned().collect::<Vec<_>>().join(", ")
+    };
+    let (made, names) = (list(&found, locked), list(locked, &found));
+    if request.mode == LockMode::Locked {
+        return Err(BuildError::Compilers { lock: lock_path(request), made, names });
+    }
+    provided.moved.push(format!("compilers: {names} -> {made}"));
+    provided.lock.set_compilers(found);
+    Ok(())
 }
 
 /// The squashfs, from the build directory when the same one was made before.

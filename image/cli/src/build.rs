@@ -2,6 +2,7 @@
 //!
 //! Must never decide anything about the image: that is the profile's part.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use image_build::packages::{LockMode, Mirror};
 use image_build::pipeline::{self, Built, Request};
 use init_boot::artefact::{ImageNumber, ImageVersion};
 
+use crate::check;
 use crate::report::{self, Steps};
 
 /// Where an image goes unless told otherwise.
@@ -51,6 +53,9 @@ pub(crate) struct Arguments {
     /// Move every pin to what the mirror has now.
     #[arg(long)]
     refresh: bool,
+    /// Build a second time under other circumstances (folders, umask, locale, time zone, nothing kept) and compare every byte.
+    #[arg(long)]
+    check: bool,
     /// Folder with our programs, linked statically.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_BINARIES)]
     binaries: PathBuf,
@@ -94,8 +99,42 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
     let steps = Steps::new();
     let built = pipeline::build(&request, &steps);
     steps.finish();
-    summarize(&built?, &arguments.output);
+    let built = built?;
+    if arguments.check {
+        eprintln!("Building the same image again");
+        check::again(&arguments.again(&request)?, &arguments.cache, &arguments.output)?;
+    }
+    summarize(&built, &arguments.output);
+    if arguments.check {
+        println!("  check    a second build under other circumstances has the same bytes");
+    }
     Ok(())
+}
+
+impl Arguments {
+    /// What a second build of the same image is told, but for folders of its own.
+    fn again(&self, request: &Request) -> anyhow::Result<Vec<OsString>> {
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut add = |name: &str, value: OsString| arguments.extend([name.into(), value]);
+        let absolute = |path: &Path| {
+            let found = std::path::absolute(path).with_context(|| format!("cannot resolve {}", path.display()));
+            found.map(PathBuf::into_os_string)
+        };
+        add("--profile", self.profile.clone().into());
+        add("--profiles", absolute(&request.profiles)?);
+        add("--binaries", absolute(&request.binaries)?);
+        add("--image-version", request.version.to_string().into());
+        if let Some(number) = self.number {
+            add("--number", number.to_string().into());
+        }
+        for archive in &request.preload {
+            add("--preload", absolute(archive)?);
+        }
+        if let Some(seed) = &request.seed {
+            add("--seed", absolute(seed)?);
+        }
+        Ok(arguments)
+    }
 }
 
 /// Looks for image/profiles here and in the folders above.

@@ -9,6 +9,7 @@
 )]
 
 mod build;
+mod check;
 mod inspect;
 mod keys;
 mod oci;
