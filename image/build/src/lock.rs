@@ -45,7 +45,8 @@ pub struct LockError {
 /// First lines of every lock file.
 const HEAD: &str = "\
 # Packages of this profile: name asked for, package, version, size in bytes, SHA-256 of the .deb.
-# @built is the time that the image is from, @compiler what made our programs. Written by cairn-image build; --refresh moves all to what the mirror has now.
+# @built is the time that the image is from, @compiler what made our programs.
+# Written by cairn-image build; --refresh moves all to what the mirror has now.
 ";
 
 impl Lock {
