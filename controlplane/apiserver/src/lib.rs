@@ -31,6 +31,7 @@ mod selection;
 mod server;
 mod storage;
 mod subresource;
+mod tenure;
 mod tokens;
 mod watch;
 
@@ -42,4 +43,5 @@ pub use caller::{
 pub use failure::Failure;
 pub use nodes::{NodeConnector, NodeError};
 pub use server::{ApiServer, Options};
+pub use tenure::Tenure;
 pub use tokens::{KeyError, ServiceAccountKeys};

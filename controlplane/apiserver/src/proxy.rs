@@ -8,9 +8,11 @@ use crate::failure::Failure;
 use crate::query::Query;
 use crate::registry::{self, Call};
 use crate::respond::Answer;
+use crate::tenure::{self, Tenure};
 use controlplane_types::object::{list, text};
 use controlplane_types::{ApiError, Reason};
 use http::{HeaderName, Request, Response, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use machined_reconcile::{Restart, Supervisor};
 use serde_json::Value;
@@ -65,17 +67,18 @@ pub(crate) async fn exec(call: &Call<'_>, query: &Query, mut request: Request<Bo
     copy_handshake(answer.headers(), response.headers_mut());
     let ends = (hyper::upgrade::on(&mut request), hyper::upgrade::on(&mut answer));
     let name = format!("{} {}/{}", call.path.subresource, call.path.namespace, call.path.name);
-    tunnel(&call.server.options.supervisor, name, ends.0, ends.1);
+    let tenure = request.extensions().get::<Tenure>().cloned();
+    tunnel(&call.server.options.supervisor, name, ends, tenure);
     Ok(Answer::Raw(response))
 }
 
-/// Runs until either side closes. A tunnel cannot be begun again: its two ends are used up.
-fn tunnel(tasks: &Supervisor, name: String, client: hyper::upgrade::OnUpgrade, agent: hyper::upgrade::OnUpgrade) {
-    let ends = Arc::new(Mutex::new(Some((client, agent))));
+/// Runs until either side closes, or whoever began it may not be served any longer. It cannot be begun again: its two ends are used up.
+fn tunnel(tasks: &Supervisor, name: String, ends: (OnUpgrade, OnUpgrade), tenure: Option<Tenure>) {
+    let ends = Arc::new(Mutex::new(Some((ends.0, ends.1, tenure))));
     tasks.spawn(name, Restart::Never, move |mut stop| {
         let ends = ends.lock().unwrap_or_else(PoisonError::into_inner).take();
         async move {
-            let Some((client, agent)) = ends else { return Ok::<_, Infallible>(()) };
+            let Some((client, agent, tenure)) = ends else { return Ok::<_, Infallible>(()) };
             let (Ok(client), Ok(agent)) = tokio::join!(client, agent) else {
                 tracing::debug!("a command's connection closed before it was opened");
                 return Ok(());
@@ -86,6 +89,7 @@ fn tunnel(tasks: &Supervisor, name: String, client: hyper::upgrade::OnUpgrade, a
                 copied = tokio::io::copy_bidirectional(&mut client, &mut agent) => {
                     tracing::debug!(clean = copied.is_ok(), "a command's connection closed");
                 }
+                over = tenure::over(tenure.as_ref()) => tracing::info!(reason = %over, "a command's connection is cut off"),
                 () = stop.requested() => {}
             }
             Ok(())

@@ -12,6 +12,7 @@ use crate::metrics::Metrics;
 use crate::nodes::NodeConnector;
 use crate::request::{RequestInfo, Target};
 use crate::respond::{self, Answer};
+use crate::tenure::{self, Tenure};
 use crate::tokens::ServiceAccountKeys;
 use crate::{node_scope, other, resource, reviews};
 use controlplane_store::Store;
@@ -115,16 +116,18 @@ impl ApiServer {
         let started = Instant::now();
         let info = RequestInfo::parse(request.method(), request.uri());
         let accept_gzip = respond::accepts_gzip(request.headers());
+        let tenure = request.extensions().get::<Tenure>().cloned();
         let caller = self.0.identify(&mut request).await;
         let span_caller = caller.as_ref().ok().cloned();
         let answer = match caller {
             Ok(caller) => self.0.limited(&info, &caller, request).await,
             Err(failure) => Err(failure),
         };
-        let mut response = match answer {
+        let response = match answer {
             Ok(answer) => respond::response(answer, &info, accept_gzip),
             Err(failure) => respond::failure(&failure),
         };
+        let mut response = response.map(|body| tenure::bound(body, tenure));
         add_headers(&mut response);
         let status = response.status().as_u16();
         self.0.metrics.observe(&info, status, started.elapsed());

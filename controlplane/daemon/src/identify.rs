@@ -4,7 +4,7 @@ use controlplane_apiserver::{CONTROLLERS, Caller, MASTERS, OPERATOR, READER, ROL
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use jiff::Timestamp;
-use machined_access::{Access, AccessTable, Peer, Principal, Proven};
+use machined_access::{Access, AccessTable, Peer, Principal, Proven, Standing};
 use machined_config::Role;
 use machined_ids::Fingerprint;
 
@@ -22,23 +22,28 @@ pub(crate) enum Asking {
     Token,
 }
 
-/// Says who asks, by the accepted step's `table`.
-pub(crate) fn identify(table: &AccessTable, connection: &Proven, headers: &HeaderMap, now: Timestamp) -> Asking {
-    let refused = |text: String| Asking::Refused(Refused(text));
+/// Says who asks, by the accepted step's `table`; of people and machines also what says when that is over.
+pub(crate) fn identify(
+    table: &AccessTable,
+    connection: &Proven,
+    headers: &HeaderMap,
+    now: Timestamp,
+) -> (Asking, Option<Standing>) {
+    let refused = |text: String| (Asking::Refused(Refused(text)), None);
     let token = match bearer(headers) {
         Ok(token) => token,
         Err(text) => return refused(text.to_owned()),
     };
     // A JWT has three parts; a login statement has none.
     if token.is_some_and(|token| token.matches('.').count() == 2) {
-        return Asking::Token;
+        return (Asking::Token, None);
     }
     let is_machine = matches!(connection.peer(), Peer::Machine { .. });
     if token.is_none() && !is_machine {
-        return Asking::Caller(Caller::anonymous());
+        return (Asking::Caller(Caller::anonymous()), None);
     }
-    match connection.authenticate(table, token, now) {
-        Ok(principal) => Asking::Caller(caller(&principal)),
+    match connection.standing(table, token, now) {
+        Ok(standing) => (Asking::Caller(caller(standing.principal())), Some(standing)),
         Err(denied) => refused(denied.to_string()),
     }
 }
@@ -127,7 +132,7 @@ mod tests {
         if let Some(text) = authorization {
             headers.insert(AUTHORIZATION, text.parse().expect("because the cases are header values"));
         }
-        identify(&table(), &Proven::new(peer), &headers, Timestamp::UNIX_EPOCH)
+        identify(&table(), &Proven::new(peer), &headers, Timestamp::UNIX_EPOCH).0
     }
 
     #[test]

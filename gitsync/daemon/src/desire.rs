@@ -34,14 +34,20 @@ impl Source {
         let Some(state) = self.state.clone() else { return Ok(()) };
         let accepted = state.accepted();
         let wanted = state.wanted(moment.clock);
-        let key = (wanted.position().step, accepted.step);
+        // Revocations are never taken back: their number says whether one came.
+        let key = (wanted.position().step, accepted.step, state.revocations().len());
         if self.rendered == Some(key) {
             return Ok(());
         }
         let objects = self.objects(&state, objects, context, accepted.seq).await?;
         let commit = recall(&state, &objects, accepted.seq);
         let people = commit.as_ref().ok().and_then(|commit| access(commit, &objects).ok());
+        let people = people.map(|people| without_revoked(people, &state));
         let rendered = commit.as_ref().map_err(Refusal::clone).and_then(|commit| render(commit, &objects));
+        let rendered = rendered.map(|desired| {
+            let access = without_revoked(desired.access.clone(), &state);
+            DesiredState { access, ..desired }
+        });
         self.content = rendered.as_ref().err().cloned();
         match (wanted, rendered) {
             (Wanted::Accepted(_), Ok(desired)) => {
@@ -110,9 +116,7 @@ impl Source {
             }
         };
         let mut kept = DesiredState::clone(&desired);
-        if let Some(people) = people {
-            kept.access = people;
-        }
+        kept.access = without_revoked(people.unwrap_or(kept.access), state);
         if self.applied.as_deref() != Some(&kept) {
             self.pending = Some(Pending { desired: Arc::new(kept), generation: None });
         } else {
@@ -207,6 +211,15 @@ impl Source {
             self.wires.cluster.fire();
         }
     }
+}
+
+/// A key that was revoked lets nobody in, also while its owner still stands in `trust/`.
+fn without_revoked(mut people: AccessTable, state: &TrustState) -> AccessTable {
+    people.people.retain(|_, person| {
+        person.keys.retain(|key| !state.revocations().contains_key(key));
+        !person.keys.is_empty()
+    });
+    people
 }
 
 fn desired_machine(

@@ -78,8 +78,8 @@ pub(crate) struct Source {
     pub(crate) sources: Sources,
     pub(crate) pool: Pool,
     pub(crate) marker: Marker,
-    /// What was rendered last (what should run, and whose people), so that a refused one is rendered once.
-    pub(crate) rendered: Option<(StepId, StepId)>,
+    /// What was rendered last (what should run, whose people, and how many keys are revoked), so that a refused one is rendered once.
+    pub(crate) rendered: Option<(StepId, StepId, usize)>,
     /// Why the accepted step's content cannot be done.
     pub(crate) content: Option<Refusal>,
     /// What was rendered and not handed down yet.

@@ -5,6 +5,8 @@
 //! [`SignedLogin`]: a statement over that key, signed with an SSH key that the table names. Nothing else is believed: no
 //! certificate authority, token or network position makes anybody somebody.
 //!
+//! What lasts longer than one request holds a [`Standing`], which says when it is over.
+//!
 //! Pure: the caller brings the table, the peer's certificates and the time.
 
 mod audit;
@@ -13,6 +15,7 @@ mod identity;
 mod login;
 mod proven;
 mod ssh;
+mod standing;
 mod table;
 pub mod tls;
 
@@ -22,4 +25,5 @@ pub use identity::{IdentityError, IdentityKey, LEAF_LIFETIME, Leaf, LeafKey, MAR
 pub use login::{LOGIN_LIFETIME_MAX, LOGIN_NAMESPACE, LoginError, LoginStatement, ProvenLogin, SignedLogin};
 pub use proven::Proven;
 pub use ssh::{SignatureError, Signed, is_weak_key, ssh_fingerprint, verify_signature};
+pub use standing::{Lost, Standing, Watched};
 pub use table::{Access, AccessTable, MachineEntry, MachineRole, Person, RoleEntry};

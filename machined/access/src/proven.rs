@@ -5,6 +5,7 @@
 
 use crate::authenticate::{Denied, Peer, Principal, authenticate};
 use crate::login::{ProvenLogin, SignedLogin};
+use crate::standing::Standing;
 use crate::table::AccessTable;
 use jiff::Timestamp;
 use std::sync::{Mutex, PoisonError};
@@ -50,5 +51,21 @@ impl Proven {
             login.likely = Some(name.clone());
         }
         Ok(principal)
+    }
+
+    /// As [`Proven::authenticate`], for what lasts longer than a request: [`Standing::lost`] says when it is over.
+    ///
+    /// # Errors
+    /// [`Denied`], whose text tells the person what to do.
+    pub fn standing(&self, table: &AccessTable, token: Option<&str>, now: Timestamp) -> Result<Standing, Denied> {
+        let principal = self.authenticate(table, token, now)?;
+        let known = self.login.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let login = match (&self.peer, token, known) {
+            (Peer::Machine { .. } | Peer::Anonymous, ..) | (Peer::Key(_), None, _) => None,
+            (Peer::Key(_), Some(token), Some((text, login))) if text == token => Some(login),
+            // Another request of the connection brought another login in between.
+            (Peer::Key(_), Some(token), _) => Some(SignedLogin::from_token(token)?.verify()?),
+        };
+        Ok(Standing::new(self.peer.clone(), login, principal))
     }
 }

@@ -1,11 +1,13 @@
 //! Who may call the machine API: every call passes here, and leaves an audit record.
 //!
 //! The TLS handshake proves a key; the login in the request says for whom it acts; the access table of the accepted step says what
-//! that principal may do. All three are looked at again on every call, so removing somebody takes effect at once.
+//! that principal may do. All three are looked at again on every call, so removing somebody takes effect at once; what lasts longer
+//! than a call is let in with a [`Pass`], and ends with it.
 
 use crate::audit_log::AuditLog;
+use crate::pass::Pass;
 use jiff::Timestamp;
-use machined_access::{Access, AuditApi, AuditOutcome, AuditRecord, Principal, Proven};
+use machined_access::{Access, AuditApi, AuditOutcome, AuditRecord, Principal, Proven, Standing};
 use machined_controllers::ledger::{DesiredMachine, LedgerRead};
 use machined_runtime::Reader;
 use std::net::SocketAddr;
@@ -54,18 +56,38 @@ impl Gate {
         needs: Access,
         request: &Request<T>,
     ) -> Result<Principal, Status> {
+        self.judge(name, needs, request).map(|(standing, _)| standing.principal().clone())
+    }
+
+    /// As [`Gate::admit`], for calls that stream: what the pass is laid over ends when the caller may not stay.
+    pub(crate) fn pass<T>(&self, name: &'static str, needs: Access, request: &Request<T>) -> Result<Pass, Status> {
+        let (standing, record) = self.judge(name, needs, request)?;
+        Ok(Pass::new(standing, self.desired.clone(), record, self.audit.clone()))
+    }
+
+    /// Decides, and writes it down.
+    fn judge<T>(
+        &self,
+        name: &'static str,
+        needs: Access,
+        request: &Request<T>,
+    ) -> Result<(Standing, AuditRecord), Status> {
         let connection = request.extensions().get::<Connection>();
         let remote = connection.and_then(|connection| connection.address).map(|address| address.to_string());
         let decision = self.decide(needs, connection, request);
         let record = AuditRecord::new(Timestamp::now(), AuditApi::Machine, name).from(remote.unwrap_or_default());
-        self.audit.add(match &decision {
-            Ok(principal) => record.by(principal),
+        match decision {
+            Ok(standing) => {
+                let record = record.by(standing.principal());
+                self.audit.add(record.clone());
+                Ok((standing, record))
+            }
             Err(Refused { status, by }) => {
                 let record = by.iter().fold(record, AuditRecord::by);
-                record.ended(AuditOutcome::Refused, status.message())
+                self.audit.add(record.ended(AuditOutcome::Refused, status.message()));
+                Err(*status)
             }
-        });
-        decision.map_err(|refused| *refused.status)
+        }
     }
 
     fn decide<T>(
@@ -73,7 +95,7 @@ impl Gate {
         needs: Access,
         connection: Option<&Connection>,
         request: &Request<T>,
-    ) -> Result<Principal, Refused> {
+    ) -> Result<Standing, Refused> {
         let Some(desired) = self.desired.get(DesiredMachine::ID) else {
             if self.ledger.all().is_empty() {
                 return Err(Refused::nobody(Status::unavailable(
@@ -86,10 +108,11 @@ impl Gate {
         };
         let token = token_of(request).map_err(Refused::nobody)?;
         let nobody = || Err(machined_access::Denied::NoLogin);
-        let principal = connection
-            .map_or_else(nobody, |it| it.proven.authenticate(&desired.raw.access, token, Timestamp::now()))
+        let standing = connection
+            .map_or_else(nobody, |it| it.proven.standing(&desired.raw.access, token, Timestamp::now()))
             .map_err(|denied| Refused::nobody(Status::unauthenticated(denied.to_string())))?;
-        let has = match &principal {
+        let principal = standing.principal();
+        let has = match principal {
             Principal::Person { access, .. } => *access,
             // Machines of the cluster look at each other; what they may change goes over other ways.
             Principal::Machine { .. } => Access::Reader,
@@ -99,9 +122,9 @@ impl Gate {
             let status = Status::permission_denied(format!(
                 "{who} may not do this: it needs a role with access {needs:?} in trust/, and has {has:?}"
             ));
-            return Err(Refused { status: status.into(), by: Some(principal) });
+            return Err(Refused { status: status.into(), by: Some(principal.clone()) });
         }
-        Ok(principal)
+        Ok(standing)
     }
 }
 

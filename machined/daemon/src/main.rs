@@ -21,6 +21,7 @@ mod log_book;
 mod log_layer;
 mod model;
 mod observer;
+mod pass;
 mod power;
 mod reports;
 mod servers;

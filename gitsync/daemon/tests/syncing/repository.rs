@@ -1,6 +1,6 @@
 //! A signed repository, made by real git and ssh-keygen, served over HTTP.
 
-use gitsync_verify::statement::{Beacon, Intent, Release, whole_seconds};
+use gitsync_verify::statement::{Beacon, Intent, Release, Revoke, whole_seconds};
 use gitsync_verify::{DeployRef, Introduction, Offer, Statement, TrustState, introduce, next_step, verify};
 use machined_ids::{ClusterId, CommitId, Fingerprint};
 use std::net::SocketAddr;
@@ -99,6 +99,18 @@ impl Repository {
         let issued = whole_seconds(jiff::Timestamp::now());
         let expires = issued + life;
         self.state(&Statement::Beacon(Beacon { cluster, deploy_ref, epoch, seq, step, issued, expires }), signer);
+    }
+
+    /// Ends a key by its own signature, and pushes the statement.
+    pub(crate) fn revoke_own(&self, signer: &str) {
+        let state = self.accepted("HEAD");
+        let fields = run(self.path(), "ssh-keygen", &["-l", "-f", &format!("{signer}.pub")]);
+        let key = fields.split(' ').find(|field| field.starts_with("SHA256:")).expect("because ssh-keygen prints it");
+        let key = Fingerprint::parse(key).expect("because ssh-keygen prints fingerprints");
+        let (cluster, epoch) = (state.introduction().cluster, state.epoch());
+        let issued = whole_seconds(jiff::Timestamp::now());
+        let revoke = Revoke { cluster, epoch, key, last_good: state.accepted().seq, issued };
+        self.state(&Statement::Revoke(revoke), signer);
     }
 
     /// Signs a statement with ssh-keygen and serves it.

@@ -174,6 +174,25 @@ async fn t73_a_step_that_is_not_healthy_is_reverted_and_who_it_removed_stays_out
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t71_a_key_that_was_revoked_by_a_statement_lets_nobody_in() {
+    let lab = Lab::calm().await;
+    lab.repository.write("trust/bob.kdl", &bob(&lab));
+    let commit = lab.repository.commit(Some("ada"), "bob may log in");
+    lab.until_commit(&commit, "healthy").await;
+    let people = || {
+        let told = lab.machined.told();
+        let applied = told.applied.last().expect("because it was handed down");
+        let table: Value = serde_json::from_slice(&applied.access).expect("because gitsync wrote it");
+        (applied.commit.clone(), table["people"].as_object().map(|people| people.keys().cloned().collect::<Vec<_>>()))
+    };
+    assert_eq!(people().1, Some(vec!["ada".to_owned(), "bob".to_owned()]));
+    lab.repository.revoke_own("mallory");
+    let gone = async || (people().1 == Some(vec!["ada".to_owned()])).then_some(());
+    lab.until("bob's key to let nobody in", gone).await;
+    assert_eq!(people().0, commit.as_str(), "no step was needed for it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t45_an_old_state_put_back_moves_nothing_until_a_source_leads_to_what_was_accepted() {
     let mut lab = Lab::calm().await;
     lab.stop().await;

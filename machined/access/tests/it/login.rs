@@ -12,13 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 
-struct Login {
-    ssh: PrivateKey,
-    namespace: &'static str,
-    statement: LoginStatement,
+pub(crate) struct Login {
+    pub(crate) ssh: PrivateKey,
+    pub(crate) namespace: &'static str,
+    pub(crate) statement: LoginStatement,
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     "2026-11-21T12:00:00Z".parse().expect("because it is a timestamp")
 }
 
@@ -27,16 +27,16 @@ fn ssh_key(seed: u8) -> PrivateKey {
     PrivateKey::new(KeypairData::Ed25519(pair), "").expect("because the key has no comment to be wrong")
 }
 
-fn name(text: &str) -> PrincipalName {
+pub(crate) fn name(text: &str) -> PrincipalName {
     PrincipalName::parse(text).expect("because the tests use good names")
 }
 
-fn machine_identity() -> Fingerprint {
+pub(crate) fn machine_identity() -> Fingerprint {
     Fingerprint::from_sha256(&[9; 32])
 }
 
 /// alice is an admin by key 1, bob has key 2 and a role without access; cp1 is a machine.
-fn table() -> AccessTable {
+pub(crate) fn table() -> AccessTable {
     let person = |seed, role| Person {
         keys: BTreeSet::from([ssh_fingerprint(ssh_key(seed).public_key().key_data())]),
         roles: BTreeSet::from([name(role)]),
@@ -52,7 +52,7 @@ fn table() -> AccessTable {
     }
 }
 
-fn good_login(client: &LeafKey) -> Login {
+pub(crate) fn good_login(client: &LeafKey) -> Login {
     let statement = LoginStatement {
         cluster: CLUSTER,
         client_key: client.fingerprint(),
@@ -67,11 +67,11 @@ fn try_login(login: Login, client: &LeafKey) -> Result<Principal, Denied> {
     connection(client).authenticate(&table(), Some(&token(login)), now())
 }
 
-fn connection(client: &LeafKey) -> Proven {
+pub(crate) fn connection(client: &LeafKey) -> Proven {
     Proven::new(Peer::Key(client.fingerprint()))
 }
 
-fn token(login: Login) -> String {
+pub(crate) fn token(login: Login) -> String {
     let text = login.statement.to_string();
     let signature = login
         .ssh

@@ -6,6 +6,7 @@ use crate::gate::Gate;
 use crate::log_book::Line;
 use crate::log_layer::OWN_LOG;
 use crate::model::Model;
+use crate::pass::Answers;
 use crate::power::End;
 use jiff::{SignedDuration, Timestamp};
 use machined_access::Access;
@@ -19,13 +20,8 @@ use machined_api::{
 };
 use machined_controllers::trust::OrderAction;
 use machined_host::{KernelLine, KernelLog, machine_memory, memory_of, processes};
-use std::pin::Pin;
 use tokio::sync::broadcast::error::RecvError;
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
-
-/// What streams answer with.
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Serves people.
 pub(crate) struct MachineService {
@@ -132,7 +128,7 @@ impl Machine for MachineService {
     type LogsStream = Answers<LogLine>;
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
-        self.gate.admit("Logs", Access::Reader, &request)?;
+        let pass = self.gate.pass("Logs", Access::Reader, &request)?;
         let LogsRequest { service, follow, tail } = request.into_inner();
         let Some(log) = self.model.logs.tail(&service) else {
             let names = self.model.logs.names().join(", ");
@@ -155,13 +151,13 @@ impl Machine for MachineService {
                 }
             }
         };
-        Ok(Response::new(Box::pin(lines)))
+        Ok(Response::new(pass.over(lines)))
     }
 
     type DmesgStream = Answers<LogLine>;
 
     async fn dmesg(&self, request: Request<DmesgRequest>) -> Result<Response<Self::DmesgStream>, Status> {
-        self.gate.admit("Dmesg", Access::Reader, &request)?;
+        let pass = self.gate.pass("Dmesg", Access::Reader, &request)?;
         let follow = request.into_inner().follow;
         let failed = |error: std::io::Error| Status::internal(format!("the kernel's log cannot be read: {error}"));
         let mut log = KernelLog::open().map_err(failed)?;
@@ -177,13 +173,13 @@ impl Machine for MachineService {
                 yield kernel_line(log.next().await.map_err(failed)?, boot);
             }
         };
-        Ok(Response::new(Box::pin(lines)))
+        Ok(Response::new(pass.over(lines)))
     }
 
     type EventsStream = Answers<Event>;
 
     async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
-        self.gate.admit("Events", Access::Reader, &request)?;
+        let pass = self.gate.pass("Events", Access::Reader, &request)?;
         let EventsRequest { tail, follow } = request.into_inner();
         let (past, mut future) = self.model.events.tail(tail as usize);
         let events = async_stream::stream! {
@@ -202,7 +198,7 @@ impl Machine for MachineService {
                 }
             }
         };
-        Ok(Response::new(Box::pin(events)))
+        Ok(Response::new(pass.over(events)))
     }
 
     async fn commits(&self, request: Request<CommitsRequest>) -> Result<Response<CommitsReply>, Status> {
@@ -244,8 +240,8 @@ impl Machine for MachineService {
     }
 
     async fn deliver(&self, request: Request<Streaming<DeliverRequest>>) -> Result<Response<DeliverReply>, Status> {
-        self.gate.admit("Deliver", Access::Operator, &request)?;
-        orders::deliver(&self.model, request.into_inner()).await.map(Response::new)
+        let pass = self.gate.pass("Deliver", Access::Operator, &request)?;
+        pass.during(orders::deliver(&self.model, request.into_inner())).await.map(Response::new)
     }
 
     async fn mark(&self, request: Request<MarkRequest>) -> Result<Response<MarkReply>, Status> {

@@ -1,6 +1,7 @@
 //! The machine API with a real client over TLS on loopback: who gets in, and who does not.
 
 mod orders;
+mod streams;
 
 use crate::audit_log::AUDIT_LOG;
 use crate::deliveries::Deliveries;
@@ -132,8 +133,12 @@ impl Ada {
 
     /// A login as `cairnctl login` makes it, for a client key.
     fn login(&self, client_key: Fingerprint) -> String {
+        self.login_for(client_key, SignedDuration::from_hours(1))
+    }
+
+    fn login_for(&self, client_key: Fingerprint, life: SignedDuration) -> String {
         let issued = Timestamp::now();
-        let expires = issued + SignedDuration::from_hours(1);
+        let expires = issued + life;
         let statement = LoginStatement { cluster: cluster(), client_key, issued, expires };
         let text = statement.to_string();
         let signature = self.ssh.sign(LOGIN_NAMESPACE, HashAlg::Sha512, text.as_bytes());
