@@ -39,12 +39,13 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
     let leaf = local.leaf(leaf_names(&place), supervisor).await?;
     let audit = Audit::to_machined(local, supervisor);
     tracing::info!(machine = %place.machine.name, role = ?place.machine.role, "this machine's place in the cluster");
-    let server = match place.machine.role {
-        Role::ControlPlane => control_plane(&arguments, &place, table, leaf, audit, supervisor).await?,
+    let started = Start::of(&place)?;
+    let server = match started.role {
+        Role::ControlPlane => control_plane(&arguments, &place, &started, table, leaf, audit, supervisor).await?,
         Role::Worker => bail!("workers cannot join yet: give this machine the role \"control-plane\""),
     };
     tokio::select! {
-        ended = follow(&mut places, &place, &writer) => ended,
+        ended = follow(&mut places, &started, &writer) => ended,
         reason = server.failed() => bail!("the store cannot go on: {reason}"),
     }
 }
@@ -52,31 +53,58 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
 async fn control_plane(
     arguments: &MachineArguments,
     place: &Place,
+    start: &Start,
     table: Table,
     leaf: LeafSource,
     audit: Audit,
     supervisor: &Supervisor,
 ) -> Result<Server> {
-    let advertise = own_address(place).context("the machine has no IPv4 address yet")?;
-    let services = place.cluster.network.services;
-    let IpAddr::V4(base) = services.network() else { bail!("cluster.kdl: services must be an IPv4 network") };
     let mut names: Vec<String> = place.addresses.iter().map(|cidr| cidr.address().to_string()).collect();
-    names.extend(place.cluster.endpoints.iter().cloned());
-    names.push(place.machine.name.to_string());
+    names.extend(start.names.iter().cloned());
     let config = ServerConfig {
         folder: arguments.data.clone(),
-        bootstrap: place.cluster.bootstrap == place.machine.name,
+        bootstrap: start.bootstrap,
         listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, API_PORT)),
         names,
-        advertise: Some(advertise),
-        services: (base, services.prefix()),
-        domain: place.cluster.network.domain.clone(),
+        advertise: Some(start.address),
+        services: start.node.services,
+        domain: start.domain.clone(),
     };
     let server = Server::start(config, table.clone(), leaf.clone(), audit, supervisor).await?;
     server.run_controllers(place.machine.name.as_str(), supervisor);
     let transport = server.transport(Caller::node(place.machine.name.as_str(), ""));
-    node::start(node_config(place, advertise)?, transport, table, leaf, supervisor).await?;
+    node::start(start.node.clone(), transport, table, leaf, supervisor).await?;
     Ok(server)
+}
+
+/// What this process is started with. It is started again when any of it changes, and for nothing else in the documents: the rest of
+/// `cluster.kdl` is read by others, or as it changes.
+#[derive(Debug, Clone, PartialEq)]
+struct Start {
+    role: Role,
+    bootstrap: bool,
+    /// The address by which others reach this machine. That it has more or fewer besides starts nothing again.
+    address: Ipv4Addr,
+    /// Names for the API server's certificate.
+    names: Vec<String>,
+    domain: String,
+    node: NodeConfig,
+}
+
+impl Start {
+    fn of(place: &Place) -> Result<Self> {
+        let address = own_address(place).context("the machine has no IPv4 address yet")?;
+        let mut names = place.cluster.endpoints.clone();
+        names.push(place.machine.name.to_string());
+        Ok(Start {
+            role: place.machine.role,
+            bootstrap: place.cluster.bootstrap == place.machine.name,
+            address,
+            names,
+            domain: place.cluster.network.domain.clone(),
+            node: node_config(place, address)?,
+        })
+    }
 }
 
 fn node_config(place: &Place, address: Ipv4Addr) -> Result<NodeConfig> {
@@ -112,8 +140,8 @@ fn leaf_names(place: &Place) -> Vec<String> {
     names
 }
 
-/// Passes on new access tables; returns when something else has changed.
-async fn follow(places: &mut watch::Receiver<Place>, started: &Place, writer: &TableWriter) -> Result<()> {
+/// Passes on new access tables; returns when what this process was started with has changed.
+async fn follow(places: &mut watch::Receiver<Place>, started: &Start, writer: &TableWriter) -> Result<()> {
     loop {
         if places.changed().await.is_err() {
             // The task that follows machined lives as long as the process.
@@ -121,13 +149,59 @@ async fn follow(places: &mut watch::Receiver<Place>, started: &Place, writer: &T
         }
         let place = places.borrow_and_update().clone();
         writer.replace(place.access.clone());
-        let same = place.cluster == started.cluster
-            && place.machine.role == started.machine.role
-            && place.machine.name == started.machine.name
-            && own_address(&place) == own_address(started);
-        if !same {
-            tracing::info!("the machine's documents or address changed; starting again with them");
+        // What cannot be started with ends this too: the next start says why.
+        if Start::of(&place).ok().as_ref() != Some(started) {
+            tracing::info!("what the control plane was started with changed; starting again");
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use machined_access::AccessTable;
+    use machined_config::{ClusterConfig, MachineConfig};
+    use machined_ids::{ClusterId, Seq, StepId};
+
+    const CLUSTER: &str = "cluster {\n id \"00112233445566778899aabbccddeeff\"\n name \"demo\"\n level 1\n bootstrap \"cp1\"\n\
+                           \x20endpoint \"10.0.2.15\"\n network {\n pods \"10.244.0.0/16\"\n services \"10.96.0.0/12\"\n\
+                           \x20domain \"cluster.local\"\n }\n}";
+    const MACHINE: &str = "machine \"cp1\" {\n identity \"SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"\n role \"control-plane\"\n}";
+
+    fn place(cluster: &str, machine: &str, addresses: &[&str]) -> Place {
+        Place {
+            cluster: ClusterConfig::parse("cluster.kdl", cluster).expect("because the document is good"),
+            machine: MachineConfig::parse("machines/cp1.kdl", machine).expect("because the document is good"),
+            access: AccessTable {
+                cluster: ClusterId::from_bytes([7; 16]),
+                seq: Seq(1),
+                step: StepId::from_bytes([1; 32]),
+                people: Default::default(),
+                roles: Default::default(),
+                machines: Default::default(),
+            },
+            addresses: addresses.iter().map(|text| text.parse().expect("because it is an address")).collect(),
+        }
+    }
+
+    #[test]
+    fn only_what_it_was_started_with_starts_it_again() {
+        let of = |cluster: &str, machine: &str, addresses: &[&str]| Start::of(&place(cluster, machine, addresses)).ok();
+        let started = of(CLUSTER, MACHINE, &["10.0.2.15/24"]);
+        assert!(started.is_some());
+        let rollout = CLUSTER.replace("level 1", "level 1\n rollout deadline=\"90s\"");
+        assert_eq!(of(&rollout, MACHINE, &["10.0.2.15/24"]), started, "a deadline is gitsync's");
+        assert_eq!(of(CLUSTER, MACHINE, &["10.0.2.15/24", "10.0.3.15/24"]), started, "one address more");
+        let others = [
+            of(CLUSTER, MACHINE, &["10.0.2.16/24"]),
+            of(&CLUSTER.replace("10.244", "10.245"), MACHINE, &["10.0.2.15/24"]),
+            of(&CLUSTER.replace("cluster.local", "demo.local"), MACHINE, &["10.0.2.15/24"]),
+            of(&CLUSTER.replace("endpoint \"10.0.2.15\"", "endpoint \"api.example.org\""), MACHINE, &["10.0.2.15/24"]),
+            of(&CLUSTER.replace("bootstrap \"cp1\"", "bootstrap \"cp2\""), MACHINE, &["10.0.2.15/24"]),
+            of(CLUSTER, &MACHINE.replace("control-plane", "worker"), &["10.0.2.15/24"]),
+            of(CLUSTER, MACHINE, &[]),
+        ];
+        assert!(others.iter().all(|other| *other != started), "{others:?}");
     }
 }

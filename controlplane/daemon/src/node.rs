@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What a node is to be.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct NodeConfig {
     /// Name of the Node object.
     pub(crate) name: String,
@@ -35,7 +35,7 @@ pub(crate) struct NodeConfig {
 }
 
 /// Folders, sockets and programs of a node.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Places {
     /// containerd's socket.
     pub(crate) containerd: PathBuf,
