@@ -11,7 +11,7 @@ use crate::pki::{Pki, PkiError};
 use crate::table::Table;
 use controlplane_apiserver::{ApiServer, Caller, Failure, Options};
 use controlplane_client::Transport;
-use controlplane_replica::{Alone, OpenError, Replica};
+use controlplane_replica::{Alone, Folder, OpenError, Replica};
 use controlplane_store::Store;
 use machined_access::tls::{self, ServerKeys};
 use machined_reconcile::{Restart, Stop, Supervisor};
@@ -129,14 +129,19 @@ impl Server {
 }
 
 async fn open_store(config: &ServerConfig, supervisor: &Supervisor) -> Result<Arc<Replica>, OpenError> {
+    let path = config.folder.join("store");
+    let place = path.display().to_string();
+    let files = Folder::create(path).map_err(|source| OpenError::Directory { place, source })?;
     let options = controlplane_replica::Options {
-        dir: config.folder.join("store"),
+        files: Box::new(files),
         id: ONLY_MEMBER,
         address: config.listen.to_string(),
         bootstrap: config.bootstrap,
         peers: Arc::new(Alone),
     };
-    Replica::open(options, supervisor).await
+    let store = Replica::open(options).await?;
+    store.maintain(supervisor);
+    Ok(store)
 }
 
 /// The names that clients use: those of the machine, and those that pods know.

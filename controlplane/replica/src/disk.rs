@@ -3,12 +3,12 @@
 //! Commits are not synced one by one: what a crash takes is applied again from the log, which is. A synced commit comes every
 //! [`UNSYNCED_LIMIT`] entries and before each snapshot, because the log before a snapshot may go.
 
+use crate::files::Files;
 use crate::types::{LogId, Membership, decode, encode};
 use bytes::Bytes;
 use controlplane_store::{Batch, Disk, DiskError, Table, View, Visit};
 use redb::{Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 use std::ops::{ControlFlow, Range};
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 type Bytewise = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -39,10 +39,10 @@ pub(crate) struct StateDisk {
 
 impl StateDisk {
     /// Opens or makes the file.
-    pub(crate) fn open(path: &Path) -> Result<Self, DiskError> {
+    pub(crate) fn open(files: &dyn Files) -> Result<Self, DiskError> {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
-        let database = builder.create(path).map_err(|error| failed("open", error))?;
+        let database = files.open("state.redb", &builder).map_err(|error| failed("open", error))?;
         let disk = StateDisk { database, unsynced: AtomicUsize::new(0) };
         // Makes all tables, so that views find them, and checks the format.
         disk.commit(Durability::Immediate, |batch| controlplane_store::machine::prepare(batch))?;

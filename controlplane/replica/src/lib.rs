@@ -8,6 +8,7 @@
 //! ```
 
 mod disk;
+mod files;
 mod log;
 mod machine;
 mod maintenance;
@@ -19,6 +20,7 @@ mod replica_tests;
 mod suite;
 mod types;
 
+pub use files::{Files, Folder};
 pub use machine::{Image, Machine};
 pub use peers::{Alone, Peer, Peers, SnapshotInFlight};
 pub use replica::{OpenError, Options, Replica};

@@ -1,23 +1,22 @@
 //! The raft log and vote on redb, in `log.redb`. One synced commit holds whatever waits while the one before is being synced.
 //!
 //! ```text
-//! append, vote, truncate, purge -> bounded queue -> writer thread: take all that waits -> one synced commit -> tell each
+//! append, vote, truncate, purge -> bounded queue -> writer task: take all that waits -> one synced commit -> tell each
 //!                \-> tail in memory: entries can be read at once, before and long after they are on disk
 //! ```
-//! The writer is a thread and no task because it does nothing but block on the disk.
+//! The writer task lives from [`LogStore::open`] to [`LogStore::close`]; it commits where the runtime lets work block.
 
+use crate::files::Files;
 use crate::types::{Entry, LogId, Types, Vote, decode, encode};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
-use openraft::{OptionalSend, RaftLogReader};
+use openraft::{AsyncRuntime, OptionalSend, RaftLogReader};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 
 const ENTRIES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("entries");
@@ -38,16 +37,15 @@ const QUEUE_LIMIT: usize = 256;
 const GROUP_LIMIT: usize = 256;
 
 /// The log's handle. Clones share it.
-#[derive(Clone)]
-pub(crate) struct LogStore {
+pub(crate) struct LogStore<R: AsyncRuntime> {
     shared: Arc<Shared>,
-    queue: mpsc::Sender<Job>,
+    queue: mpsc::Sender<Job<R>>,
+    writer: Arc<Mutex<Option<R::JoinHandle<()>>>>,
 }
 
 struct Shared {
     database: Database,
     state: Mutex<State>,
-    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
@@ -72,29 +70,33 @@ enum Change {
     Stop,
 }
 
-struct Job {
+struct Job<R: AsyncRuntime> {
     change: Change,
-    done: Done,
+    done: Done<R>,
 }
 
-enum Done {
-    Flushed(IOFlushed<Types>),
+enum Done<R: AsyncRuntime> {
+    Flushed(IOFlushed<Types<R>>),
     Told(oneshot::Sender<io::Result<()>>),
 }
 
-impl LogStore {
+impl<R: AsyncRuntime> Clone for LogStore<R> {
+    fn clone(&self) -> Self {
+        LogStore { shared: Arc::clone(&self.shared), queue: self.queue.clone(), writer: Arc::clone(&self.writer) }
+    }
+}
+
+impl<R: AsyncRuntime> LogStore<R> {
     /// Opens or makes the file, and starts the writer.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(files: &dyn Files) -> io::Result<Self> {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
-        let database = builder.create(path).map_err(io::Error::other)?;
+        let database = files.open("log.redb", &builder).map_err(io::Error::other)?;
         let state = load(&database)?;
-        let shared = Arc::new(Shared { database, state: Mutex::new(state), writer: Mutex::new(None) });
+        let shared = Arc::new(Shared { database, state: Mutex::new(state) });
         let (queue, jobs) = mpsc::channel(QUEUE_LIMIT);
-        let worker = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("store-log".to_owned()).spawn(move || worker.write(jobs))?;
-        *shared.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-        Ok(LogStore { shared, queue })
+        let writer = R::spawn(write::<R>(Arc::clone(&shared), jobs));
+        Ok(LogStore { shared, queue, writer: Arc::new(Mutex::new(Some(writer))) })
     }
 
     async fn change(&self, change: Change) -> io::Result<()> {
@@ -103,18 +105,18 @@ impl LogStore {
         told.await.map_err(|_| stopped())?
     }
 
-    async fn send(&self, job: Job) -> io::Result<()> {
+    async fn send(&self, job: Job<R>) -> io::Result<()> {
         self.queue.send(job).await.map_err(|_| stopped())
     }
 
     /// Ends the writer after everything that was queued before, and waits for it. Later writes fail.
     pub(crate) async fn close(&self) {
-        let thread = self.shared.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         // When the queue is closed already there is nothing left to stop.
         let _stopping_or_stopped = self.change(Change::Stop).await;
-        if let Some(thread) = thread {
+        if let Some(writer) = writer {
             // A panic there was a failed assertion; every write since then was answered with an error.
-            let _ended_or_panicked = tokio::task::spawn_blocking(move || thread.join()).await;
+            let _ended_or_panicked = writer.await;
         }
     }
 }
@@ -145,40 +147,42 @@ fn load(database: &Database) -> io::Result<State> {
     Ok(state)
 }
 
+/// Commits what is queued, group by group. Ends when it is told to, or when nobody has a handle any more.
+async fn write<R: AsyncRuntime>(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job<R>>) {
+    let mut group = Vec::new();
+    while jobs.recv_many(&mut group, GROUP_LIMIT).await > 0 {
+        let (changes, waiting): (Vec<Change>, Vec<Done<R>>) =
+            group.drain(..).map(|job| (job.change, job.done)).unzip();
+        let stop = changes.iter().any(|change| matches!(change, Change::Stop));
+        let file = Arc::clone(&shared);
+        let committing = R::spawn_blocking(move || {
+            file.commit(&changes).map_err(|error| format!("cannot write the log: {error}"))?;
+            file.settle(&changes);
+            Ok::<(), String>(())
+        });
+        let outcome = committing.await.unwrap_or_else(|error| Err(format!("the log's writer was stopped: {error}")));
+        for done in waiting {
+            done.tell(&outcome);
+        }
+        if stop {
+            return;
+        }
+    }
+}
+
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, mut jobs: mpsc::Receiver<Job>) {
-        // Ends when it is told to, or when nobody has a handle any more.
-        while let Some(first) = jobs.blocking_recv() {
-            let mut group = vec![first];
-            while group.len() < GROUP_LIMIT
-                && let Ok(next) = jobs.try_recv()
-            {
-                group.push(next);
-            }
-            let outcome = self.commit(&group);
-            self.settle(&group, outcome.is_ok());
-            let stop = group.iter().any(|job| matches!(job.change, Change::Stop));
-            for job in group {
-                job.done.tell(&outcome);
-            }
-            if stop {
-                return;
-            }
-        }
-    }
-
-    fn commit(&self, group: &[Job]) -> Result<(), redb::Error> {
+    fn commit(&self, group: &[Change]) -> Result<(), redb::Error> {
         // redb's default durability: the commit returns when the data is on the disk.
         let transaction = self.database.begin_write()?;
         {
             let mut entries = transaction.open_table(ENTRIES)?;
             let mut meta = transaction.open_table(META)?;
-            for job in group {
-                match &job.change {
+            for change in group {
+                match change {
                     Change::Append(new) => {
                         for (index, bytes) in new {
                             entries.insert(index, &bytes[..])?;
@@ -199,13 +203,10 @@ impl Shared {
     }
 
     /// Lets go of entries in memory that are on disk now and not among the newest.
-    fn settle(&self, group: &[Job], committed: bool) {
-        if !committed {
-            return;
-        }
+    fn settle(&self, group: &[Change]) {
         let mut state = self.state();
-        for job in group {
-            match &job.change {
+        for change in group {
+            match change {
                 Change::Append(new) => state.synced = new.last().map(|(index, _)| *index).or(state.synced),
                 Change::Truncate(from) => {
                     state.synced = state.synced.and_then(|synced| synced.min(*from).checked_sub(1));
@@ -246,12 +247,9 @@ impl Shared {
     }
 }
 
-impl Done {
-    fn tell(self, outcome: &Result<(), redb::Error>) {
-        let outcome = match outcome {
-            Ok(()) => Ok(()),
-            Err(error) => Err(io::Error::other(format!("cannot write the log: {error}"))),
-        };
+impl<R: AsyncRuntime> Done<R> {
+    fn tell(self, outcome: &Result<(), String>) {
+        let outcome = outcome.clone().map_err(io::Error::other);
         match self {
             Done::Flushed(callback) => callback.io_completed(outcome),
             Done::Told(sender) => {
@@ -262,7 +260,7 @@ impl Done {
     }
 }
 
-impl RaftLogReader<Types> for LogStore {
+impl<R: AsyncRuntime> RaftLogReader<Types<R>> for LogStore<R> {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
         range: RB,
@@ -285,10 +283,10 @@ impl RaftLogReader<Types> for LogStore {
     }
 }
 
-impl RaftLogStorage<Types> for LogStore {
+impl<R: AsyncRuntime> RaftLogStorage<Types<R>> for LogStore<R> {
     type LogReader = Self;
 
-    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+    async fn get_log_state(&mut self) -> Result<LogState<Types<R>>, io::Error> {
         let state = self.shared.state();
         Ok(LogState { last_purged_log_id: state.purged, last_log_id: state.last.or(state.purged) })
     }
@@ -303,7 +301,7 @@ impl RaftLogStorage<Types> for LogStore {
         Ok(())
     }
 
-    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types<R>>) -> Result<(), io::Error>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,

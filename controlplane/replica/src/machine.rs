@@ -6,19 +6,21 @@ use controlplane_store::{DiskError, EventBatch, Hub, machine};
 use futures_util::{Stream, StreamExt};
 use openraft::entry::RaftEntry;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
-use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use openraft::impls::TokioRuntime;
+use openraft::{AsyncRuntime, EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use redb::Durability;
 use std::io;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// Log entries applied in one commit; bounds how long the first of them waits.
 const GROUP_LIMIT: usize = 256;
 
 /// The state machine as openraft drives it. Clones share the file.
-#[derive(Clone)]
-pub struct Machine {
+pub struct Machine<R = TokioRuntime> {
     disk: Arc<StateDisk>,
     hub: Arc<Hub>,
+    runtime: PhantomData<fn() -> R>,
 }
 
 /// A snapshot's content: a view of the state file; it costs nothing until it is read.
@@ -26,19 +28,26 @@ pub struct Image(pub(crate) StateView);
 
 type SnapshotOf = Snapshot<openraft::type_config::alias::CommittedLeaderIdOf<Types>, u64, openraft::BasicNode, Image>;
 
-impl Machine {
-    pub(crate) fn new(disk: Arc<StateDisk>, hub: Arc<Hub>) -> Self {
-        Machine { disk, hub }
+impl<R> Clone for Machine<R> {
+    fn clone(&self) -> Self {
+        Machine::new(Arc::clone(&self.disk), Arc::clone(&self.hub))
     }
+}
 
+impl<R> Machine<R> {
+    pub(crate) fn new(disk: Arc<StateDisk>, hub: Arc<Hub>) -> Self {
+        Machine { disk, hub, runtime: PhantomData }
+    }
+}
+
+impl<R: AsyncRuntime> Machine<R> {
     /// Runs something that blocks on the disk beside the async tasks.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&StateDisk) -> Result<T, DiskError> + Send + 'static,
     ) -> io::Result<T> {
         let disk = Arc::clone(&self.disk);
-        let outcome = tokio::task::spawn_blocking(move || work(&disk)).await;
-        outcome.map_err(io::Error::other)?.map_err(io::Error::other)
+        R::spawn_blocking(move || work(&disk)).await?.map_err(io::Error::other)
     }
 
     async fn snapshot(&self) -> io::Result<SnapshotOf> {
@@ -53,12 +62,15 @@ impl Machine {
 }
 
 /// What a group of entries came to.
-struct Outcome {
-    replies: Vec<(ApplyResponder<Types>, Reply)>,
+struct Outcome<R: AsyncRuntime> {
+    replies: Vec<(ApplyResponder<Types<R>>, Reply)>,
     events: Vec<EventBatch>,
 }
 
-fn apply_group(disk: &StateDisk, group: Vec<EntryResponder<Types>>) -> Result<Outcome, DiskError> {
+fn apply_group<R: AsyncRuntime>(
+    disk: &StateDisk,
+    group: Vec<EntryResponder<Types<R>>>,
+) -> Result<Outcome<R>, DiskError> {
     let (mut last, mut membership) = disk.snapshot()?.applied()?;
     let mut outcome = Outcome { replies: Vec::new(), events: Vec::new() };
     disk.commit_applied(group.len(), |batch| {
@@ -88,7 +100,7 @@ fn apply_group(disk: &StateDisk, group: Vec<EntryResponder<Types>>) -> Result<Ou
     Ok(outcome)
 }
 
-impl RaftStateMachine<Types> for Machine {
+impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for Machine<R> {
     type SnapshotData = Image;
     type SnapshotBuilder = Self;
 
@@ -98,7 +110,7 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
     where
-        Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+        Strm: Stream<Item = Result<EntryResponder<Types<R>>, io::Error>> + Unpin + OptionalSend,
     {
         let mut groups = entries.ready_chunks(GROUP_LIMIT);
         while let Some(group) = groups.next().await {
@@ -140,7 +152,7 @@ impl RaftStateMachine<Types> for Machine {
     }
 }
 
-impl RaftSnapshotBuilder<Types> for Machine {
+impl<R: AsyncRuntime> RaftSnapshotBuilder<Types<R>> for Machine<R> {
     type SnapshotData = Image;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf, io::Error> {

@@ -3,11 +3,13 @@
 use crate::machine::Image;
 use crate::types::{Member, MemberId, Types, Vote};
 use controlplane_store::BoxFuture;
+use openraft::async_runtime::Select2;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::impls::TokioRuntime;
 use openraft::network::RPCOption;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::storage::Snapshot;
-use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use openraft::{AsyncRuntime, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -17,27 +19,27 @@ use std::time::Duration;
 pub type SnapshotInFlight = Snapshot<openraft::type_config::alias::CommittedLeaderIdOf<Types>, MemberId, Member, Image>;
 
 /// Reaches members.
-pub trait Peers: Send + Sync + 'static {
+pub trait Peers<R: AsyncRuntime = TokioRuntime>: Send + Sync + 'static {
     /// A connection to a member; it may be made when it is first used, and again after it broke.
-    fn peer(&self, id: MemberId, member: &Member) -> Arc<dyn Peer>;
+    fn peer(&self, id: MemberId, member: &Member) -> Arc<dyn Peer<R>>;
 }
 
 /// One other member. Every call fails after `limit`; it is then unknown whether the member got it.
-pub trait Peer: Send + Sync + 'static {
+pub trait Peer<R: AsyncRuntime = TokioRuntime>: Send + Sync + 'static {
     /// Sends log entries, or a heartbeat.
     fn append(
         &self,
-        request: AppendEntriesRequest<Types>,
+        request: AppendEntriesRequest<Types<R>>,
         limit: Duration,
-    ) -> BoxFuture<'_, io::Result<AppendEntriesResponse<Types>>>;
+    ) -> BoxFuture<'_, io::Result<AppendEntriesResponse<Types<R>>>>;
 
     /// Asks for a vote; `pre` asks only whether it would be given.
     fn vote(
         &self,
-        request: VoteRequest<Types>,
+        request: VoteRequest<Types<R>>,
         pre: bool,
         limit: Duration,
-    ) -> BoxFuture<'_, io::Result<VoteResponse<Types>>>;
+    ) -> BoxFuture<'_, io::Result<VoteResponse<Types<R>>>>;
 
     /// Sends a whole snapshot.
     fn snapshot(
@@ -45,15 +47,15 @@ pub trait Peer: Send + Sync + 'static {
         vote: Vote,
         snapshot: SnapshotInFlight,
         limit: Duration,
-    ) -> BoxFuture<'_, io::Result<SnapshotResponse<Types>>>;
+    ) -> BoxFuture<'_, io::Result<SnapshotResponse<Types<R>>>>;
 }
 
 /// The peers of a group of one: there are none, so nobody is reached.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Alone;
 
-impl Peers for Alone {
-    fn peer(&self, _: MemberId, _: &Member) -> Arc<dyn Peer> {
+impl<R: AsyncRuntime> Peers<R> for Alone {
+    fn peer(&self, _: MemberId, _: &Member) -> Arc<dyn Peer<R>> {
         Arc::new(Alone)
     }
 }
@@ -66,16 +68,16 @@ where
     Box::pin(std::future::ready(Err(error)))
 }
 
-impl Peer for Alone {
+impl<R: AsyncRuntime> Peer<R> for Alone {
     fn append(
         &self,
-        _: AppendEntriesRequest<Types>,
+        _: AppendEntriesRequest<Types<R>>,
         _: Duration,
-    ) -> BoxFuture<'_, io::Result<AppendEntriesResponse<Types>>> {
+    ) -> BoxFuture<'_, io::Result<AppendEntriesResponse<Types<R>>>> {
         alone()
     }
 
-    fn vote(&self, _: VoteRequest<Types>, _: bool, _: Duration) -> BoxFuture<'_, io::Result<VoteResponse<Types>>> {
+    fn vote(&self, _: VoteRequest<Types<R>>, _: bool, _: Duration) -> BoxFuture<'_, io::Result<VoteResponse<Types<R>>>> {
         alone()
     }
 
@@ -84,53 +86,53 @@ impl Peer for Alone {
         _: Vote,
         _: SnapshotInFlight,
         _: Duration,
-    ) -> BoxFuture<'_, io::Result<SnapshotResponse<Types>>> {
+    ) -> BoxFuture<'_, io::Result<SnapshotResponse<Types<R>>>> {
         alone()
     }
 }
 
 /// [`Peers`] as openraft wants them.
-pub(crate) struct Network(pub(crate) Arc<dyn Peers>);
+pub(crate) struct Network<R: AsyncRuntime>(pub(crate) Arc<dyn Peers<R>>);
 
-impl RaftNetworkFactory<Types> for Network {
-    type Network = Connection;
+impl<R: AsyncRuntime> RaftNetworkFactory<Types<R>> for Network<R> {
+    type Network = Connection<R>;
 
-    async fn new_client(&mut self, target: MemberId, node: &Member) -> Connection {
+    async fn new_client(&mut self, target: MemberId, node: &Member) -> Connection<R> {
         Connection(self.0.peer(target, node))
     }
 }
 
 /// A [`Peer`] as openraft wants it.
-pub(crate) struct Connection(Arc<dyn Peer>);
+pub(crate) struct Connection<R: AsyncRuntime>(Arc<dyn Peer<R>>);
 
-fn unreachable(error: &io::Error) -> RPCError<Types> {
+fn unreachable<R: AsyncRuntime>(error: &io::Error) -> RPCError<Types<R>> {
     RPCError::Unreachable(Unreachable::new(error))
 }
 
-impl RaftNetworkV2<Types> for Connection {
+impl<R: AsyncRuntime> RaftNetworkV2<Types<R>> for Connection<R> {
     type SnapshotData = Image;
 
     async fn append_entries(
         &mut self,
-        rpc: AppendEntriesRequest<Types>,
+        rpc: AppendEntriesRequest<Types<R>>,
         option: RPCOption,
-    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+    ) -> Result<AppendEntriesResponse<Types<R>>, RPCError<Types<R>>> {
         self.0.append(rpc, option.hard_ttl()).await.map_err(|error| unreachable(&error))
     }
 
     async fn vote(
         &mut self,
-        rpc: VoteRequest<Types>,
+        rpc: VoteRequest<Types<R>>,
         option: RPCOption,
-    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    ) -> Result<VoteResponse<Types<R>>, RPCError<Types<R>>> {
         self.0.vote(rpc, false, option.hard_ttl()).await.map_err(|error| unreachable(&error))
     }
 
     async fn pre_vote(
         &mut self,
-        rpc: VoteRequest<Types>,
+        rpc: VoteRequest<Types<R>>,
         option: RPCOption,
-    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    ) -> Result<VoteResponse<Types<R>>, RPCError<Types<R>>> {
         self.0.vote(rpc, true, option.hard_ttl()).await.map_err(|error| unreachable(&error))
     }
 
@@ -140,12 +142,10 @@ impl RaftNetworkV2<Types> for Connection {
         snapshot: SnapshotInFlight,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
-    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        tokio::select! {
-            closed = cancel => Err(StreamingError::Closed(closed)),
-            sent = self.0.snapshot(vote, snapshot, option.hard_ttl()) => {
-                sent.map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))
-            }
+    ) -> Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
+        match R::select2(cancel, self.0.snapshot(vote, snapshot, option.hard_ttl())).await {
+            Select2::First(closed) => Err(StreamingError::Closed(closed)),
+            Select2::Second(sent) => sent.map_err(|error| StreamingError::Unreachable(Unreachable::new(&error))),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One member of the store: openraft over the log and the state file, behind the [`Store`] trait.
 
 use crate::disk::StateDisk;
+use crate::files::Files;
 use crate::log::LogStore;
 use crate::machine::Machine;
 use crate::maintenance;
@@ -15,9 +16,9 @@ use machined_ids::Revision;
 use machined_reconcile::{Restart, Supervisor};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{Config, Raft, RaftState, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::impls::TokioRuntime;
+use openraft::{AsyncRuntime, Config, Raft, RaftState, ReadPolicy, ServerState, SnapshotPolicy};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,9 +40,9 @@ const ELECTION_MAX_MS: u64 = 2000;
 const SWEEP_LIMIT: usize = 1000;
 
 /// How a member is opened.
-pub struct Options {
-    /// Its data directory; made when it is not there.
-    pub dir: PathBuf,
+pub struct Options<R: AsyncRuntime = TokioRuntime> {
+    /// Where its files are.
+    pub files: Box<dyn Files>,
     /// Its number.
     pub id: MemberId,
     /// Its own address, as others reach it.
@@ -49,35 +50,35 @@ pub struct Options {
     /// Whether it makes a new group of one when its directory is empty. Wrong for a member that is to join others.
     pub bootstrap: bool,
     /// The way to the others.
-    pub peers: Arc<dyn Peers>,
+    pub peers: Arc<dyn Peers<R>>,
 }
 
 /// The member could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The directory cannot be used.
-    #[error("cannot use the store's directory {}", dir.display())]
+    #[error("cannot use the store's directory {place}")]
     Directory {
         /// Which.
-        dir: PathBuf,
+        place: String,
         /// Why.
         #[source]
         source: std::io::Error,
     },
     /// The state file cannot be used.
-    #[error("cannot open the store's state in {}", dir.display())]
+    #[error("cannot open the store's state in {place}")]
     State {
         /// Where.
-        dir: PathBuf,
+        place: String,
         /// Why.
         #[source]
         source: DiskError,
     },
     /// The log file cannot be used.
-    #[error("cannot open the store's log in {}", dir.display())]
+    #[error("cannot open the store's log in {place}")]
     Log {
         /// Where.
-        dir: PathBuf,
+        place: String,
         /// Why.
         #[source]
         source: std::io::Error,
@@ -93,27 +94,36 @@ pub enum OpenError {
 }
 
 /// A running member.
-pub struct Replica {
-    raft: Raft<Types, Machine>,
+pub struct Replica<R: AsyncRuntime = TokioRuntime> {
+    raft: Raft<Types<R>, Machine<R>>,
     disk: Arc<StateDisk>,
     hub: Arc<Hub>,
-    log: LogStore,
+    log: LogStore<R>,
 }
 
 impl Replica {
+    /// Keeps its history bounded from now on: the task `store maintenance` under `supervisor`.
+    pub fn maintain(self: &Arc<Self>, supervisor: &Supervisor) {
+        let maintained = Arc::clone(self);
+        supervisor
+            .spawn("store maintenance", Restart::Always, move |stop| maintenance::run(Arc::clone(&maintained), stop));
+    }
+}
+
+impl<R: AsyncRuntime> Replica<R> {
     /// Opens a member and brings it to where it was. Alone in its group, it leads and has recovered when this returns.
     ///
-    /// Tasks: openraft's own, the log's writer thread, and `store maintenance` under `supervisor`.
+    /// Tasks: openraft's own, and the log's writer.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub async fn open(options: Options, supervisor: &Supervisor) -> Result<Arc<Self>, OpenError> {
-        let Options { dir, id, address, bootstrap, peers } = options;
-        let (disk, log) = open_files(&dir)?;
+    pub async fn open(options: Options<R>) -> Result<Arc<Self>, OpenError> {
+        let Options { files, id, address, bootstrap, peers } = options;
+        let (disk, log) = open_files(&*files)?;
         let raft_failed = |reason: String| OpenError::Raft { id, reason };
         let disk = Arc::new(disk);
-        let position =
-            (|| machine::position(&*disk.view()?))().map_err(|source| OpenError::State { dir: dir.clone(), source })?;
+        let position = (|| machine::position(&*disk.view()?))()
+            .map_err(|source| OpenError::State { place: files.place(), source })?;
         let hub = Hub::new(position.revision);
         let config = config().validate().map_err(|error| raft_failed(error.to_string()))?;
         let machine = Machine::new(Arc::clone(&disk), Arc::clone(&hub));
@@ -122,16 +132,13 @@ impl Replica {
             .map_err(|error| raft_failed(error.to_string()))?;
         let replica = Arc::new(Replica { raft, disk, hub, log });
         replica.start(id, address, bootstrap).await.map_err(raft_failed)?;
-        let maintained = Arc::clone(&replica);
-        supervisor
-            .spawn("store maintenance", Restart::Always, move |stop| maintenance::run(Arc::clone(&maintained), stop));
         Ok(replica)
     }
 
     async fn start(&self, id: MemberId, address: String, bootstrap: bool) -> Result<(), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         if self.raft.is_initialized().await.map_err(|error| text(&error))? {
-            let voters = |state: &RaftState<Types>| state.membership_state.effective().voter_ids().collect();
+            let voters = |state: &RaftState<Types<R>>| state.membership_state.effective().voter_ids().collect();
             let voters: Vec<MemberId> = self.raft.with_raft_state(voters).await.map_err(|error| text(&error))?;
             if voters != [id] {
                 return Ok(());
@@ -158,7 +165,7 @@ impl Replica {
 
     /// The raft handle: how a server hands in what peers sent, and how members are added.
     #[must_use]
-    pub fn raft(&self) -> &Raft<Types, Machine> {
+    pub fn raft(&self) -> &Raft<Types<R>, Machine<R>> {
         &self.raft
     }
 
@@ -212,14 +219,14 @@ impl Replica {
     pub(crate) async fn sweep(&self) -> Result<(), StoreError> {
         loop {
             let disk = Arc::clone(&self.disk);
-            let step = tokio::task::spawn_blocking(move || {
+            let step = R::spawn_blocking(move || {
                 disk.commit(redb::Durability::None, |batch| machine::sweep(batch, SWEEP_LIMIT))
             });
             let swept =
                 step.await.map_err(|error| StoreError::Unavailable { reason: error.to_string(), sent: false })??;
-            match swept {
-                machine::Swept::All => return Ok(()),
-                machine::Swept::More => tokio::task::yield_now().await,
+            // Whoever waited for the file while this step had it goes first.
+            if swept == machine::Swept::All {
+                return Ok(());
             }
         }
     }
@@ -234,14 +241,12 @@ impl Replica {
     }
 }
 
-fn open_files(dir: &Path) -> Result<(StateDisk, LogStore), OpenError> {
-    let directory = |source| OpenError::Directory { dir: dir.to_owned(), source };
-    std::fs::create_dir_all(dir).map_err(directory)?;
-    let disk =
-        StateDisk::open(&dir.join("state.redb")).map_err(|source| OpenError::State { dir: dir.to_owned(), source })?;
-    let log = LogStore::open(&dir.join("log.redb")).map_err(|source| OpenError::Log { dir: dir.to_owned(), source })?;
+fn open_files<R: AsyncRuntime>(files: &dyn Files) -> Result<(StateDisk, LogStore<R>), OpenError> {
+    let place = || files.place();
+    let disk = StateDisk::open(files).map_err(|source| OpenError::State { place: place(), source })?;
+    let log = LogStore::open(files).map_err(|source| OpenError::Log { place: place(), source })?;
     // The names of new files are on disk only when their directory is.
-    std::fs::File::open(dir).and_then(|handle| handle.sync_all()).map_err(directory)?;
+    files.sync_names().map_err(|source| OpenError::Directory { place: place(), source })?;
     Ok((disk, log))
 }
 
@@ -253,11 +258,13 @@ fn config() -> Config {
         election_timeout_max: ELECTION_MAX_MS,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_PERIOD),
         max_in_snapshot_log_to_keep: LOG_KEPT,
+        // A member that was cut off asks first, and so does not depose a leader that the others still hear.
+        enable_pre_vote: Some(true),
         ..Config::default()
     }
 }
 
-impl Store for Replica {
+impl<R: AsyncRuntime> Store for Replica<R> {
     fn range(&self, request: RangeRequest, consistency: Consistency) -> BoxFuture<'_, Result<RangeAnswer, StoreError>> {
         Box::pin(self.read(request, consistency))
     }

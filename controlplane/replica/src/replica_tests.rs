@@ -1,6 +1,6 @@
 //! A replica through the [`Store`] interface, on real files.
 
-use crate::{Alone, Options, Replica};
+use crate::{Alone, Folder, Options, Replica};
 use bytes::Bytes;
 use controlplane_store::{Condition, Consistency, Op, RangeRequest, Store, StoreError, Txn, prefix_end};
 use machined_ids::Revision;
@@ -19,13 +19,14 @@ impl Running {
     async fn open(dir: &Path) -> Self {
         let supervisor = Supervisor::new();
         let options = Options {
-            dir: dir.to_owned(),
+            files: Box::new(Folder::create(dir).expect("because a directory can be made")),
             id: 1,
             address: "alone".to_owned(),
             bootstrap: true,
             peers: Arc::new(Alone),
         };
-        let replica = Replica::open(options, &supervisor).await.expect("because the directory is ours");
+        let replica = Replica::open(options).await.expect("because the directory is ours");
+        replica.maintain(&supervisor);
         Running { replica, supervisor }
     }
 
@@ -157,9 +158,10 @@ async fn a_snapshot_carries_the_whole_state_to_another_member() {
     let snapshot = store.replica.raft().get_snapshot().await.expect("because the store runs");
     let snapshot = snapshot.expect("because one was built");
 
-    let other = Arc::new(StateDisk::open(&dir.path().join("other.redb")).expect("because the file is new"));
+    let other = Folder::create(dir.path().join("other")).expect("because a directory can be made");
+    let other = Arc::new(StateDisk::open(&other).expect("because the file is new"));
     let hub = Hub::new(Revision(1));
-    let mut machine = Machine::new(Arc::clone(&other), Arc::clone(&hub));
+    let mut machine: Machine = Machine::new(Arc::clone(&other), Arc::clone(&hub));
     machine.install_snapshot(&snapshot.meta, snapshot.snapshot).await.expect("because the disk works");
     assert_eq!(hub.published(), last);
     let applied = machine.applied_state().await.expect("because the disk works");

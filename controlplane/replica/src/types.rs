@@ -2,9 +2,13 @@
 
 use controlplane_store::{Answer, Op, Txn};
 use machined_ids::Revision;
+use openraft::impls::TokioRuntime;
 use openraft::type_config::alias;
+use openraft::{AsyncRuntime, RaftTypeConfig};
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::fmt;
+use std::marker::PhantomData;
 
 /// A member's number in the raft group. Given by the log to each birth of a data directory, and never again.
 pub type MemberId = u64;
@@ -42,14 +46,30 @@ pub enum Reply {
     Answer(Answer),
 }
 
-openraft::declare_raft_types!(
-    /// openraft's parameters.
-    pub Types:
-        D = Command,
-        R = Reply,
-        NodeId = MemberId,
-        Node = Member,
-);
+/// openraft's parameters, on the runtime `R`.
+pub struct Types<R = TokioRuntime>(PhantomData<fn() -> R>);
+
+impl<R: AsyncRuntime> RaftTypeConfig for Types<R> {
+    type D = Command;
+    type R = Reply;
+    type NodeId = MemberId;
+    type Node = Member;
+    type Term = u64;
+    type LeaderId = openraft::impls::leader_id_adv::LeaderId<Self::Term, Self::NodeId>;
+    type Vote = openraft::impls::Vote<Self::LeaderId>;
+    type Payload = openraft::EntryPayload<Self::D, Self::NodeId, Self::Node>;
+    type Entry = openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
+    type Responder<T>
+        = openraft::impls::ProgressResponder<Self, T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type AsyncRuntime = R;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
 
 pub(crate) type Entry = alias::EntryOf<Types>;
 pub(crate) type LogId = alias::LogIdOf<Types>;
@@ -65,4 +85,45 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> std::io::Result<Vec<u8>> {
 /// The reverse of [`encode`].
 pub(crate) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> std::io::Result<T> {
     postcard::from_bytes(bytes).map_err(std::io::Error::other)
+}
+
+// openraft wants all of these of its parameters. A derive would want them of the runtime too, which has none of them.
+impl<R> Default for Types<R> {
+    fn default() -> Self {
+        Types(PhantomData)
+    }
+}
+
+impl<R> Clone for Types<R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R> Copy for Types<R> {}
+
+impl<R> fmt::Debug for Types<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Types")
+    }
+}
+
+impl<R> PartialEq for Types<R> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<R> Eq for Types<R> {}
+
+impl<R> PartialOrd for Types<R> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<R> Ord for Types<R> {
+    fn cmp(&self, _: &Self) -> Ordering {
+        Ordering::Equal
+    }
 }

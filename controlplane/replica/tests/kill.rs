@@ -3,9 +3,8 @@
 //! Its own `main`, because the test starts itself again as the writer: `kill writer <dir> <first number>`.
 
 use bytes::Bytes;
-use controlplane_replica::{Alone, Options, Replica};
+use controlplane_replica::{Alone, Folder, Options, Replica};
 use controlplane_store::{Consistency, Op, RangeRequest, Store, Txn, prefix_end};
-use machined_reconcile::Supervisor;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -36,9 +35,9 @@ fn main() {
 }
 
 async fn open(dir: &Path) -> Arc<Replica> {
-    let options =
-        Options { dir: dir.to_owned(), id: 1, address: "alone".to_owned(), bootstrap: true, peers: Arc::new(Alone) };
-    Replica::open(options, &Supervisor::new()).await.expect("because the store recovers")
+    let files = Box::new(Folder::create(dir).expect("because a directory can be made"));
+    let options = Options { files, id: 1, address: "alone".to_owned(), bootstrap: true, peers: Arc::new(Alone) };
+    Replica::open(options).await.expect("because the store recovers")
 }
 
 /// Writes numbered keys until it is killed; says each number and its revision once the store has acknowledged it.
