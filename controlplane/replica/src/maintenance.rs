@@ -1,7 +1,6 @@
 //! Forgets history: decides how far, has the log order it, and sweeps in small steps. One task, `store maintenance`.
 
 use crate::replica::Replica;
-use crate::types::Command;
 use controlplane_store::StoreError;
 use machined_ids::Revision;
 use machined_reconcile::Stop;
@@ -50,7 +49,7 @@ pub(crate) async fn run(replica: Arc<Replica>, mut stop: Stop) -> Result<(), Sto
         }
         let oldest = clock.tick(start.elapsed(), controlplane_store::Store::revision(&*replica));
         if oldest > replica.oldest()? && replica.is_leader() {
-            replica.propose(Command::Compact(oldest)).await?;
+            replica.compact(oldest).await?;
         }
         replica.sweep().await?;
     }

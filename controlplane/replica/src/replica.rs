@@ -177,6 +177,14 @@ impl<R: AsyncRuntime> Replica<R> {
         Ok(machine::position(&*self.disk.view()?)?.oldest)
     }
 
+    /// Refuses reads older than `oldest` from now on, on every member. Going back changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when this member does not lead.
+    pub async fn compact(&self, oldest: Revision) -> Result<(), StoreError> {
+        self.propose(Command::Compact(oldest)).await.map(drop)
+    }
+
     /// Waits until the member cannot go on, and says why: a file could not be written, or it was closed. Nothing but opening it
     /// again helps, so the process should end.
     pub async fn failed(&self) -> String {
@@ -204,7 +212,7 @@ impl<R: AsyncRuntime> Replica<R> {
         Ok(self.disk.sync()?)
     }
 
-    pub(crate) async fn propose(&self, command: Command) -> Result<Reply, StoreError> {
+    async fn propose(&self, command: Command) -> Result<Reply, StoreError> {
         match self.raft.client_write(command).await {
             Ok(response) => Ok(response.data),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
@@ -216,7 +224,10 @@ impl<R: AsyncRuntime> Replica<R> {
     }
 
     /// Removes what compaction made superfluous, in steps between which writes get their turn.
-    pub(crate) async fn sweep(&self) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the disk fails.
+    pub async fn sweep(&self) -> Result<(), StoreError> {
         loop {
             let disk = Arc::clone(&self.disk);
             let step = R::spawn_blocking(move || {
@@ -260,6 +271,9 @@ fn config() -> Config {
         max_in_snapshot_log_to_keep: LOG_KEPT,
         // A member that was cut off asks first, and so does not depose a leader that the others still hear.
         enable_pre_vote: Some(true),
+        // The state file lags behind the log after a crash. A leader that came back without an election would take what it has
+        // applied for all that was committed, and answer reads from it: the simulator's seed 2 showed that.
+        enable_leader_restore: Some(false),
         ..Config::default()
     }
 }

@@ -130,7 +130,7 @@ async fn a_compaction_goes_through_the_log_and_holds_after_a_restart() {
     let store = Running::open(dir.path()).await;
     let first = store.put("/a/x", "1").await;
     let second = store.put("/a/x", "2").await;
-    store.replica.propose(crate::Command::Compact(second)).await.expect("because the store runs");
+    store.replica.compact(second).await.expect("because the store runs");
     store.replica.sweep().await.expect("because the disk works");
     store.close().await;
 
