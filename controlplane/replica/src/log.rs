@@ -151,8 +151,7 @@ fn load(database: &Database) -> io::Result<State> {
 async fn write<R: AsyncRuntime>(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job<R>>) {
     let mut group = Vec::new();
     while jobs.recv_many(&mut group, GROUP_LIMIT).await > 0 {
-        let (changes, waiting): (Vec<Change>, Vec<Done<R>>) =
-            group.drain(..).map(|job| (job.change, job.done)).unzip();
+        let (changes, waiting): (Vec<Change>, Vec<Done<R>>) = group.drain(..).map(|job| (job.change, job.done)).unzip();
         let stop = changes.iter().any(|change| matches!(change, Change::Stop));
         let file = Arc::clone(&shared);
         let committing = R::spawn_blocking(move || {

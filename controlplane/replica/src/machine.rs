@@ -5,8 +5,8 @@ use crate::types::{Command, Entry, LogId, Membership, Reply, SnapshotMeta, Types
 use controlplane_store::{DiskError, EventBatch, Hub, machine};
 use futures_util::{Stream, StreamExt};
 use openraft::entry::RaftEntry;
-use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
 use openraft::impls::TokioRuntime;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{AsyncRuntime, EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use redb::Durability;
 use std::io;

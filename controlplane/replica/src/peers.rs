@@ -77,7 +77,12 @@ impl<R: AsyncRuntime> Peer<R> for Alone {
         alone()
     }
 
-    fn vote(&self, _: VoteRequest<Types<R>>, _: bool, _: Duration) -> BoxFuture<'_, io::Result<VoteResponse<Types<R>>>> {
+    fn vote(
+        &self,
+        _: VoteRequest<Types<R>>,
+        _: bool,
+        _: Duration,
+    ) -> BoxFuture<'_, io::Result<VoteResponse<Types<R>>>> {
         alone()
     }
 

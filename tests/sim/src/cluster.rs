@@ -1,5 +1,6 @@
 //! The machines of a simulated cluster: what starts, kills, pauses and cuts them, and how their number changes.
 
+use crate::broken::{Broken, Fault};
 use crate::disk::Disk;
 use crate::history::{Recorder, Sight};
 use crate::network::{Cable, Network, Running};
@@ -22,13 +23,14 @@ const SIGHT_PERIOD: Duration = Duration::from_millis(20);
 const MEMBERSHIP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Machines, by member number, and what connects them.
-pub struct Cluster {
+pub(crate) struct Cluster {
     seed: u64,
     network: Arc<Network>,
     recorder: Recorder,
     machines: BTreeMap<MemberId, Machine>,
     /// Numbers are never used twice.
     next: MemberId,
+    fault: Option<Fault>,
 }
 
 struct Machine {
@@ -37,13 +39,13 @@ struct Machine {
 }
 
 impl Cluster {
-    /// A cluster of `size` members that serves.
+    /// A cluster of `size` members that serves; with a fault, each of them has it.
     ///
     /// # Errors
     /// When it does not come up in fair weather.
-    pub async fn start(seed: u64, size: u64, recorder: Recorder) -> Result<Self> {
+    pub(crate) async fn start(seed: u64, size: u64, recorder: Recorder, fault: Option<Fault>) -> Result<Self> {
         let network = Network::new(seed);
-        let mut cluster = Cluster { seed, network, recorder, machines: BTreeMap::new(), next: 1 };
+        let mut cluster = Cluster { seed, network, recorder, machines: BTreeMap::new(), next: 1, fault };
         let first = cluster.add_machine();
         cluster.boot(first, true).await.context("the first member starts")?;
         for _ in 1..size {
@@ -56,30 +58,30 @@ impl Cluster {
 
     /// The network, for clients and weather.
     #[must_use]
-    pub fn network(&self) -> Arc<Network> {
+    pub(crate) fn network(&self) -> Arc<Network> {
         Arc::clone(&self.network)
     }
 
     /// All machines, running or not.
     #[must_use]
-    pub fn machines(&self) -> Vec<MemberId> {
+    pub(crate) fn machines(&self) -> Vec<MemberId> {
         self.machines.keys().copied().collect()
     }
 
     /// A machine's disk.
     #[must_use]
-    pub fn disk(&self, id: MemberId) -> Option<&Disk> {
+    pub(crate) fn disk(&self, id: MemberId) -> Option<&Disk> {
         self.machines.get(&id).map(|machine| &machine.disk)
     }
 
     /// A machine's process.
     #[must_use]
-    pub fn process(&self, id: MemberId) -> Option<&Process> {
+    pub(crate) fn process(&self, id: MemberId) -> Option<&Process> {
         self.machines.get(&id).map(|machine| &machine.process)
     }
 
     /// Brings an empty machine.
-    pub fn add_machine(&mut self) -> MemberId {
+    pub(crate) fn add_machine(&mut self) -> MemberId {
         let id = self.next;
         self.next += 1;
         let machine = Machine { disk: Disk::new(self.seed ^ (id << 48)), process: Process::start() };
@@ -91,7 +93,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When it says that it cannot start.
-    pub async fn boot(&mut self, id: MemberId, bootstrap: bool) -> Result<()> {
+    pub(crate) async fn boot(&mut self, id: MemberId, bootstrap: bool) -> Result<()> {
         let machine = self.machines.get_mut(&id).context("there is such a machine")?;
         machine.process = Process::start();
         let process = machine.process.clone();
@@ -109,7 +111,12 @@ impl Cluster {
             Ok(Err(error)) => return Err(error).context(format!("member {id} cannot start")),
             Err(gone) => bail!("member {id} did not start: {gone}"),
         };
-        let running = Running { id, process, replica };
+        let shipped = Arc::clone(&replica) as Arc<dyn Store>;
+        let store = match self.fault {
+            Some(fault) => Arc::new(Broken::new(shipped, fault)),
+            None => shipped,
+        };
+        let running = Running { id, process, replica, store };
         self.network.connect(running.clone());
         self.recorder_tasks(running);
         Ok(())
@@ -135,7 +142,6 @@ impl Cluster {
             while running.process.alive() {
                 let seen = metrics.borrow_watched().clone();
                 let sight = Sight {
-                    at: recorder.moment(),
                     member: running.id,
                     term: seen.current_term,
                     leads: seen.state == ServerState::Leader,
@@ -149,7 +155,7 @@ impl Cluster {
     }
 
     /// Ends a member's process as SIGKILL does; the disk keeps what was written.
-    pub fn kill(&mut self, id: MemberId) {
+    pub(crate) fn kill(&mut self, id: MemberId) {
         if let Some(machine) = self.machines.get(&id) {
             machine.process.kill();
             drop(self.network.disconnect(id));
@@ -157,7 +163,7 @@ impl Cluster {
     }
 
     /// Cuts the power of a machine.
-    pub fn cut_power(&mut self, id: MemberId) {
+    pub(crate) fn cut_power(&mut self, id: MemberId) {
         self.kill(id);
         if let Some(machine) = self.machines.get(&id) {
             machine.disk.cut_power();
@@ -166,26 +172,26 @@ impl Cluster {
 
     /// Machines whose process is dead.
     #[must_use]
-    pub fn dead(&self) -> Vec<MemberId> {
+    pub(crate) fn dead(&self) -> Vec<MemberId> {
         self.machines.iter().filter(|(_, machine)| !machine.process.alive()).map(|(id, _)| *id).collect()
     }
 
     /// Members that say themselves that they cannot go on; a supervisor would start them again.
     #[must_use]
-    pub fn failed(&self) -> Vec<MemberId> {
+    pub(crate) fn failed(&self) -> Vec<MemberId> {
         let failed = |running: &Running| running.replica.raft().metrics().borrow_watched().running_state.is_err();
         self.network.running().iter().filter(|running| failed(running)).map(|running| running.id).collect()
     }
 
     /// Who leads, as far as a running member knows of itself.
     #[must_use]
-    pub fn leader(&self) -> Option<Running> {
+    pub(crate) fn leader(&self) -> Option<Running> {
         self.network.running().into_iter().find(|running| running.replica.is_leader())
     }
 
     /// The voters, as the leader has them.
     #[must_use]
-    pub fn voters(&self) -> BTreeSet<MemberId> {
+    pub(crate) fn voters(&self) -> BTreeSet<MemberId> {
         self.leader().map(|leader| leader.replica.raft().voter_ids().collect()).unwrap_or_default()
     }
 
@@ -193,7 +199,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When there is no leader, or it does not happen in time.
-    pub async fn grow(&self, id: MemberId) -> Result<()> {
+    pub(crate) async fn grow(&self, id: MemberId) -> Result<()> {
         let leader = self.leader().context("somebody leads")?;
         let raft = leader.replica.raft().clone();
         let member = Member { addr: format!("member-{id}") };
@@ -209,7 +215,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When there is no leader, or it does not happen in time.
-    pub async fn shrink(&self, id: MemberId) -> Result<()> {
+    pub(crate) async fn shrink(&self, id: MemberId) -> Result<()> {
         let leader = self.leader().context("somebody leads")?;
         let raft = leader.replica.raft().clone();
         let change = leader.process.run(async move {
@@ -232,13 +238,13 @@ impl Cluster {
     }
 
     /// Takes a machine away for good.
-    pub fn remove_machine(&mut self, id: MemberId) {
+    pub(crate) fn remove_machine(&mut self, id: MemberId) {
         self.kill(id);
         self.machines.remove(&id);
     }
 
     /// What each running member holds, read from itself.
-    pub async fn contents(&self) -> Result<Vec<(MemberId, controlplane_store::RangeAnswer)>> {
+    pub(crate) async fn contents(&self) -> Result<Vec<(MemberId, controlplane_store::RangeAnswer)>> {
         let mut contents = Vec::new();
         for running in self.network.running() {
             let replica = Arc::clone(&running.replica);

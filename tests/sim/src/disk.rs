@@ -17,7 +17,7 @@ const SECTOR_BYTES: usize = 512;
 
 /// A disk and what it does wrong.
 #[derive(Debug, Clone)]
-pub struct Disk(Arc<Mutex<State>>);
+pub(crate) struct Disk(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -79,7 +79,7 @@ impl Change {
 impl Disk {
     /// An empty disk; what it does when the power goes comes from `seed`.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let random = SmallRng::seed_from_u64(seed);
         Disk(Arc::new(Mutex::new(State {
             files: BTreeMap::new(),
@@ -96,12 +96,12 @@ impl Disk {
 
     /// The disk as `process` uses it.
     #[must_use]
-    pub fn mount(&self, process: &Process) -> Mounted {
+    pub(crate) fn mount(&self, process: &Process) -> Mounted {
         Mounted { disk: self.clone(), process: process.clone() }
     }
 
     /// Cuts the power: each unsynced change is kept, lost or torn, in any combination. Faults end.
-    pub fn cut_power(&self) {
+    pub(crate) fn cut_power(&self) {
         let mut state = self.state();
         let State { files, random, .. } = &mut *state;
         for file in files.values_mut() {
@@ -119,38 +119,38 @@ impl Disk {
     }
 
     /// Ends every fault. What a failed sync lost stays lost.
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         let mut state = self.state();
         (state.dies_after, state.sync_fails, state.full) = (None, false, false);
     }
 
     /// Has the process die in the middle of one of its next operations.
-    pub fn die_within(&self, operations: Range<u64>) {
+    pub(crate) fn die_within(&self, operations: Range<u64>) {
         let mut state = self.state();
         let after = state.random.random_range(operations);
         state.dies_after = Some(after);
     }
 
     /// Has syncs fail from now on.
-    pub fn fail_syncs(&self) {
+    pub(crate) fn fail_syncs(&self) {
         self.state().sync_fails = true;
     }
 
     /// Has nothing more fit from now on.
-    pub fn fill_up(&self) {
+    pub(crate) fn fill_up(&self) {
         self.state().full = true;
     }
 
     /// Bytes of all files.
     #[must_use]
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.state().files.values().map(|file| file.now.len()).sum()
     }
 }
 
 /// A disk as one process uses it.
 #[derive(Debug, Clone)]
-pub struct Mounted {
+pub(crate) struct Mounted {
     disk: Disk,
     process: Process,
 }

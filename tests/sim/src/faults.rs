@@ -25,7 +25,7 @@ const MEMBERS_MAX: usize = 5;
 ///
 /// # Errors
 /// When a member says that it cannot start from what it finds on its disk.
-pub async fn strike(cluster: &mut Cluster, random: &mut SmallRng) -> Result<()> {
+pub(crate) async fn strike(cluster: &mut Cluster, random: &mut SmallRng) -> Result<()> {
     Sim::sleep(Duration::from_millis(random.random_range(PAUSE_MILLIS))).await;
     restart_failed(cluster, random).await?;
     let machines = cluster.machines();
@@ -152,7 +152,7 @@ async fn change_members(cluster: &mut Cluster, random: &mut SmallRng) -> Result<
 ///
 /// # Errors
 /// When a member cannot start.
-pub async fn heal(cluster: &mut Cluster) -> Result<()> {
+pub(crate) async fn heal(cluster: &mut Cluster) -> Result<()> {
     cluster.network().heal();
     for id in cluster.machines() {
         cluster.disk(id).into_iter().for_each(|disk| disk.heal());

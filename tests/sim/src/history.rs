@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A place in the order in which things were seen. Everything is seen on one thread, so there is one order.
-pub type Moment = u64;
+pub(crate) type Moment = u64;
 
 /// A call of a client.
 #[derive(Debug, Clone)]
-pub struct Call {
+pub(crate) struct Call {
     /// Who was asked.
     pub member: MemberId,
     /// When it was sent.
@@ -26,7 +26,7 @@ pub struct Call {
 
 /// What was asked.
 #[derive(Debug, Clone)]
-pub enum Request {
+pub(crate) enum Request {
     /// Compare and write.
     Txn(Txn),
     /// A linearizable read.
@@ -37,7 +37,7 @@ pub enum Request {
 
 /// What came of a call.
 #[derive(Debug, Clone)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The transaction's answer, and when it came.
     Answered(Answer, Moment),
     /// The read's answer, and when it came.
@@ -50,7 +50,7 @@ pub enum Outcome {
 
 /// What one watcher asked for and got.
 #[derive(Debug, Clone)]
-pub struct Watched {
+pub(crate) struct Watched {
     /// Who was asked.
     pub member: MemberId,
     /// The keys: from, to.
@@ -63,18 +63,16 @@ pub struct Watched {
 
 /// One thing that a watcher got.
 #[derive(Debug, Clone)]
-pub enum Note {
+pub(crate) enum Note {
     /// Changes.
     Batch(EventBatch),
     /// A promise that everything up to here has come.
     Progress(Revision),
 }
 
-/// How a member stood at a moment.
+/// How a member stood when it was looked at.
 #[derive(Debug, Clone, Copy)]
-pub struct Sight {
-    /// When.
-    pub at: Moment,
+pub(crate) struct Sight {
     /// Who.
     pub member: MemberId,
     /// Its term.
@@ -89,7 +87,7 @@ pub struct Sight {
 
 /// Everything that was seen.
 #[derive(Debug, Clone, Default)]
-pub struct History {
+pub(crate) struct History {
     /// Calls, in the order in which they were sent.
     pub calls: Vec<Call>,
     /// What each member published of everything, in its order; one list for each time it was asked.
@@ -108,7 +106,7 @@ impl History {
     /// The one history of changes that all audits together tell, by revision. Where two contradict each other, the first counts:
     /// that they do not is an invariant of its own.
     #[must_use]
-    pub fn changes(&self) -> BTreeMap<Revision, EventBatch> {
+    pub(crate) fn changes(&self) -> BTreeMap<Revision, EventBatch> {
         let mut changes = BTreeMap::new();
         for batch in self.audits.iter().flat_map(Watched::batches) {
             changes.entry(batch.revision).or_insert_with(|| batch.clone());
@@ -120,12 +118,12 @@ impl History {
 impl Watched {
     /// A watch that has got nothing yet.
     #[must_use]
-    pub fn new(member: MemberId, range: (Vec<u8>, Vec<u8>), after: Revision) -> Self {
+    pub(crate) fn new(member: MemberId, range: (Vec<u8>, Vec<u8>), after: Revision) -> Self {
         Watched { member, range, after, notes: Vec::new() }
     }
 
     /// The changes that came.
-    pub fn batches(&self) -> impl Iterator<Item = &EventBatch> {
+    pub(crate) fn batches(&self) -> impl Iterator<Item = &EventBatch> {
         self.notes.iter().filter_map(|note| match note {
             Note::Batch(batch) => Some(batch),
             Note::Progress(_) => None,
@@ -134,7 +132,7 @@ impl Watched {
 
     /// How far it is known to be complete: the last revision that came or was promised.
     #[must_use]
-    pub fn through(&self) -> Revision {
+    pub(crate) fn through(&self) -> Revision {
         let reached = self.notes.iter().map(|note| match note {
             Note::Batch(batch) => batch.revision,
             Note::Progress(revision) => *revision,
@@ -145,7 +143,7 @@ impl Watched {
 
 /// Takes down what is seen.
 #[derive(Debug, Clone, Default)]
-pub struct Recorder(Arc<Mutex<Pages>>);
+pub(crate) struct Recorder(Arc<Mutex<Pages>>);
 
 #[derive(Debug, Default)]
 struct Pages {
@@ -159,14 +157,14 @@ impl Recorder {
     }
 
     /// The next place in the order.
-    pub fn moment(&self) -> Moment {
+    pub(crate) fn moment(&self) -> Moment {
         let mut pages = self.pages();
         pages.moment += 1;
         pages.moment
     }
 
     /// Takes down that a call is sent; its outcome is unknown until [`Recorder::settle`].
-    pub fn sent(&self, member: MemberId, request: Request) -> usize {
+    pub(crate) fn sent(&self, member: MemberId, request: Request) -> usize {
         let sent = self.moment();
         let mut pages = self.pages();
         pages.history.calls.push(Call { member, sent, request, outcome: Outcome::Unknown });
@@ -174,18 +172,18 @@ impl Recorder {
     }
 
     /// Takes down what came of a call.
-    pub fn settle(&self, call: usize, outcome: Outcome) {
+    pub(crate) fn settle(&self, call: usize, outcome: Outcome) {
         self.pages().history.calls[call].outcome = outcome;
     }
 
     /// Changes the history.
-    pub fn note<T>(&self, write: impl FnOnce(&mut History) -> T) -> T {
+    pub(crate) fn note<T>(&self, write: impl FnOnce(&mut History) -> T) -> T {
         write(&mut self.pages().history)
     }
 
     /// What was seen so far.
     #[must_use]
-    pub fn history(&self) -> History {
+    pub(crate) fn history(&self) -> History {
         self.pages().history.clone()
     }
 }

@@ -17,10 +17,10 @@ mod watch_reliable;
 use crate::history::History;
 
 /// A check of a finished run; the error says what broke and where.
-pub type Invariant = fn(&History) -> Result<(), String>;
+pub(crate) type Invariant = fn(&History) -> Result<(), String>;
 
 /// Every invariant, with its name.
-pub const ALL: [(&str, Invariant); 12] = [
+pub(crate) const ALL: [(&str, Invariant); 12] = [
     ("election safety", election_safety::check),
     ("log matching", log_matching::check),
     ("leader completeness", leader_completeness::check),

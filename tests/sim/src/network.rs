@@ -4,7 +4,7 @@
 
 use crate::runtime::{Process, Sim};
 use controlplane_replica::{Member, MemberId, Peer, Peers, Replica, SnapshotInFlight, Types};
-use controlplane_store::BoxFuture;
+use controlplane_store::{BoxFuture, Store};
 use openraft::AsyncRuntime;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::type_config::alias::VoteOf;
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 /// How messages travel.
 #[derive(Debug, Clone)]
-pub struct Weather {
+pub(crate) struct Weather {
     /// Microseconds that a message takes one way. A wide range reorders.
     pub delay_micros: Range<u64>,
     /// Share of messages that are lost.
@@ -30,11 +30,11 @@ pub struct Weather {
 
 impl Weather {
     /// Members in one place.
-    pub const FAIR: Weather = Weather { delay_micros: 100..1000, loss: 0.0, duplicates: 0.0 };
+    pub(crate) const FAIR: Weather = Weather { delay_micros: 100..1000, loss: 0.0, duplicates: 0.0 };
 }
 
 /// Who can be reached, and how.
-pub struct Network(Mutex<State>);
+pub(crate) struct Network(Mutex<State>);
 
 struct State {
     random: SmallRng,
@@ -46,19 +46,21 @@ struct State {
 
 /// A member that runs.
 #[derive(Clone)]
-pub struct Running {
+pub(crate) struct Running {
     /// Its number.
     pub id: MemberId,
     /// Where its tasks live.
     pub process: Process,
     /// The member.
     pub replica: Arc<Replica<Sim>>,
+    /// The member as its clients meet it: itself, or broken on purpose.
+    pub store: Arc<dyn Store>,
 }
 
 impl Network {
     /// A network without members; chance comes from `seed`.
     #[must_use]
-    pub fn new(seed: u64) -> Arc<Self> {
+    pub(crate) fn new(seed: u64) -> Arc<Self> {
         Arc::new(Network(Mutex::new(State {
             random: SmallRng::seed_from_u64(seed),
             weather: Weather::FAIR,
@@ -72,33 +74,33 @@ impl Network {
     }
 
     /// Connects a member that runs.
-    pub fn connect(&self, running: Running) {
+    pub(crate) fn connect(&self, running: Running) {
         self.state().running.insert(running.id, running);
     }
 
     /// Forgets a member that does not run any more.
-    pub fn disconnect(&self, id: MemberId) -> Option<Running> {
+    pub(crate) fn disconnect(&self, id: MemberId) -> Option<Running> {
         self.state().running.remove(&id)
     }
 
     /// Who runs, by number.
     #[must_use]
-    pub fn running(&self) -> Vec<Running> {
+    pub(crate) fn running(&self) -> Vec<Running> {
         self.state().running.values().cloned().collect()
     }
 
     /// Changes how messages travel.
-    pub fn set_weather(&self, weather: Weather) {
+    pub(crate) fn set_weather(&self, weather: Weather) {
         self.state().weather = weather;
     }
 
     /// Has nothing arrive in these directions; replaces what was cut before.
-    pub fn cut(&self, directions: impl IntoIterator<Item = (MemberId, MemberId)>) {
+    pub(crate) fn cut(&self, directions: impl IntoIterator<Item = (MemberId, MemberId)>) {
         self.state().cut = directions.into_iter().collect();
     }
 
     /// Fair weather, nothing cut.
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         let mut state = self.state();
         state.weather = Weather::FAIR;
         state.cut.clear();
@@ -129,7 +131,7 @@ impl Network {
 }
 
 /// The network as one member uses it.
-pub struct Cable {
+pub(crate) struct Cable {
     /// Whose end it is.
     pub from: MemberId,
     /// The network.
@@ -170,9 +172,9 @@ impl Line {
             network.travel(to, from).await;
             answer.map_err(|gone| io::Error::other(gone.to_string()))?.map_err(io::Error::other)
         };
-        Box::pin(async move {
-            Sim::timeout(limit, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        })
+        Box::pin(
+            async move { Sim::timeout(limit, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) },
+        )
     }
 }
 

@@ -1,5 +1,6 @@
 //! One run: a cluster, clients and faults from one seed; then the faults end and the cluster must serve; then the invariants.
 
+use crate::broken::Fault;
 use crate::cluster::Cluster;
 use crate::faults;
 use crate::history::{History, Recorder};
@@ -39,34 +40,31 @@ pub struct Report {
     pub digest: u64,
 }
 
-/// Runs a seed.
+/// Runs a seed; with a fault, on a store that is broken on purpose.
 ///
 /// # Errors
 /// When an invariant is broken, a member cannot start, or the cluster does not serve again in time.
-pub fn run(seed: u64) -> Result<Report> {
-    let history = Sim::with_seed(seed).block_on(live(seed))?;
+pub fn run(seed: u64, fault: Option<Fault>) -> Result<Report> {
+    let history = Sim::with_seed(seed).block_on(live(seed, fault))?;
     check(&history)?;
     let digest = fnv(format!("{:?}{:?}", history.calls, history.sights).as_bytes());
     let watched = history.watches.iter().map(|watched| watched.batches().count()).sum();
     Ok(Report { calls: history.calls.len(), revisions: history.changes().len(), watched, digest })
 }
 
-/// Checks every invariant.
-///
-/// # Errors
-/// The first that is broken.
-pub fn check(history: &History) -> Result<()> {
+/// Checks every invariant; the error is the first that is broken.
+fn check(history: &History) -> Result<()> {
     for (name, invariant) in invariants::ALL {
         invariant(history).map_err(|broken| anyhow::anyhow!("{name}: {broken}"))?;
     }
     Ok(())
 }
 
-async fn live(seed: u64) -> Result<History> {
+async fn live(seed: u64, fault: Option<Fault>) -> Result<History> {
     let mut random = SmallRng::seed_from_u64(seed);
     let recorder = Recorder::default();
     let size = [1, 3, 3, 3, 5][random.random_range(0..5)];
-    let mut cluster = Cluster::start(seed, size, recorder.clone()).await?;
+    let mut cluster = Cluster::start(seed, size, recorder.clone(), fault).await?;
     let stop = Arc::new(AtomicBool::new(false));
     let clients = (0..CLIENTS).map(|number| Client::new(number, seed, cluster.network(), recorder.clone()));
     let mut tasks: Vec<_> = clients.map(|client| Sim::spawn(client.run(Arc::clone(&stop)))).collect();

@@ -28,19 +28,19 @@ thread_local! {
 
 /// The runtime on which simulated members run.
 #[derive(Debug)]
-pub struct Sim(SimRuntime);
+pub(crate) struct Sim(SimRuntime);
 
 impl Sim {
     /// A room in which everything that is left to chance comes from `seed`.
     #[must_use]
-    pub fn with_seed(seed: u64) -> Self {
+    pub(crate) fn with_seed(seed: u64) -> Self {
         Sim(SimRuntime::with_seed(seed))
     }
 }
 
 /// Something that runs, and can be killed or paused.
 #[derive(Clone)]
-pub struct Process(Arc<Mutex<Body>>);
+pub(crate) struct Process(Arc<Mutex<Body>>);
 
 struct Body {
     life: Life,
@@ -60,7 +60,7 @@ enum Life {
 impl Process {
     /// A process without tasks.
     #[must_use]
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let body = Body { life: Life::Running, disk_micros: DISK_MICROS, tasks: BTreeMap::new(), next_task: 0 };
         Process(Arc::new(Mutex::new(body)))
     }
@@ -70,19 +70,19 @@ impl Process {
     }
 
     /// Ends it as SIGKILL does: no task of it runs again.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.turn(Life::Killed);
     }
 
     /// Stops it as SIGSTOP does, until [`Process::resume`]. Time goes on without it.
-    pub fn pause(&self) {
+    pub(crate) fn pause(&self) {
         if self.alive() {
             self.turn(Life::Paused);
         }
     }
 
     /// Goes on after [`Process::pause`].
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         if self.alive() {
             self.turn(Life::Running);
         }
@@ -99,17 +99,17 @@ impl Process {
 
     /// Whether it was not killed.
     #[must_use]
-    pub fn alive(&self) -> bool {
+    pub(crate) fn alive(&self) -> bool {
         self.body().life != Life::Killed
     }
 
     /// Sets how long each piece of work on the disk takes from now on, in microseconds; `None` is a healthy disk.
-    pub fn set_disk_micros(&self, micros: Option<Range<u64>>) {
+    pub(crate) fn set_disk_micros(&self, micros: Option<Range<u64>>) {
         self.body().disk_micros = micros.unwrap_or(DISK_MICROS);
     }
 
     /// Runs a task in this process; its handle gives [`Gone`] when the process is killed first.
-    pub fn run<T>(&self, future: impl Future<Output = T> + Send + 'static) -> Handle<T>
+    pub(crate) fn run<T>(&self, future: impl Future<Output = T> + Send + 'static) -> Handle<T>
     where
         T: Send + 'static,
     {
@@ -194,11 +194,11 @@ impl Drop for Here {
 }
 
 /// A task's handle.
-pub struct Handle<T>(SimJoinHandle<Option<T>>);
+pub(crate) struct Handle<T>(SimJoinHandle<Option<T>>);
 
 /// The task did not end by itself.
 #[derive(Debug)]
-pub enum Gone {
+pub(crate) enum Gone {
     /// Its process was killed.
     Killed,
     /// It panicked.

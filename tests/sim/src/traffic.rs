@@ -2,7 +2,7 @@
 
 use crate::history::{Note, Outcome, Recorder, Request, Watched};
 use crate::network::{Network, Running};
-use crate::runtime::Sim;
+use crate::runtime::{Process, Sim};
 use bytes::Bytes;
 use controlplane_replica::MemberId;
 use controlplane_store::{
@@ -12,12 +12,12 @@ use machined_ids::Revision;
 use openraft::{AsyncRuntime, Instant};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Where clients keep their objects.
-pub const PREFIX: &[u8] = b"/registry/";
+pub(crate) const PREFIX: &[u8] = b"/registry/";
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,7 +32,7 @@ const PAUSE_MILLIS: std::ops::Range<u64> = 1..60;
 const WATCH_MILLIS: std::ops::Range<u64> = 200..8000;
 
 /// Somebody who uses the store.
-pub struct Client {
+pub(crate) struct Client {
     network: Arc<Network>,
     recorder: Recorder,
     random: SmallRng,
@@ -45,13 +45,13 @@ pub struct Client {
 impl Client {
     /// A client; what it does comes from `seed`.
     #[must_use]
-    pub fn new(number: u32, seed: u64, network: Arc<Network>, recorder: Recorder) -> Self {
+    pub(crate) fn new(number: u32, seed: u64, network: Arc<Network>, recorder: Recorder) -> Self {
         let random = SmallRng::seed_from_u64(seed ^ (u64::from(number) << 32));
         Client { network, recorder, random, number, writes: 0, favourite: None }
     }
 
     /// Calls until it is told to stop.
-    pub async fn run(mut self, stop: Arc<AtomicBool>) {
+    pub(crate) async fn run(mut self, stop: Arc<AtomicBool>) {
         while !stop.load(Ordering::Relaxed) {
             self.act().await;
             let pause = Duration::from_millis(self.random.random_range(PAUSE_MILLIS));
@@ -60,7 +60,7 @@ impl Client {
     }
 
     /// Writes once to every member until one takes it; says whether one did.
-    pub async fn write_somewhere(&mut self) -> bool {
+    pub(crate) async fn write_somewhere(&mut self) -> bool {
         for running in self.network.running() {
             let (key, value) = (self.key(), self.value());
             self.txn(&running, Txn { then: vec![Op::Put(key, value)], ..Txn::default() }).await;
@@ -135,8 +135,8 @@ impl Client {
 
     async fn txn(&mut self, running: &Running, txn: Txn) {
         let call = self.recorder.sent(running.id, Request::Txn(txn.clone()));
-        let replica = Arc::clone(&running.replica);
-        let asked = running.process.run(async move { replica.txn(txn).await });
+        let store = Arc::clone(&running.store);
+        let asked = running.process.run(async move { store.txn(txn).await });
         let outcome = match Sim::timeout(PATIENCE, asked).await {
             Ok(Ok(Ok(answer))) => Outcome::Answered(answer, self.recorder.moment()),
             Ok(Ok(Err(StoreError::Unavailable { sent: true, .. }))) | Ok(Err(_)) | Err(_) => Outcome::Unknown,
@@ -151,8 +151,8 @@ impl Client {
             Consistency::Local => Request::LocalRead(request.clone()),
         };
         let call = self.recorder.sent(running.id, asked);
-        let replica = Arc::clone(&running.replica);
-        let asked = running.process.run(async move { replica.range(request, how).await });
+        let store = Arc::clone(&running.store);
+        let asked = running.process.run(async move { store.range(request, how).await });
         let (outcome, entries) = match Sim::timeout(PATIENCE, asked).await {
             Ok(Ok(Ok(answer))) => {
                 let entries = answer.entries.clone();
@@ -175,7 +175,12 @@ impl Client {
 }
 
 /// Watches some objects, hangs up now and then, and goes on where it was, at any member.
-pub async fn watch_for_ever(mut random: SmallRng, network: Arc<Network>, recorder: Recorder, stop: Arc<AtomicBool>) {
+pub(crate) async fn watch_for_ever(
+    mut random: SmallRng,
+    network: Arc<Network>,
+    recorder: Recorder,
+    stop: Arc<AtomicBool>,
+) {
     let mut seen = Revision(0);
     while !stop.load(Ordering::Relaxed) {
         let running = network.running();
@@ -187,7 +192,7 @@ pub async fn watch_for_ever(mut random: SmallRng, network: Arc<Network>, recorde
         let running = running[random.random_range(0..running.len())].clone();
         let from = format!("/registry/pods/default/{:02}", random.random_range(0..OBJECTS / 2)).into_bytes();
         let range = (from, prefix_end(PREFIX).to_vec());
-        seen = match begin(&running, &range, seen).await {
+        seen = match begin(&running.process, Arc::clone(&running.store), &range, seen).await {
             Ok((watcher, after)) => {
                 let watched = follow(&running, watcher, Watched::new(running.id, range, after), limit).await;
                 let through = watched.through();
@@ -205,13 +210,18 @@ pub async fn watch_for_ever(mut random: SmallRng, network: Arc<Network>, recorde
 type Begun = (Box<dyn Watcher>, Revision);
 
 /// Begins a watch after `after`, or after what the member has when that is zero.
-async fn begin(running: &Running, range: &(Vec<u8>, Vec<u8>), after: Revision) -> Result<Begun, StoreError> {
-    let (replica, range) = (Arc::clone(&running.replica), range.clone());
+async fn begin(
+    process: &Process,
+    store: Arc<dyn Store>,
+    range: &(Vec<u8>, Vec<u8>),
+    after: Revision,
+) -> Result<Begun, StoreError> {
+    let range = range.clone();
     let asked: BoxFuture<'static, _> = Box::pin(async move {
-        let after = if after == Revision(0) { replica.revision() } else { after };
-        Ok((replica.watch(range.0.into(), range.1.into(), after).await?, after))
+        let after = if after == Revision(0) { store.revision() } else { after };
+        Ok((store.watch(range.0.into(), range.1.into(), after).await?, after))
     });
-    match Sim::timeout(PATIENCE, running.process.run(asked)).await {
+    match Sim::timeout(PATIENCE, process.run(asked)).await {
         Ok(Ok(begun)) => begun,
         Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable { reason: "no answer".to_owned(), sent: false }),
     }
@@ -236,9 +246,9 @@ async fn follow(running: &Running, mut watcher: Box<dyn Watcher>, watched: Watch
 }
 
 /// Takes down everything that one running member publishes after `after`, until it stops; gives back how far it came.
-pub async fn audit(running: &Running, recorder: &Recorder, after: Revision) -> Revision {
+pub(crate) async fn audit(running: &Running, recorder: &Recorder, after: Revision) -> Revision {
     let range = (Vec::new(), vec![0xff]);
-    match begin(running, &range, after).await {
+    match begin(&running.process, Arc::clone(&running.replica) as Arc<dyn Store>, &range, after).await {
         Ok((watcher, after)) => {
             let watched = Watched::new(running.id, range, after);
             let watched = follow(running, watcher, watched, Duration::from_millis(500)).await;

@@ -33,6 +33,8 @@ enum Command {
     Check,
     /// The layer and tidy checks alone
     Tidy,
+    /// Simulate clusters of the store, seed after seed, until the time is over or an invariant breaks
+    Sim(test::Sim),
     /// Measurements: a table, and JSON in .cairn/bench/
     Bench {
         #[command(subcommand)]
@@ -60,6 +62,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Down => demo::down(),
         Command::CleanUp => demo::clean_up(),
         Command::Test(test) => runtime.block_on(test::test(&test)),
+        Command::Sim(sim) => test::sim(&sim),
         Command::Check => check::check(),
         Command::Tidy => tidy::tidy(),
         Command::Bench { bench } => runtime.block_on(bench::bench(&bench)),

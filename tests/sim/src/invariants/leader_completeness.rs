@@ -11,7 +11,9 @@ pub(super) fn check(history: &History) -> Result<(), String> {
             let committed = earlier.map(|(_, index)| *index).max().unwrap_or_default();
             if sight.last < committed {
                 let (member, term, last) = (sight.member, sight.term, sight.last);
-                return Err(format!("member {member} leads term {term} with a log up to {last}; {committed} was applied"));
+                return Err(format!(
+                    "member {member} leads term {term} with a log up to {last}; {committed} was applied"
+                ));
             }
         }
         // One place for each term: how far anybody had applied while in it.

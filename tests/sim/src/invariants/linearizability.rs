@@ -41,7 +41,8 @@ pub(super) fn check(history: &History) -> Result<(), String> {
 
 /// Checks an answer against the model; `None` for calls that tell nothing.
 fn judge(call: &Call, model: &Model, changes: &BTreeMap<Revision, EventBatch>) -> Result<Option<Effect>, String> {
-    let effect = |answered, revision, writes| Some(Effect { member: call.member, sent: call.sent, answered, revision, writes });
+    let effect =
+        |answered, revision, writes| Some(Effect { member: call.member, sent: call.sent, answered, revision, writes });
     match (&call.request, &call.outcome) {
         (Request::Txn(txn), Outcome::Answered(answer, answered)) => {
             // It made the change that stands at its revision, or it changed nothing there.
@@ -74,8 +75,7 @@ fn explain_rest(
     changes: &BTreeMap<Revision, EventBatch>,
     explained: &mut BTreeMap<Revision, Moment>,
 ) -> Result<(), String> {
-    let unknown: Vec<&Call> =
-        history.calls.iter().filter(|call| matches!(call.outcome, Outcome::Unknown)).collect();
+    let unknown: Vec<&Call> = history.calls.iter().filter(|call| matches!(call.outcome, Outcome::Unknown)).collect();
     let mut used = BTreeSet::new();
     for (revision, batch) in changes {
         if explained.contains_key(revision) {

@@ -8,7 +8,10 @@ pub(super) fn check(history: &History) -> Result<(), String> {
         for batch in watched.batches() {
             if batch.revision <= last {
                 let member = watched.member;
-                return Err(format!("member {member} sent revision {} to a watcher that was at {last}", batch.revision));
+                return Err(format!(
+                    "member {member} sent revision {} to a watcher that was at {last}",
+                    batch.revision
+                ));
             }
             last = batch.revision;
         }
