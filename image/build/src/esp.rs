@@ -8,8 +8,12 @@ use std::io::{self, Cursor, Write as _};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 use init_boot::{LOADER_CONFIGURATION, Slot, UKI_FOLDER};
 
+use crate::secure_boot::EnrolmentFile;
+
 /// systemd-boot under the name that firmware starts from any disk.
 const BOOT_LOADER: &str = "/EFI/BOOT/BOOTX64.EFI";
+/// Where systemd-boot looks for keys to enrol by itself.
+const KEYS: &str = "/loader/keys/auto";
 /// Largest cluster, in bytes: firmware follows a file cluster by cluster.
 const CLUSTER_BYTES_MAX: u32 = 4096;
 /// FAT32 begins at 65525 clusters; some more, because the tables take room too.
@@ -29,6 +33,36 @@ pub struct EspError {
     source: io::Error,
 }
 
+/// When systemd-boot enrols the keys on the ESP (loader.conf's `secure-boot-enroll`), on a machine in setup mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enrolment {
+    /// By itself in virtual machines; on others the boot menu offers it. Keys that lack the vendor's can make a real machine's
+    /// graphics or network cards unusable.
+    Safe,
+    /// By itself on every machine.
+    Force,
+}
+
+/// What the ESP carries.
+pub struct Boot<'a> {
+    /// systemd-boot.
+    pub loader: &'a [u8],
+    /// The UKI of slot A.
+    pub uki: &'a [u8],
+    /// Keys to enrol, and when.
+    pub keys: Option<(&'a [EnrolmentFile], Enrolment)>,
+}
+
+/// The boot loader's configuration; machined writes it anew with each upgrade, when keys have long been enrolled.
+fn loader_configuration(enrolment: Option<Enrolment>) -> String {
+    let enrol = match enrolment {
+        None => "",
+        Some(Enrolment::Safe) => "secure-boot-enroll if-safe\n",
+        Some(Enrolment::Force) => "secure-boot-enroll force\n",
+    };
+    Slot::A.loader_configuration() + enrol
+}
+
 /// The largest cluster with which a partition of this size is FAT32.
 fn cluster_bytes(size: u64) -> u32 {
     let mut bytes = CLUSTER_BYTES_MAX;
@@ -42,7 +76,7 @@ fn cluster_bytes(size: u64) -> u32 {
 ///
 /// # Errors
 /// When the files do not fit.
-pub fn build(size: u64, boot_loader: &[u8], uki: &[u8]) -> Result<Vec<u8>, EspError> {
+pub fn build(size: u64, boot: &Boot<'_>) -> Result<Vec<u8>, EspError> {
     let failed = |path: &str| {
         let path = path.to_owned();
         move |source| EspError { path, size, source }
@@ -55,11 +89,15 @@ pub fn build(size: u64, boot_loader: &[u8], uki: &[u8]) -> Result<Vec<u8>, EspEr
         .volume_id(VOLUME_ID)
         .volume_label(VOLUME_LABEL);
     fatfs::format_volume(Cursor::new(&mut bytes[..]), options).map_err(failed("a file system"))?;
-    let files = [
-        (BOOT_LOADER.to_owned(), boot_loader),
-        (LOADER_CONFIGURATION.to_owned(), &Slot::A.loader_configuration().into_bytes()),
-        (format!("{UKI_FOLDER}/{}", Slot::A.entry_name()), uki),
+    let configuration = loader_configuration(boot.keys.map(|(_, enrolment)| enrolment));
+    let mut files = vec![
+        (BOOT_LOADER.to_owned(), boot.loader),
+        (LOADER_CONFIGURATION.to_owned(), configuration.as_bytes()),
+        (format!("{UKI_FOLDER}/{}", Slot::A.entry_name()), boot.uki),
     ];
+    for file in boot.keys.map_or(&[][..], |(files, _)| files) {
+        files.push((format!("{KEYS}/{}", EnrolmentFile::file_name(file.variable)), &file.bytes));
+    }
     for (path, content) in files {
         write_file(&mut bytes, &path, content).map_err(failed(&path))?;
     }
@@ -91,10 +129,37 @@ mod tests {
     use super::*;
 
     const SIZE: u64 = 48 << 20;
+    const BOOT: Boot<'_> = Boot { loader: b"boot loader", uki: b"kernel image", keys: None };
+
+    fn read(bytes: &mut [u8], path: &str) -> io::Result<String> {
+        let volume = FileSystem::new(Cursor::new(bytes), FsOptions::new())?;
+        let mut content = String::new();
+        volume.root_dir().open_file(path)?.read_to_string(&mut content)?;
+        Ok(content)
+    }
+
+    #[test]
+    fn keys_lie_where_systemd_boot_looks_for_them() {
+        let file = |variable| EnrolmentFile { variable, bytes: variable.as_bytes().to_vec() };
+        let keys = [file("PK"), file("KEK"), file("db")];
+        for (enrolment, word) in [(Enrolment::Safe, "if-safe"), (Enrolment::Force, "force")] {
+            let boot = Boot { keys: Some((&keys, enrolment)), ..BOOT };
+            let mut bytes = build(SIZE, &boot).expect("because the files are small");
+            let configuration = read(&mut bytes, "loader/loader.conf").expect("because it was written");
+            assert!(configuration.contains(&format!("\nsecure-boot-enroll {word}\n")), "{configuration}");
+            for name in ["PK", "KEK", "db"] {
+                assert_eq!(read(&mut bytes, &format!("loader/keys/auto/{name}.auth")).ok().as_deref(), Some(name));
+            }
+        }
+        let mut without = build(SIZE, &BOOT).expect("because the files are small");
+        let configuration = read(&mut without, "loader/loader.conf").expect("because it was written");
+        assert!(!configuration.contains("secure-boot"), "{configuration}");
+        assert!(read(&mut without, "loader/keys/auto/PK.auth").is_err());
+    }
 
     #[test]
     fn files_are_found_again_under_their_names() {
-        let mut bytes = build(SIZE, b"boot loader", b"kernel image").expect("because the files are small");
+        let mut bytes = build(SIZE, &BOOT).expect("because the files are small");
         let volume = FileSystem::new(Cursor::new(&mut bytes[..]), FsOptions::new()).expect("because it was just made");
         assert_eq!(volume.fat_type(), FatType::Fat32);
         let mut content = String::new();
@@ -112,14 +177,14 @@ mod tests {
 
     #[test]
     fn the_same_files_give_the_same_bytes() {
-        let build = || build(SIZE, b"boot loader", b"kernel image").expect("because the files are small");
+        let build = || build(SIZE, &BOOT).expect("because the files are small");
         assert!(build() == build());
     }
 
     #[test]
     fn what_does_not_fit_is_named() {
-        let error =
-            build(SIZE, b"", &vec![1; SIZE as usize]).expect_err("because the file is as large as the partition");
+        let error = build(SIZE, &Boot { uki: &vec![1; SIZE as usize], ..BOOT })
+            .expect_err("because the file is as large as the partition");
         assert!(error.to_string().contains("/EFI/Linux/cairn-a.efi"), "{error}");
     }
 }

@@ -46,6 +46,8 @@ pub struct Manifest {
     pub disk_bytes: u64,
     /// Whether a seed is baked in.
     pub seed: bool,
+    /// Whether boot loader and UKI are signed for Secure Boot.
+    pub secure_boot: bool,
     /// Files of the root that the kernel would execute.
     pub executables: usize,
     /// Packages of which files may be in the image.

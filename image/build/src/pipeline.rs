@@ -9,37 +9,42 @@
 //! Called by `cairn-image build` and by tests. The slow result (the squashfs) is kept in the build directory under the digest of
 //! its inputs; nothing else is worth keeping.
 
+mod error;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use init_boot::CommandLine;
 use init_boot::artefact::{ArtefactHeader, ArtefactManifest, CLUSTER_LEVEL, ImageNumber, ImageVersion, Part};
-use init_boot::{CommandLine, CommandLineError, VerityError};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use crate::artefact::{self, ArtefactFileError};
+use crate::artefact;
 use crate::compilers;
 use crate::digest::{self, Key};
-use crate::disk::{self, Contents, DiskError};
-use crate::esp::{self, EspError};
+use crate::disk::{self, Contents};
+use crate::esp::{self, Boot, Enrolment};
 use crate::files::{self, FileError};
 use crate::initramfs;
-use crate::lock::{Lock, LockError};
+use crate::lock::Lock;
 use crate::manifest::{FileLine, Manifest, PackageLine};
-use crate::modules::{Catalogue, ModulesError};
-use crate::packages::{self, LockMode, Mirror, Packages, PackagesError};
-use crate::profile::{Profile, ProfileError};
+use crate::modules::Catalogue;
+use crate::packages::{self, LockMode, Mirror, Packages};
+use crate::profile::Profile;
 use crate::progress::Progress;
 use crate::qcow2;
 use crate::root::{self, RootError};
+use crate::secure_boot::{self, SecureBoot};
 use crate::squashfs::{self, SquashfsError};
-use crate::tools::{Tool, ToolError};
+use crate::tools::Tool;
 use crate::tree::{Node, Tree};
-use crate::uki::{self, UkiError};
+use crate::uki::{self};
 use crate::verity::{self, RootImage};
+
+pub use error::BuildError;
 
 /// Programs and boot files in Debian's packages.
 const MKSQUASHFS: &str = "/usr/bin/mksquashfs";
@@ -71,6 +76,10 @@ pub struct Request {
     pub preload: Vec<PathBuf>,
     /// File with the seed.
     pub seed: Option<PathBuf>,
+    /// Folder with Secure Boot keys, when boot files are to be signed.
+    pub secure_boot: Option<PathBuf>,
+    /// When machines enrol those keys.
+    pub enrolment: Enrolment,
     /// Folder for downloads and intermediate results.
     pub cache: PathBuf,
     /// Folder for the image.
@@ -85,83 +94,6 @@ pub struct Built {
     pub timings: Vec<(&'static str, Duration)>,
     /// Packages whose pin moved, one line each.
     pub moved: Vec<String>,
-}
-
-/// Why there is no image.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// The profile.
-    #[error(transparent)]
-    Profile(#[from] ProfileError),
-    /// The lock file.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// Packages.
-    #[error(transparent)]
-    Packages(#[from] PackagesError),
-    /// Modules.
-    #[error(transparent)]
-    Modules(#[from] ModulesError),
-    /// The root tree.
-    #[error(transparent)]
-    Root(#[from] RootError),
-    /// A tool of the build.
-    #[error(transparent)]
-    Tool(#[from] ToolError),
-    /// The root file system.
-    #[error(transparent)]
-    Squashfs(#[from] SquashfsError),
-    /// The hash tree.
-    #[error("cannot seal the root file system with dm-verity")]
-    Verity(#[from] VerityError),
-    /// The version counts to no number.
-    #[error("version {0} counts to no release number, minor and patch go up to 999; name one with --number")]
-    NoNumber(ImageVersion),
-    /// The lock says no time.
-    #[error("{} names no time; build once without --locked, and commit what that writes", .0.display())]
-    NoTime(PathBuf),
-    /// `--locked`, and the programs come from another compiler.
-    #[error(
-        "our programs were made with other compilers than {} names, so the image would have other bytes.\n  \
-         made with: {made}\n  locked:    {names}\n\
-         Install the toolchain that the lock names and build the programs again, or build without --locked to move the lock.",
-        lock.display()
-    )]
-    Compilers {
-        /// The lock file.
-        lock: PathBuf,
-        /// What made the programs and is not in the lock.
-        made: String,
-        /// What the lock names and did not make them.
-        names: String,
-    },
-    /// The artefact.
-    #[error(transparent)]
-    Artefact(#[from] ArtefactFileError),
-    /// The command line.
-    #[error("the command line of the profile cannot be used")]
-    CommandLine(#[from] CommandLineError),
-    /// A file of a package that every image needs.
-    #[error("no package of the profile has {0}; add the package that has it")]
-    NoBootFile(&'static str),
-    /// The initramfs.
-    #[error("cannot compress the initramfs")]
-    Initramfs(#[source] io::Error),
-    /// The unified kernel image.
-    #[error(transparent)]
-    Uki(#[from] UkiError),
-    /// The EFI system partition.
-    #[error(transparent)]
-    Esp(#[from] EspError),
-    /// The seed is none.
-    #[error("{} is not a seed; expected KDL text with one node: seed {{ ... }}", .0.display())]
-    Seed(PathBuf),
-    /// The disk.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// A file.
-    #[error(transparent)]
-    File(#[from] FileError),
 }
 
 /// Measures stages.
@@ -214,7 +146,9 @@ pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildE
     watch.lap("root file system");
 
     progress.step("Building the unified kernel image");
-    let boot = boot_image(request, &profile, &packages, &catalogue, &root, &os_release)?;
+    let keys = request.secure_boot.as_deref().map(SecureBoot::load).transpose()?;
+    let mut boot = boot_image(request, &profile, &packages, &catalogue, &root, &os_release)?;
+    boot.uki = signed("unified kernel image", boot.uki, keys.as_ref())?;
     watch.lap("kernel image");
 
     progress.step("Writing the disk image");
@@ -230,7 +164,9 @@ pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildE
         root_hash: root.root_hash,
     });
     let manifest = describe(request, &artefact.manifest, &packages, &catalogue.release, &tree, &boot)?;
-    write_disk(request, &profile, &packages, &root, &boot.uki)?;
+    let loader = signed("boot loader", boot_file(&packages, BOOT_LOADER)?, keys.as_ref())?;
+    let keys = keys.as_ref().map(|keys| (keys.enrolment.as_slice(), request.enrolment));
+    write_disk(request, &profile, &root, &Boot { loader: &loader, uki: &boot.uki, keys })?;
     artefact::write(&request.output.join(&manifest.artefact), &artefact, &boot.uki, &root.bytes)?;
     manifest.save(&request.output)?;
     watch.lap("disk image");
@@ -238,16 +174,10 @@ pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildE
 }
 
 /// Stage 7 and the files of the output folder, but for the manifest: it comes last and says that all is there.
-fn write_disk(
-    request: &Request,
-    profile: &Profile,
-    packages: &Packages,
-    root: &RootImage,
-    uki: &[u8],
-) -> Result<(), BuildError> {
+fn write_disk(request: &Request, profile: &Profile, root: &RootImage, boot: &Boot<'_>) -> Result<(), BuildError> {
     let seed = request.seed.as_deref().map(read_seed).transpose()?;
     let contents = Contents {
-        esp: esp::build(profile.disk.esp, &boot_file(packages, BOOT_LOADER)?, uki)?,
+        esp: esp::build(profile.disk.esp, boot)?,
         root: &root.bytes,
         root_hash: root.root_hash,
         seed: seed.as_deref(),
@@ -256,7 +186,7 @@ fn write_disk(
     let output = |name: &str| request.output.join(name);
     files::replace_with(&output("disk.raw"), |path| disk::write_raw(&disk, path))?;
     files::replace_with(&output("disk.qcow2"), |path| qcow2::write(&disk, path))?;
-    files::write(&output("cairn.efi"), uki)?;
+    files::write(&output("cairn.efi"), boot.uki)?;
     files::write(&output("root.img"), &root.bytes)?;
     Ok(())
 }
@@ -298,6 +228,7 @@ fn describe(
         root_sha256: artefact.root.hex(),
         disk_bytes: boot.disk_bytes,
         seed: request.seed.is_some(),
+        secure_boot: request.secure_boot.is_some(),
         executables: files.iter().filter(|file| file.executable).count(),
         packages: package_lines(packages),
         files,
@@ -447,6 +378,12 @@ fn boot_image(
     };
     let uki = uki::build(&parts)?;
     Ok(BootImage { uki, initramfs_bytes: initramfs.len() as u64, command_line, disk_bytes: profile.disk.total })
+}
+
+/// A boot file with a signature, when there are keys.
+fn signed(file: &'static str, bytes: Vec<u8>, keys: Option<&SecureBoot>) -> Result<Vec<u8>, BuildError> {
+    let Some(keys) = keys else { return Ok(bytes) };
+    secure_boot::sign_pe(&bytes, &keys.db).map_err(|source| BuildError::Sign { file, source })
 }
 
 fn boot_file(packages: &Packages, path: &'static str) -> Result<Vec<u8>, BuildError> {

@@ -51,7 +51,7 @@ pub enum UkiError {
 }
 
 /// Where the stub's header keeps what must be changed.
-struct Header {
+pub(crate) struct Header {
     coff: usize,
     optional: usize,
     sections: usize,
@@ -130,7 +130,7 @@ fn append_sections(stub: &[u8], sections: &[(&str, &[u8])]) -> Result<Vec<u8>, U
 }
 
 impl Header {
-    fn parse(stub: &[u8]) -> Result<Header, UkiError> {
+    pub(crate) fn parse(stub: &[u8]) -> Result<Header, UkiError> {
         if stub.get(..2) != Some(b"MZ") {
             return Err(UkiError::Stub("no DOS header"));
         }
@@ -156,6 +156,38 @@ impl Header {
         let whole =
             header.sections + header.count * SECTION_BYTES <= header.header_bytes && header.header_bytes <= stub.len();
         if aligned && whole { Ok(header) } else { Err(UkiError::Stub("its header contradicts itself")) }
+    }
+
+    /// Where the optional header begins.
+    pub(crate) fn optional(&self) -> usize {
+        self.optional
+    }
+
+    /// How many data directories the optional header has room for.
+    pub(crate) fn directories(&self, file: &[u8]) -> Result<usize, UkiError> {
+        let room = (self.sections - self.optional).saturating_sub(112) / 8;
+        Ok(room.min(u32_at(file, self.optional + 108)? as usize))
+    }
+
+    /// Where the last section's bytes end in the file; none when header and sections leave gaps or overlap.
+    pub(crate) fn end_of_raw_data(&self, file: &[u8]) -> Result<Option<usize>, UkiError> {
+        let mut sections = Vec::new();
+        for index in 0..self.count {
+            let at = self.sections + index * SECTION_BYTES;
+            let (size, offset) = (u32_at(file, at + 16)? as usize, u32_at(file, at + 20)? as usize);
+            if size > 0 {
+                sections.push((offset, size));
+            }
+        }
+        sections.sort_unstable();
+        let mut end = self.header_bytes;
+        for (offset, size) in sections {
+            if offset != end {
+                return Ok(None);
+            }
+            end += size;
+        }
+        Ok(Some(end))
     }
 
     /// The first free address behind the stub's own sections.

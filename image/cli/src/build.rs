@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
+use image_build::esp::Enrolment;
 use image_build::packages::{LockMode, Mirror};
 use image_build::pipeline::{self, Built, Request};
 use init_boot::artefact::{ImageNumber, ImageVersion};
@@ -65,12 +66,36 @@ pub(crate) struct Arguments {
     /// Seed to write to the META partition: KDL text with introduction, repository and network.
     #[arg(long, value_name = "FILE")]
     seed: Option<PathBuf>,
+    /// Sign boot loader and UKI with the keys in this folder, and lay the keys on the ESP for machines to enrol. See cairn-image
+    /// keys generate --secure-boot.
+    #[arg(long, value_name = "DIR")]
+    secure_boot: Option<PathBuf>,
+    /// When a machine whose firmware is in setup mode enrols those keys: by itself if it is virtual and from the boot menu if not,
+    /// or always by itself. A real machine whose cards have firmware signed by their vendor alone may not start any more.
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "safe", requires = "secure_boot")]
+    enroll: Enroll,
     /// Folder for downloads and intermediate results; a second build is quick because of it.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_CACHE)]
     cache: PathBuf,
     /// Folder for the image.
     #[arg(short, long, value_name = "DIR", default_value = DEFAULT_IMAGE)]
     output: PathBuf,
+}
+
+/// When keys are enrolled.
+#[derive(Clone, Copy, ValueEnum)]
+enum Enroll {
+    Safe,
+    Force,
+}
+
+impl Enroll {
+    fn enrolment(self) -> Enrolment {
+        match self {
+            Enroll::Safe => Enrolment::Safe,
+            Enroll::Force => Enrolment::Force,
+        }
+    }
 }
 
 /// Builds.
@@ -93,6 +118,8 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
         binaries: arguments.binaries.clone(),
         preload: arguments.preload.clone(),
         seed: arguments.seed.clone(),
+        secure_boot: arguments.secure_boot.clone(),
+        enrolment: arguments.enroll.enrolment(),
         cache: arguments.cache.clone(),
         output: arguments.output.clone(),
     };
@@ -129,6 +156,11 @@ impl Arguments {
         }
         for archive in &request.preload {
             add("--preload", absolute(archive)?);
+        }
+        if let Some(keys) = &request.secure_boot {
+            add("--secure-boot", absolute(keys)?);
+            let when = self.enroll.to_possible_value().expect("because no value is hidden");
+            add("--enroll", when.get_name().into());
         }
         if let Some(seed) = &request.seed {
             add("--seed", absolute(seed)?);

@@ -133,6 +133,7 @@ fn print_text(manifest: &Manifest) {
     println!("  root          {} ({} of files)", mebibytes(manifest.root_bytes), mebibytes(manifest.root_files_bytes));
     println!("  disk          {}", mebibytes(manifest.disk_bytes));
     println!("  seed          {}", if manifest.seed { "yes" } else { "no" });
+    println!("  Secure Boot   {}", if manifest.secure_boot { "signed" } else { "not signed" });
     print_content(manifest);
 }
 

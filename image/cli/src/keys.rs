@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Subcommand};
 use image_build::artefact::{self, Judged};
+use image_build::secure_boot;
 use init_boot::artefact::{ArtefactHeader, IMAGE_NAMESPACE};
 
 /// What makes, lists and uses keys of OpenSSH.
@@ -31,7 +32,7 @@ enum Keys {
     Generate(Generate),
 }
 
-/// Make an SSH key that signs artefacts: image-key and image-key.pub.
+/// Make an SSH key that signs artefacts (image-key and image-key.pub), or keys for Secure Boot.
 ///
 /// Its passphrase is asked for on the terminal. A key that exists is never replaced. To have machines take what it signs, add its
 /// public half to a principal of the cluster's repository with use "image".
@@ -43,6 +44,13 @@ struct Generate {
     /// Ask for no passphrase: whoever can read the file can sign.
     #[arg(long)]
     no_passphrase: bool,
+    /// Make PK, KEK and db instead: RSA keys with certificates, and the .auth files that machines enrol. Whoever has the db key
+    /// decides what these machines boot. They have no passphrase: keep PK.key and KEK.key away from where images are built.
+    #[arg(long, conflicts_with = "no_passphrase")]
+    secure_boot: bool,
+    /// Whose keys these are; stands in the certificates.
+    #[arg(long, value_name = "NAME", default_value = "Cairn", requires = "secure_boot")]
+    owner: String,
 }
 
 /// Sign an artefact, so that machines whose repository names the key take it.
@@ -83,6 +91,13 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
 impl Generate {
     fn run(&self) -> anyhow::Result<()> {
         let folder = &self.folder;
+        if self.secure_boot {
+            for path in secure_boot::generate(folder, &self.owner)? {
+                println!("{}", path.display());
+            }
+            println!("  build with    cairn-image build --secure-boot {}", folder.display());
+            return Ok(());
+        }
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make folder {}", folder.display()))?;
         let path = folder.join(IMAGE_KEY);
         ensure!(!path.exists(), "{} exists already; keys are never replaced, name another folder", path.display());

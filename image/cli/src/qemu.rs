@@ -83,13 +83,17 @@ impl Machine {
     pub(crate) fn plan(&self) -> Vec<String> {
         let mut arguments = Vec::new();
         let mut add = |name: &str, value: String| arguments.extend([format!("-{name}"), value]);
-        add("machine", "q35".to_owned());
+        // With Secure Boot, only code in system management mode may write the variables.
+        add("machine", if self.firmware.secure { "q35,smm=on" } else { "q35" }.to_owned());
         add("accel", self.accelerator.argument().to_owned());
         add("cpu", self.accelerator.processor().to_owned());
         add("smp", self.processors.to_string());
         add("m", format!("{}M", self.memory_mib));
         add("display", "none".to_owned());
         let code = comma_escaped(&self.firmware.code);
+        if self.firmware.secure {
+            add("global", "driver=cfi.pflash01,property=secure,value=on".to_owned());
+        }
         add("drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"));
         add("drive", format!("if=pflash,unit=1,format=raw,file={VARIABLES}"));
         let disk = comma_escaped(&self.disk);
@@ -140,7 +144,11 @@ mod tests {
     fn machine() -> Machine {
         Machine {
             accelerator: Accelerator::Tcg,
-            firmware: Firmware { code: PathBuf::from("/fw/code.fd"), variables: PathBuf::from("/fw/vars.fd") },
+            firmware: Firmware {
+                code: PathBuf::from("/fw/code.fd"),
+                variables: PathBuf::from("/fw/vars.fd"),
+                secure: false,
+            },
             disk: PathBuf::from("/images/a,b.raw"),
             format: "raw",
             memory_mib: 1024,
@@ -156,6 +164,16 @@ mod tests {
     fn ports_are_open_on_loopback_only() {
         let arguments = machine().plan().join(" ");
         assert!(arguments.contains("user,id=net,hostfwd=tcp:127.0.0.1:8080-:30080"), "{arguments}");
+    }
+
+    #[test]
+    fn with_secure_boot_only_the_firmware_writes_its_variables() {
+        let mut machine = machine();
+        assert!(!machine.plan().join(" ").contains("smm"));
+        machine.firmware.secure = true;
+        let arguments = machine.plan().join(" ");
+        assert!(arguments.contains("-machine q35,smm=on "), "{arguments}");
+        assert!(arguments.contains("driver=cfi.pflash01,property=secure,value=on"), "{arguments}");
     }
 
     #[test]

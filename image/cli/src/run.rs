@@ -43,6 +43,10 @@ pub(crate) struct Arguments {
     /// Lead a TCP port of this host's loopback address into the machine; may be given more than once.
     #[arg(long, value_name = "HOSTPORT:GUESTPORT")]
     forward: Vec<Forward>,
+    /// Firmware with Secure Boot, in setup mode at first: it enrols the keys that the image brings, restarts, and from then on
+    /// refuses what they did not sign. Holds for a machine's first run and all later ones.
+    #[arg(long)]
+    secure_boot: bool,
     /// Memory in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     memory: u32,
@@ -79,7 +83,7 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
             arguments.machine.display()
         );
     }
-    let firmware = firmware::find()?;
+    let firmware = firmware::find(arguments.secure_boot)?;
     let disk = prepare(arguments, &folder, &firmware)?;
     let memory = folder.parent().unwrap_or(&folder).join(ACCELERATOR_MEMORY);
     let accelerator = accelerator::choose(&memory, || kernel_of(&arguments.image))?;

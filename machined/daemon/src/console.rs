@@ -11,7 +11,7 @@ const CONSOLE: &str = "/dev/console";
 /// Something that changes many times at once is painted once.
 const SETTLE: std::time::Duration = std::time::Duration::from_millis(150);
 
-fn picture(status: &StatusReply, hostname: &str, port: u16) -> String {
+fn picture(status: &StatusReply, hostname: &str, port: u16, secure_boot: Option<bool>) -> String {
     let mut text = String::from("\n--- Cairn ");
     let or = |value: &str, none: &str| if value.is_empty() { none.to_owned() } else { value.to_owned() };
     let mut line = |name: &str, value: String| {
@@ -35,6 +35,15 @@ fn picture(status: &StatusReply, hostname: &str, port: u16) -> String {
     line("machine", name);
     line("address", or(&addresses.join("  "), "none yet"));
     line("identity", status.identity.clone());
+    line(
+        "boot",
+        match secure_boot {
+            Some(true) => "Secure Boot is on",
+            Some(false) => "Secure Boot is off",
+            None => "without UEFI",
+        }
+        .to_owned(),
+    );
     line("cluster", or(&status.cluster, "none"));
     line("commit", commit);
     line("state", next.to_owned());
@@ -50,13 +59,14 @@ fn picture(status: &StatusReply, hostname: &str, port: u16) -> String {
 pub(crate) async fn paint(mut model: Model, port: u16) -> Result<Infallible, std::io::Error> {
     let mut shown = String::new();
     let mut said_ready = false;
+    let secure_boot = crate::facts::secure_boot();
     loop {
         let status = model.status();
         let names = model.names.all();
         let hostname = names.values().next().map_or("cairn", |names| names.hostname.as_str());
         // Before the identity can be read and the API answers there is nothing to compare and nowhere to go.
         if !status.identity.is_empty() && status.boot_api_ms > 0 {
-            let mut picture = picture(&status, hostname, port);
+            let mut picture = picture(&status, hostname, port, secure_boot);
             if picture != shown {
                 shown.clone_from(&picture);
                 if !said_ready && !status.addresses.is_empty() {
@@ -92,9 +102,11 @@ mod tests {
             phase: "maintenance".to_owned(),
             ..StatusReply::default()
         };
-        let picture = picture(&status, "cairn-123456", 50_000);
+        let shown = picture(&status, "cairn-123456", 50_000, Some(true));
         for part in ["cairn-123456", "10.0.2.15:50000", "SHA256:abc", "cairnctl enroll", "none yet", "on fire"] {
-            assert!(picture.contains(part), "{part} is missing in {picture}");
+            assert!(shown.contains(part), "{part} is missing in {shown}");
         }
+        assert!(shown.contains("Secure Boot is on"), "{shown}");
+        assert!(picture(&status, "cairn-123456", 50_000, Some(false)).contains("Secure Boot is off"));
     }
 }

@@ -32,6 +32,14 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Commit of these binaries, when the build said so.
 pub(crate) const COMMIT: Option<&str> = option_env!("CAIRN_COMMIT");
 
+/// Whether firmware verified what booted: the variable `SecureBoot` (UEFI 2.10, 3.3), four bytes of attributes before its value.
+const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+
+/// Whether firmware enforces Secure Boot; `None` where there is no firmware that could say so.
+pub(crate) fn secure_boot() -> Option<bool> {
+    Some(matches!(std::fs::read(SECURE_BOOT).ok()?.as_slice(), [_, _, _, _, 1]))
+}
+
 fn short_file(path: &str) -> String {
     let bytes = std::fs::read(path).unwrap_or_default();
     String::from_utf8_lossy(&bytes[..bytes.len().min(FILE_BYTES_MAX)]).into_owned()
