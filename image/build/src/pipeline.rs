@@ -41,7 +41,7 @@ use crate::secure_boot::{self, SecureBoot};
 use crate::squashfs::{self, SquashfsError};
 use crate::tools::Tool;
 use crate::tree::{Node, Tree};
-use crate::uki::{self};
+use crate::uki;
 use crate::verity::{self, RootImage};
 
 pub use error::BuildError;
@@ -139,6 +139,7 @@ pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildE
         },
         progress,
     )?;
+    root::harden(&tree)?;
     watch.lap("root tree");
 
     progress.step("Compressing the root file system");

@@ -65,9 +65,54 @@ pub enum RootError {
     /// One of our programs would not start in the image.
     #[error("{} is linked dynamically; build it with -C target-feature=+crt-static", .0.display())]
     Dynamic(PathBuf),
+    /// Something that no image may hold.
+    #[error("{path} is {what}; an image holds nothing of the kind, take it out of the profile")]
+    Hardening {
+        /// Where.
+        path: String,
+        /// What it is.
+        what: &'static str,
+    },
     /// The certificates package is not among the packages.
     #[error("no package of the profile has {CERTIFICATES}; add ca-certificates to its packages")]
     NoCertificates,
+}
+
+/// The most files that the kernel would execute: each one is something that an intruder could start.
+const EXECUTABLES_MAX: usize = 12;
+/// Names of programs that run what they are given: none is in an image, whatever the profile says.
+const INTERPRETERS: [&str; 16] = [
+    "ash", "awk", "bash", "busybox", "dash", "env", "gawk", "lua", "mawk", "node", "perl", "python", "python3", "ruby",
+    "sh", "zsh",
+];
+
+/// Makes sure that a tree holds nothing that an intruder would like to find.
+///
+/// # Errors
+/// When it holds an interpreter, a script, a set-user-id bit, or too many executables.
+pub fn harden(tree: &Tree) -> Result<(), RootError> {
+    let refused = |path: &str, what| Err(RootError::Hardening { path: path.to_owned(), what });
+    let mut executables = 0;
+    for (path, node) in tree.iter() {
+        if INTERPRETERS.contains(&path.rsplit('/').next().unwrap_or_default()) {
+            return refused(path, "an interpreter");
+        }
+        let Node::File { content, mode } = node else { continue };
+        if mode & !0o777 != 0 || mode & 0o022 != 0 {
+            return refused(path, "writable for others, or run as somebody else");
+        }
+        if mode & 0o111 == 0 {
+            continue;
+        }
+        executables += 1;
+        if executables > EXECUTABLES_MAX {
+            return refused(path, "one executable too many (12 are allowed)");
+        }
+        if content.read()?.starts_with(b"#!") {
+            return refused(path, "a script");
+        }
+    }
+    Ok(())
 }
 
 /// Assembles the root tree.

@@ -144,3 +144,30 @@ fn a_module_that_the_kernel_lacks_is_named() {
     let error = Bench::new(&profile).assemble().expect_err("because there is no ext5");
     assert!(error.to_string().contains("no module ext5"), "{error}");
 }
+
+#[test]
+fn an_image_holds_no_interpreter_script_or_set_user_id_program() {
+    let file = |bytes: &[u8], mode| Node::File { content: Content::Bytes(bytes.to_vec()), mode };
+    let one = |path: &str, node: Node| {
+        let mut tree = Tree::default();
+        tree.insert(path, node).expect("because nothing else is there");
+        harden(&tree).map_err(|error| error.to_string())
+    };
+    assert_eq!(one("/usr/bin/runc", file(b"\x7fELF", 0o755)), Ok(()));
+    for (path, node, what) in [
+        ("/usr/bin/sh", file(b"\x7fELF", 0o755), "an interpreter"),
+        ("/bin/sh", Node::Link("busybox-static".to_owned()), "an interpreter"),
+        ("/usr/bin/setup", file(b"#!/bin/true\n", 0o755), "a script"),
+        ("/usr/bin/runc", file(b"\x7fELF", 0o4755), "somebody else"),
+        ("/usr/bin/runc", file(b"\x7fELF", 0o757), "writable"),
+    ] {
+        let said = one(path, node).expect_err("because no image may hold it");
+        assert!(said.contains(what), "{path}: {said}");
+    }
+    let mut tree = Tree::default();
+    for index in 0..=EXECUTABLES_MAX {
+        assert!(harden(&tree).is_ok(), "{index} executables are refused");
+        tree.insert(&format!("/usr/bin/{index}"), file(b"", 0o755)).expect("because nothing else is there");
+    }
+    assert!(harden(&tree).is_err());
+}
