@@ -124,6 +124,7 @@ mod tests {
                 machine("cp1", 1, MachineRole::ControlPlane),
                 machine("w1", 2, MachineRole::Worker),
             ]),
+            images: Default::default(),
         }
     }
 

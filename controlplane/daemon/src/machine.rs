@@ -180,6 +180,7 @@ mod tests {
                 people: Default::default(),
                 roles: Default::default(),
                 machines: Default::default(),
+                images: Default::default(),
             },
             addresses: addresses.iter().map(|text| text.parse().expect("because it is an address")).collect(),
         }

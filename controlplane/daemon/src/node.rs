@@ -182,6 +182,7 @@ mod tests {
                 machine("cp1", 1, MachineRole::ControlPlane),
                 machine("w1", 2, MachineRole::Worker),
             ]),
+            images: Default::default(),
         });
         let leaf = LeafKey::generate().and_then(|key| key.self_signed(jiff::Timestamp::now()));
         let keys = ServerKeys::new(leaf.expect("because the system has randomness")).expect("because the key can sign");

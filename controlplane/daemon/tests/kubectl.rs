@@ -136,6 +136,7 @@ fn table(ssh: &PrivateKey) -> AccessTable {
         people: BTreeMap::from([(name("ada"), ada)]),
         roles: BTreeMap::from([(name("admins"), RoleEntry { access: Access::Admin })]),
         machines: BTreeMap::new(),
+        images: Default::default(),
     }
 }
 

@@ -1,8 +1,8 @@
-//! `trust/` and `machines/` -> who may reach the APIs.
+//! `trust/` and `machines/` -> who may reach the APIs, and which images may run.
 
 use crate::policy::{Policy, Use};
 use crate::state::Position;
-use machined_access::{AccessTable, MachineEntry, Person, RoleEntry};
+use machined_access::{AccessTable, ImageRules, MachineEntry, Person, RoleEntry};
 use machined_ids::{ClusterId, MachineName};
 use std::collections::BTreeMap;
 
@@ -26,5 +26,8 @@ pub fn access_table(
     }
     let roles =
         policy.roles().iter().filter_map(|(name, role)| Some((name.clone(), RoleEntry { access: role.access? })));
-    AccessTable { cluster, seq: position.seq, step: position.step, people, roles: roles.collect(), machines }
+    let signing = policy.principals().iter().flat_map(|(_, principal)| &principal.keys);
+    let signing = signing.filter(|(_, uses)| uses.contains(&Use::Image)).map(|(key, _)| key.clone());
+    let images = ImageRules { keys: signing.collect(), floor: policy.floors().image };
+    AccessTable { cluster, seq: position.seq, step: position.step, people, roles: roles.collect(), machines, images }
 }

@@ -26,4 +26,4 @@ pub use login::{LOGIN_LIFETIME_MAX, LOGIN_NAMESPACE, LoginError, LoginStatement,
 pub use proven::Proven;
 pub use ssh::{SignatureError, Signed, is_weak_key, ssh_fingerprint, verify_signature};
 pub use standing::{Lost, Standing, Watched};
-pub use table::{Access, AccessTable, MachineEntry, MachineRole, Person, RoleEntry};
+pub use table::{Access, AccessTable, ImageRules, MachineEntry, MachineRole, Person, RoleEntry};

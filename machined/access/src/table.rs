@@ -20,6 +20,27 @@ pub struct AccessTable {
     pub roles: BTreeMap<PrincipalName, RoleEntry>,
     /// Machines by name.
     pub machines: BTreeMap<MachineName, MachineEntry>,
+    /// Which images may run. Not written while it says nothing, so that the release before this one reads the table too.
+    #[serde(default, skip_serializing_if = "ImageRules::is_empty")]
+    pub images: ImageRules,
+}
+
+/// Which operating system images machines may run, beside those that a document names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRules {
+    /// Fingerprints of the SSH keys whose uses include `image`: what they signed may run.
+    pub keys: BTreeSet<Fingerprint>,
+    /// The lowest release number that may run, whoever named or signed it.
+    pub floor: u64,
+}
+
+impl ImageRules {
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.floor == 0
+    }
 }
 
 /// A principal who may log in.

@@ -28,6 +28,7 @@
 //!     }
 //!     time { server "192.0.2.1"; }
 //!     registry "docker.io" { mirror "http://10.0.2.2:5000"; }
+//!     image digest="sha256:..." url="https://images.example/cairn-0.2.0-cloud.artefact"
 //! }
 //! ```
 
@@ -38,5 +39,5 @@ pub mod read;
 
 pub use address::{Cidr, CidrError};
 pub use cluster::{CLUSTER_LEVEL, ClusterConfig, ClusterNetwork, RolloutDeadline};
-pub use machine::{Addressing, LinkConfig, MachineConfig, MachineNetwork, RegistryConfig, Role};
+pub use machine::{Addressing, ImageConfig, LinkConfig, MachineConfig, MachineNetwork, RegistryConfig, Role};
 pub use read::{Problem, Problems};

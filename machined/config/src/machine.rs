@@ -2,6 +2,7 @@
 
 use crate::address::Cidr;
 use crate::read::{self, Block, Node, Problems};
+use init_boot::artefact::ImageDigest;
 use machined_ids::{Fingerprint, MachineName};
 use std::fmt;
 use std::net::IpAddr;
@@ -22,6 +23,19 @@ pub struct MachineConfig {
     pub time_servers: Vec<String>,
     /// Where container images come from.
     pub registries: Vec<RegistryConfig>,
+    /// The operating system image that it should run; `None` leaves it with what it has.
+    pub image: Option<ImageConfig>,
+}
+
+/// An operating system image, and where it is found: `image digest="sha256:..." url="https://..."`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// SHA-256 of the artefact's manifest: whatever the URL serves, only this image is taken.
+    pub digest: ImageDigest,
+    /// Where its artefact is fetched, by HTTP or HTTPS.
+    pub url: String,
+    /// Counts wishes to try the same image: one that failed is tried again when this changes. 1 unless it is said.
+    pub attempt: u32,
 }
 
 /// A machine's part in the cluster.
@@ -135,6 +149,7 @@ fn machine(name: Option<MachineName>, block: &Block<'_>) -> Option<MachineConfig
     let registries: Vec<_> = nodes.iter().map(registry).collect();
     let names = nodes.iter().zip(&registries).filter_map(|(node, read)| Some((node, &read.as_ref()?.name)));
     read::report_repeats(names, "registry");
+    let image = block.optional("image").map(|node| image(&node));
     Some(MachineConfig {
         name: name?,
         identity: identity?,
@@ -142,6 +157,10 @@ fn machine(name: Option<MachineName>, block: &Block<'_>) -> Option<MachineConfig
         network: network?,
         time_servers: time_servers.unwrap_or_default(),
         registries: registries.into_iter().collect::<Option<_>>()?,
+        image: match image {
+            Some(image) => Some(image?),
+            None => None,
+        },
     })
 }
 
@@ -199,4 +218,27 @@ fn registry(node: &Node<'_>) -> Option<RegistryConfig> {
         }
     }
     Some(RegistryConfig { name: name?, mirrors })
+}
+
+/// Longest URL of an image; servers and proxies take no longer ones either.
+const IMAGE_URL_BYTES_MAX: usize = 2048;
+
+fn image(node: &Node<'_>) -> Option<ImageConfig> {
+    let digest = node.property("digest");
+    let url: Option<String> = node.property("url");
+    let attempt = node.property("attempt");
+    node.finish();
+    if digest.is_none() {
+        node.problem("an image needs digest=\"sha256:...\"; `cairn-image inspect` shows it");
+    }
+    let fetched = |url: &str| {
+        (url.starts_with("http://") || url.starts_with("https://"))
+            && url.len() <= IMAGE_URL_BYTES_MAX
+            && url.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    if !url.as_deref().is_some_and(fetched) {
+        node.problem("an image needs url=\"...\", an http:// or https:// URL of its artefact");
+        return None;
+    }
+    Some(ImageConfig { digest: digest?, url: url?, attempt: attempt.unwrap_or(1) })
 }

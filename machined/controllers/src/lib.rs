@@ -20,3 +20,4 @@ pub mod network;
 pub mod services;
 pub mod time;
 pub mod trust;
+pub mod upgrade;

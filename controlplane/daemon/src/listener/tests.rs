@@ -46,6 +46,7 @@ fn table_with(seq: u64, people: &[(&str, &PrivateKey)], access: Access) -> Acces
         people: people.iter().map(person).collect(),
         roles: [(name("team"), RoleEntry { access })].into(),
         machines: Default::default(),
+        images: Default::default(),
     }
 }
 

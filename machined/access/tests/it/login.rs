@@ -49,6 +49,7 @@ pub(crate) fn table() -> AccessTable {
         people: BTreeMap::from([(name("alice"), person(1, "admins")), (name("bob"), person(2, "approvers"))]),
         roles: BTreeMap::from([(name("admins"), RoleEntry { access: Access::Admin })]),
         machines: BTreeMap::from([(MachineName::parse("cp1").expect("because it is a label"), cp1)]),
+        images: Default::default(),
     }
 }
 

@@ -120,3 +120,26 @@ fn a_machine_document_names_its_own_file_and_no_link_twice() {
         assert!(found.iter().any(|problem| problem.contains(expected)), "missing {expected:?} in {found:#?}");
     }
 }
+
+#[test]
+fn a_machine_document_names_an_image_by_digest_and_url() {
+    let (identity, digest) = (format!("SHA256:{}", "A".repeat(43)), format!("sha256:{}", "ab".repeat(32)));
+    let text = |image: &str| format!("machine \"cp1\" {{\n identity \"{identity}\"\n role \"worker\"\n {image}\n}}");
+    let good = format!("image digest=\"{digest}\" url=\"https://images.example/a.artefact\"");
+    let read = |image: &str| MachineConfig::parse("machines/cp1.kdl", &text(image));
+    let image = read(&good).expect("because the line is good").image.expect("because it is there");
+    assert_eq!((image.digest.to_string(), image.attempt), (digest.clone(), 1));
+    let again = read(&format!("{good} attempt=2")).expect("because the line is good").image;
+    assert_eq!(again.map(|image| image.attempt), Some(2));
+    assert_eq!(read("").expect("because images are optional").image, None);
+    for wrong in [
+        format!("image digest=\"{digest}\""),
+        format!("image digest=\"{digest}\" url=\"ftp://images.example/a\""),
+        "image url=\"https://images.example/a\"".to_owned(),
+        format!("image digest=\"{}\" url=\"https://images.example/a\"", &digest[7..]),
+        format!("{good} again=2"),
+        format!("{good}\n {good}"),
+    ] {
+        assert!(!problems(read(&wrong)).is_empty(), "{wrong} was taken");
+    }
+}

@@ -240,6 +240,7 @@ mod tests {
             people: Default::default(),
             roles: Default::default(),
             machines: Default::default(),
+            images: Default::default(),
         };
         RawDesired {
             generation: Generation(generation),

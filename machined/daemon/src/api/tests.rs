@@ -205,6 +205,7 @@ impl Machine {
             people: [(name.clone(), person)].into(),
             roles: [(role, RoleEntry { access })].into(),
             machines: Default::default(),
+            images: Default::default(),
         };
         let network = "network {\n pods \"10.244.0.0/16\"\n services \"10.96.0.0/12\"\n domain \"cluster.local\"\n }";
         let raw = RawDesired {

@@ -115,6 +115,7 @@ fn table(ssh: &PlainKey) -> Result<AccessTable> {
         people,
         roles: BTreeMap::from([(role, RoleEntry { access: Access::Admin })]),
         machines: BTreeMap::new(),
+        images: Default::default(),
     })
 }
 
