@@ -1,8 +1,11 @@
 //! The command line: every command with a help text that teaches it.
 
 mod trust;
+mod upgrade;
 
 pub(crate) use trust::{Approve, Beacon, Clone, Hold, Overriding, Pin, Push, Recover, Repair, Revoke, Signing, Verify};
+
+pub(crate) use upgrade::{Rollback, Upgrade, UpgradeCommand};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use machined_config::Role;
@@ -111,6 +114,8 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 20)]
         limit: u32,
     },
+    Upgrade(Upgrade),
+    Rollback(Rollback),
     /// Restart a machine
     Reboot,
     /// Power a machine off

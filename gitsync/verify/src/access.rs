@@ -26,7 +26,7 @@ pub fn access_table(
     }
     let roles =
         policy.roles().iter().filter_map(|(name, role)| Some((name.clone(), RoleEntry { access: role.access? })));
-    let signing = policy.principals().iter().flat_map(|(_, principal)| &principal.keys);
+    let signing = policy.principals().values().flat_map(|principal| &principal.keys);
     let signing = signing.filter(|(_, uses)| uses.contains(&Use::Image)).map(|(key, _)| key.clone());
     let images = ImageRules { keys: signing.collect(), floor: policy.floors().image };
     AccessTable { cluster, seq: position.seq, step: position.step, people, roles: roles.collect(), machines, images }

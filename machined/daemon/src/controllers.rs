@@ -2,6 +2,9 @@
 
 use crate::facts::Facts;
 use crate::model::Inboxes;
+use crate::power::{End, Power};
+use crate::reports::Reports;
+use crate::wellbeing;
 use machined_config::{Addressing, MachineNetwork};
 use machined_controllers::block::VolumeController;
 use machined_controllers::files::SettingsController;
@@ -15,7 +18,11 @@ use machined_controllers::network::{
 use machined_controllers::services::{ServiceConfigController, ServiceController};
 use machined_controllers::time::TimeController;
 use machined_controllers::trust::TrustController;
-use machined_host::{LinuxBlock, LinuxClock, LinuxDhcp, LinuxFiles, LinuxLinks, LinuxMeta, LinuxServices};
+use machined_controllers::upgrade::{SingleMachine, UpgradeController, UpgradeInbox};
+use machined_host::{
+    InitSocket, LinuxBlock, LinuxClock, LinuxDhcp, LinuxFiles, LinuxLinks, LinuxMeta, LinuxServices, LinuxUpgrade,
+    Staging,
+};
 use machined_reconcile::{Supervisor, Trigger};
 use machined_runtime::{Ports, Reader, Store, start};
 use std::sync::Arc;
@@ -105,8 +112,38 @@ fn start_state(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>) 
     start(supervisor, &ports, controller);
 }
 
+/// What upgrades need of the daemon beside the store.
+pub(crate) struct UpgradeParts {
+    pub(crate) staging: Staging,
+    pub(crate) init: Option<Arc<InitSocket>>,
+    pub(crate) power: Power,
+    pub(crate) reports: Reports,
+}
+
+fn start_upgrade(
+    store: &Store,
+    supervisor: &Supervisor,
+    files: &Arc<LinuxFiles>,
+    facts: &Facts,
+    parts: UpgradeParts,
+) -> UpgradeInbox {
+    let UpgradeParts { staging, init, power, reports } = parts;
+    let mut ports = Ports::new(store, "upgrade");
+    let host = LinuxUpgrade::new(staging, init, Box::new(move || power.ask(End::Reboot)));
+    let permits = SingleMachine::new(store.reader());
+    let health = Box::new(wellbeing::probe(store, reports));
+    let note = facts.note.clone();
+    let (controller, upgrades) =
+        UpgradeController::new(&mut ports, Arc::new(host), Arc::clone(files), permits, health, note);
+    // On a machine that does not run from a slot there is nothing to upgrade.
+    if !facts.slot.is_empty() {
+        start(supervisor, &ports, controller);
+    }
+    upgrades
+}
+
 /// Starts every controller of the machine.
-pub(crate) fn start_all(store: &Store, supervisor: &Supervisor, facts: &Facts) -> Started {
+pub(crate) fn start_all(store: &Store, supervisor: &Supervisor, facts: &Facts, parts: UpgradeParts) -> Started {
     let files = Arc::new(LinuxFiles);
     // Network and identity first: the machine API waits for them.
     let links = start_network(store, supervisor, &files, facts);
@@ -121,7 +158,7 @@ pub(crate) fn start_all(store: &Store, supervisor: &Supervisor, facts: &Facts) -
     start(supervisor, &ports, controller);
 
     let mut ports = Ports::new(store, "trust");
-    let (controller, orders) = TrustController::new(&mut ports, files, Box::new(jiff::Timestamp::now));
+    let (controller, orders) = TrustController::new(&mut ports, Arc::clone(&files), Box::new(jiff::Timestamp::now));
     start(supervisor, &ports, controller);
 
     let mut ports = Ports::new(store, "service config");
@@ -133,5 +170,6 @@ pub(crate) fn start_all(store: &Store, supervisor: &Supervisor, facts: &Facts) -
     let (controller, restarts) = ServiceController::new(&mut ports, Arc::new(services.clone()));
     start(supervisor, &ports, controller);
 
-    Started { inboxes: Inboxes { introduce, apply, orders, restarts }, services, links }
+    let upgrades = start_upgrade(store, supervisor, &files, facts, parts);
+    Started { inboxes: Inboxes { introduce, apply, orders, restarts, upgrades }, services, links }
 }

@@ -2,6 +2,7 @@
 
 use init_boot::{CommandLine, RootHash, SECTOR_BYTES};
 use machined_controllers::network::{NetworkLayer, command_line_layer};
+use machined_controllers::upgrade::ImageNote;
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,6 +26,24 @@ pub(crate) struct Facts {
     pub(crate) network: Option<NetworkLayer>,
     /// From kernel start to PID 1, in milliseconds.
     pub(crate) kernel_millis: u64,
+    /// What the running image says of itself.
+    pub(crate) note: ImageNote,
+}
+
+/// Reads os-release: what the image was built as.
+fn image_note(release: &str, root: &str) -> ImageNote {
+    let value = |key: &str| {
+        let found = release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        found.map(|value| value.trim_matches('"').to_owned()).unwrap_or_default()
+    };
+    ImageNote {
+        root: root.to_owned(),
+        digest: None,
+        version: value("IMAGE_VERSION"),
+        number: value("CAIRN_IMAGE_NUMBER").parse().unwrap_or_default(),
+        level: value("CAIRN_LEVEL").parse().unwrap_or_default(),
+        profile: value("IMAGE_ID").strip_prefix("cairn-").unwrap_or_default().to_owned(),
+    }
 }
 
 /// Release of these binaries.
@@ -95,10 +114,12 @@ impl Facts {
             tracing::warn!(%error, "kernel command line");
         }
         let says_something = !network.links.is_empty() || !network.nameservers.is_empty();
+        let image = root.as_ref().map(ToString::to_string).unwrap_or_default();
         Facts {
+            note: image_note(&short_file("/etc/os-release"), &image),
             network: says_something.then_some(network),
             kernel: short_file("/proc/sys/kernel/osrelease").trim().to_owned(),
-            image: root.as_ref().map(ToString::to_string).unwrap_or_default(),
+            image,
             slot: root.as_ref().and_then(slot_of).unwrap_or_default(),
             kernel_millis: mark(&short_file(BOOT_TIMES), "kernel").unwrap_or_default(),
         }
@@ -116,6 +137,11 @@ pub(crate) fn first_api_millis(now: u64) -> u64 {
     now
 }
 
+/// Whether the API answered since the kernel started.
+pub(crate) fn api_answers() -> bool {
+    Path::new(API_TIME).exists()
+}
+
 /// Time since the kernel started.
 pub(crate) fn uptime() -> Duration {
     init_linux::clock::uptime()
@@ -124,6 +150,18 @@ pub(crate) fn uptime() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_image_says_what_it_is() {
+        let release =
+            "NAME=\"Cairn\"\nIMAGE_ID=cairn-cloud\nIMAGE_VERSION=0.2.0\nCAIRN_IMAGE_NUMBER=2000\nCAIRN_LEVEL=1\n";
+        let note = image_note(release, "ab");
+        assert_eq!(
+            (note.version.as_str(), note.number, note.level, note.profile.as_str()),
+            ("0.2.0", 2000, 1, "cloud")
+        );
+        assert_eq!(image_note("", "ab").number, 0);
+    }
 
     #[test]
     fn a_mark_is_found_by_its_name() {

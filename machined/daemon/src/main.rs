@@ -25,8 +25,10 @@ mod pass;
 mod power;
 mod reports;
 mod servers;
+mod wellbeing;
 mod wire;
 
+use crate::controllers::UpgradeParts;
 use crate::facts::{Facts, VERSION};
 use crate::model::{Books, Model};
 use crate::observer::Observed;
@@ -70,8 +72,10 @@ async fn run(init: Option<init_linux::InitSocket>, books: Books) -> anyhow::Resu
     let init = init.map(InitSocket::new).transpose()?.map(Arc::new);
     let (store, supervisor) = (Store::new(), Supervisor::new());
     let facts = Facts::read();
-    let started = controllers::start_all(&store, &supervisor, &facts);
     let power = Power::new();
+    let (staging, reports) = (books.staging.clone(), books.reports.clone());
+    let parts = UpgradeParts { staging, init: init.clone(), power: power.clone(), reports };
+    let started = controllers::start_all(&store, &supervisor, &facts, parts);
     let model = Model::new(&store, started.inboxes, power.clone(), books.clone(), facts);
     tracing::info!(version = VERSION, image = model.facts.image, slot = model.facts.slot, "machined starts");
 
@@ -84,6 +88,7 @@ async fn run(init: Option<init_linux::InitSocket>, books: Books) -> anyhow::Resu
         introduced: store.reader(),
         desired: store.reader(),
         trust: store.reader(),
+        upgrade: store.reader(),
     };
     supervisor.spawn("observer", Restart::Always, move |_| {
         let (observed, events) = (observed.clone(), books.events.clone());

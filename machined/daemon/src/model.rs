@@ -16,6 +16,8 @@ use machined_controllers::network::{LinkStatus, Names};
 use machined_controllers::services::{RestartRequests, ServiceSpec, ServiceStatus, Stopping};
 use machined_controllers::time::TimeStatus;
 use machined_controllers::trust::{Order, OrderAction, TrustInbox, TrustRecord};
+use machined_controllers::upgrade::{Outcome, UpgradeInbox, UpgradeStatus};
+use machined_host::Staging;
 use machined_runtime::{Reader, Store};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,6 +43,9 @@ pub(crate) struct Model {
     pub(crate) apply: ApplyInbox,
     pub(crate) orders: TrustInbox,
     pub(crate) restarts: RestartRequests,
+    pub(crate) upgrades: UpgradeInbox,
+    pub(crate) upgrade: Reader<UpgradeStatus>,
+    pub(crate) staging: Staging,
     pub(crate) power: Power,
     pub(crate) audit: AuditLog,
     pub(crate) logs: LogBook,
@@ -57,6 +62,7 @@ pub(crate) struct Inboxes {
     pub(crate) apply: ApplyInbox,
     pub(crate) orders: TrustInbox,
     pub(crate) restarts: RestartRequests,
+    pub(crate) upgrades: UpgradeInbox,
 }
 
 /// The books of this process.
@@ -66,13 +72,14 @@ pub(crate) struct Books {
     pub(crate) events: EventBook,
     pub(crate) reports: Reports,
     pub(crate) deliveries: Deliveries,
+    pub(crate) staging: Staging,
 }
 
 impl Model {
     /// Puts the handle together.
     pub(crate) fn new(store: &Store, inboxes: Inboxes, power: Power, books: Books, facts: Facts) -> Self {
-        let Inboxes { introduce, apply, orders, restarts } = inboxes;
-        let Books { logs, events, reports, deliveries } = books;
+        let Inboxes { introduce, apply, orders, restarts, upgrades } = inboxes;
+        let Books { logs, events, reports, deliveries, staging } = books;
         Model {
             keys: store.reader(),
             introduced: store.reader(),
@@ -90,6 +97,9 @@ impl Model {
             apply,
             orders,
             restarts,
+            upgrades,
+            upgrade: store.reader(),
+            staging,
             power,
             audit: AuditLog::new(logs.clone()),
             logs,
@@ -149,6 +159,7 @@ impl Model {
             message,
         });
         conditions.push(override_of(self.trust.get(TrustRecord::ID).and_then(|record| record.order).as_ref()));
+        conditions.push(upgrade_of(self.upgrade.get(UpgradeStatus::ID).as_ref()));
         let failing = |(controller, story): (&&str, &String)| Condition {
             r#type: "ControllerFailing".to_owned(),
             status: true,
@@ -211,6 +222,7 @@ impl Model {
             _ = self.stopping.changed() => {}
             _ = self.time.changed() => {}
             _ = self.trust.changed() => {}
+            _ = self.upgrade.changed() => {}
             () = self.deliveries.changed() => {}
             Ok(()) = self.failures.changed() => {}
         }
@@ -233,6 +245,19 @@ fn override_of(order: Option<&Order>) -> Condition {
         }
     };
     Condition { r#type: "Override".to_owned(), status, reason: reason.to_owned(), message }
+}
+
+/// How upgrades stand: true while one runs, or when the last one did not do what was wanted.
+fn upgrade_of(upgrade: Option<&UpgradeStatus>) -> Condition {
+    let (status, reason, message) = match upgrade {
+        Some(upgrade) if upgrade.phase != UpgradeStatus::IDLE => (true, camel(upgrade.phase), upgrade.message.clone()),
+        Some(UpgradeStatus { last: Some(last), .. }) => {
+            let bad = last.outcome != Outcome::Good;
+            (bad, camel(last.outcome.as_str()), format!("wanted by {}: {}", last.origin.by(), last.reason))
+        }
+        Some(_) | None => (false, "None".to_owned(), String::new()),
+    };
+    Condition { r#type: "Upgrade".to_owned(), status, reason, message }
 }
 
 /// "link spec" as "LinkSpec", the form of stable words in the API.

@@ -6,6 +6,7 @@ use machined_controllers::ledger::DesiredMachine;
 use machined_controllers::network::LinkStatus;
 use machined_controllers::services::{ServiceState, ServiceStatus};
 use machined_controllers::trust::{Order, OrderAction, TrustRecord};
+use machined_controllers::upgrade::{Ended, ImageNote, Outcome, UpgradeStatus};
 use machined_runtime::{Reader, Resource, Set};
 use std::sync::Arc;
 
@@ -88,6 +89,30 @@ fn orders(old: &Set<TrustRecord>, new: &Set<TrustRecord>) -> Vec<News> {
     }
 }
 
+fn upgrades(old: &Set<UpgradeStatus>, new: &Set<UpgradeStatus>) -> Vec<News> {
+    let Some(now) = new.get(UpgradeStatus::ID) else { return Vec::new() };
+    let subject = |image: Option<&ImageNote>| {
+        format!("image/{}", image.and_then(|image| image.digest.as_deref()).unwrap_or("unknown"))
+    };
+    let before = old.get(UpgradeStatus::ID);
+    let mut news = Vec::new();
+    if now.phase != UpgradeStatus::IDLE && before.map(|before| before.phase) != Some(now.phase) {
+        news.push(("UpgradePhase", subject(now.target.as_ref()), format!("{}: {}", now.phase, now.message)));
+    }
+    // What ended before machined started is told once more: on the image that the machine came back to, it is news.
+    if let Some(Ended { outcome, image, reason, origin }) = &now.last
+        && before.is_none_or(|before| before.last != now.last)
+    {
+        let kind = match outcome {
+            Outcome::Good => "UpgradeGood",
+            Outcome::Failed => "UpgradeFailed",
+            Outcome::Refused => "UpgradeRefused",
+        };
+        news.push((kind, subject(image.as_ref()), format!("wanted by {}: {reason}", origin.by())));
+    }
+    news
+}
+
 async fn watch<T: Resource>(mut reader: Reader<T>, events: EventBook, compare: fn(&Set<T>, &Set<T>) -> Vec<News>) {
     let mut old = Arc::new(Set::new());
     loop {
@@ -108,6 +133,7 @@ pub(crate) struct Observed {
     pub(crate) introduced: Reader<Introduced>,
     pub(crate) desired: Reader<DesiredMachine>,
     pub(crate) trust: Reader<TrustRecord>,
+    pub(crate) upgrade: Reader<UpgradeStatus>,
 }
 
 /// Observes until dropped.
@@ -117,7 +143,8 @@ pub(crate) async fn observe(observed: Observed, events: EventBook) {
         watch(observed.links, events.clone(), links),
         watch(observed.introduced, events.clone(), introductions),
         watch(observed.desired, events.clone(), activations),
-        watch(observed.trust, events, orders),
+        watch(observed.trust, events.clone(), orders),
+        watch(observed.upgrade, events, upgrades),
     );
 }
 

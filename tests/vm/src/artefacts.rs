@@ -75,6 +75,16 @@ pub(crate) async fn image(places: &Places, output: &Path, more: &[&str]) -> Resu
     logged(places, &places.program("cairn-image")?, &[&arguments, more].concat()).await
 }
 
+/// The same, with the programs of another folder when `more` names one.
+pub(crate) async fn image_of(places: &Places, output: &Path, more: &[&str], own_binaries: bool) -> Result<()> {
+    if !own_binaries {
+        return image(places, output, more).await;
+    }
+    let (archive, output) = (text(&places.image("hello.tar"))?, text(output)?);
+    let arguments = ["build", "--preload", &archive, "--output", &output];
+    logged(places, &places.program("cairn-image")?, &[&arguments, more].concat()).await
+}
+
 /// Where the output of a command goes.
 fn log_file(places: &Places, program: &str, what: &str) -> PathBuf {
     places.root().join(".cairn/logs").join(format!("{program}-{what}.log"))

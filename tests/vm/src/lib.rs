@@ -13,6 +13,7 @@ mod machine;
 mod places;
 pub mod scenarios;
 mod steps;
+pub mod upgrades;
 
 pub use artefacts::Artefacts;
 pub use cluster::{Cluster, DEMO_IMAGE, DEMO_PORT, demo_manifests};

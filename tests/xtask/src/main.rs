@@ -6,6 +6,7 @@ mod demo;
 mod run;
 mod test;
 mod tidy;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -29,6 +30,8 @@ enum Command {
     CleanUp,
     /// All tests, those in virtual machines included
     Test(test::Test),
+    /// Upgrades in a virtual machine, with power cuts at moments that follow from a seed
+    Vm(vm::Vm),
     /// Formatting, lints, layers, tidiness, documentation, licences
     Check,
     /// The layer and tidy checks alone
@@ -63,6 +66,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::CleanUp => demo::clean_up(),
         Command::Test(test) => runtime.block_on(test::test(&test)),
         Command::Sim(sim) => test::sim(&sim),
+        Command::Vm(vm) => runtime.block_on(vm::vm(&vm)),
         Command::Check => check::check(),
         Command::Tidy => tidy::tidy(),
         Command::Bench { bench } => runtime.block_on(bench::bench(&bench)),

@@ -7,6 +7,7 @@ mod dev;
 mod machine;
 mod order;
 mod sign;
+mod upgrade;
 mod verify;
 
 use crate::arguments::{Arguments, Command, ContextCommand, Form};
@@ -77,6 +78,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Service { command } => machine::service(&around, command).await,
         Command::Processes => machine::processes(&around).await,
         Command::Commits { limit } => machine::commits(&around, limit).await,
+        Command::Upgrade(wish) => upgrade::upgrade(&around, &wish).await,
+        Command::Rollback(wish) => upgrade::rollback(&around, &wish).await,
         Command::Reboot => machine::reboot(&around).await,
         Command::Shutdown => machine::shutdown(&around).await,
         Command::Context { command } => context_command(&around, command),

@@ -13,6 +13,7 @@ mod journal;
 mod judge;
 mod permit;
 mod plan;
+mod request;
 #[cfg(test)]
 mod tests;
 mod upgrade_record;
@@ -21,10 +22,8 @@ pub use journal::{Ended, ImageNote, Journal, Origin, Outcome, Stage, Task, Wante
 pub use judge::{ImageRefusal, Rules, floor_permits, judge};
 pub use permit::{PermitRefused, Permits, SingleMachine};
 pub use plan::{Step, next};
-pub use upgrade_record::{
-    HealthProbe, UpgradeAnswer, UpgradeController, UpgradeError, UpgradeInbox, UpgradeRecordError, UpgradeRefused,
-    UpgradeRequest,
-};
+pub use request::{UpgradeAnswer, UpgradeError, UpgradeInbox, UpgradeRecordError, UpgradeRefused, UpgradeRequest};
+pub use upgrade_record::{HealthProbe, UpgradeController};
 
 use init_boot::artefact::{ArtefactHeader, ArtefactManifest};
 use init_boot::{BootRecord, Guid, RootHash, Slot};

@@ -1,5 +1,6 @@
 //! A machine in memory that is upgraded, and whose power is cut at every single step of it.
 
+mod disk;
 mod fake;
 mod power_cuts;
 mod rules;
@@ -88,7 +89,7 @@ async fn a_person_goes_back_and_the_document_does_not_undo_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t91_going_back_below_the_floor_is_refused() {
+async fn going_back_below_the_floor_is_refused() {
     let fake = Fake::new(Behaviour::Healthy);
     fake.document_names_the_new_image();
     fake.run_to_rest().await;

@@ -1,6 +1,6 @@
 //! The machine API for people: each call passes the gate first.
 
-use crate::api::orders;
+use crate::api::{orders, upgrades};
 use crate::facts::{COMMIT, VERSION, uptime};
 use crate::gate::Gate;
 use crate::log_book::Line;
@@ -14,9 +14,10 @@ use machined_api::machine_server::Machine;
 use machined_api::{
     CommitsReply, CommitsRequest, DeliverReply, DeliverRequest, DmesgRequest, Event, EventsRequest, HoldRequest,
     LogLine, LogsRequest, MarkReply, MarkRequest, OrderReply, PinRequest, Process, ProcessesReply, ProcessesRequest,
-    RebootReply, RebootRequest, RestartServiceReply, RestartServiceRequest, ResumeReply, ResumeRequest, Service,
-    ServicesReply, ServicesRequest, ShutdownReply, ShutdownRequest, StatusReply, StatusRequest, VersionReply,
-    VersionRequest,
+    RebootReply, RebootRequest, RestartServiceReply, RestartServiceRequest, ResumeReply, ResumeRequest,
+    RollbackRequest, Service, ServicesReply, ServicesRequest, ShutdownReply, ShutdownRequest, StatusReply,
+    StatusRequest, UpgradeReply, UpgradeRequest, UpgradeStatusReply, UpgradeStatusRequest, VersionReply,
+    VersionRequest, upgrade_request,
 };
 use machined_controllers::trust::OrderAction;
 use machined_host::{KernelLine, KernelLog, machine_memory, memory_of, processes};
@@ -247,5 +248,35 @@ impl Machine for MachineService {
     async fn mark(&self, request: Request<MarkRequest>) -> Result<Response<MarkReply>, Status> {
         self.gate.admit("Mark", Access::Reader, &request)?;
         Ok(Response::new(MarkReply { mark: self.model.reports.mark() }))
+    }
+
+    async fn upgrade(&self, request: Request<Streaming<UpgradeRequest>>) -> Result<Response<UpgradeReply>, Status> {
+        let who = self.gate.admit("Upgrade", Access::Operator, &request)?;
+        let (meta, extensions) = (request.metadata().clone(), request.extensions().clone());
+        let mut parts = request.into_inner();
+        let wish = match parts.message().await?.and_then(|first| first.part) {
+            Some(upgrade_request::Part::Wish(wish)) => wish,
+            Some(upgrade_request::Part::Chunk(_)) | None => {
+                return Err(Status::invalid_argument("an upgrade begins with the wish"));
+            }
+        };
+        if wish.without_permit {
+            self.gate.admit("UpgradeWithoutPermit", Access::Admin, &Request::from_parts(meta, extensions, ()))?;
+        }
+        upgrades::upgrade(&self.model, &who, wish, parts).await.map(Response::new)
+    }
+
+    async fn upgrade_status(
+        &self,
+        request: Request<UpgradeStatusRequest>,
+    ) -> Result<Response<UpgradeStatusReply>, Status> {
+        self.gate.admit("UpgradeStatus", Access::Reader, &request)?;
+        Ok(Response::new(upgrades::status(&self.model)))
+    }
+
+    async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<UpgradeReply>, Status> {
+        let needs = if request.get_ref().without_permit { Access::Admin } else { Access::Operator };
+        let who = self.gate.admit("Rollback", needs, &request)?;
+        upgrades::rollback(&self.model, &who, request.into_inner()).await.map(Response::new)
     }
 }

@@ -6,3 +6,4 @@ pub(crate) mod maintenance_service;
 mod orders;
 #[cfg(test)]
 mod tests;
+mod upgrades;

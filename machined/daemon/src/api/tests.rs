@@ -91,6 +91,7 @@ async fn machine() -> Machine {
         apply: Inbox::new(Trigger::new()),
         orders,
         restarts: RestartRequests::default(),
+        upgrades: Inbox::new(Trigger::new()),
     };
     let model = Model::new(&store, inboxes, Power::new(), books, Default::default());
     let key = MachineKey::new(IdentityKey::generate().expect("because the system has randomness"));

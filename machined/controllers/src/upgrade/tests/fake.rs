@@ -1,14 +1,13 @@
-//! A disk, a boot loader and a firmware in memory, with a power switch; and what the images on the disk do when they start.
+//! A machine with a power switch: its documents, machined on its fake disk, and what the images do when they start.
 
-use crate::block::{STATE, Volume};
-use crate::files::{FileError, FilesHost, Lasting};
+use super::disk::{Disk, FakeHost, index};
+use crate::block::{EPHEMERAL, STATE, Volume};
 use crate::ledger::{DesiredMachine, LedgerRead, RawDesired};
 use crate::upgrade::{
-    ImageNote, SingleMachine, Slots, UpgradeAnswer, UpgradeController, UpgradeHost, UpgradeHostError, UpgradeInbox,
-    UpgradeRequest, UpgradeStatus,
+    ImageNote, SingleMachine, UpgradeAnswer, UpgradeController, UpgradeInbox, UpgradeRequest, UpgradeStatus,
 };
 use init_boot::artefact::{ArtefactHeader, ArtefactManifest, IMAGE_NAMESPACE};
-use init_boot::{BootRecord, EMPTY_SLOT_GUID, Guid, MetaKind, RootHash, STARTS_MAX, Slot};
+use init_boot::{EMPTY_SLOT_GUID, RootHash, Slot};
 use machined_access::{AccessTable, MachineEntry, MachineRole};
 use machined_ids::{Fingerprint, Generation, MachineName, Seq, StepId};
 use machined_reconcile::Outcome;
@@ -17,7 +16,7 @@ use ssh_key::private::Ed25519Keypair;
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ const CLUSTER: &str = "00112233445566778899aabbccddeeff";
 /// The release number of the image that the machine was flashed with.
 pub(super) const OLD: u64 = 1;
 /// The release number of the image that it is upgraded to.
-const NEW: u64 = 2;
+pub(super) const NEW: u64 = 2;
 /// Boots after which a machine that does not come to rest is taken to go round in circles.
 const BOOTS_MAX: usize = 20;
 /// Reconciliations of one boot after which a machine is taken to go round in circles.
@@ -39,7 +38,8 @@ pub(super) enum Behaviour {
     Panics,
 }
 
-fn root(number: u64) -> RootHash {
+/// The root hash of the image with this release number.
+pub(super) fn root(number: u64) -> RootHash {
     RootHash::from_bytes([u8::try_from(number).expect("because test numbers are small"); 32])
 }
 
@@ -74,115 +74,15 @@ pub(super) fn signed_by(number: u64, seed: u8) -> ArtefactHeader {
     header
 }
 
-/// What survives a power cut, and what is set for a test.
-#[derive(Debug)]
-pub(super) struct Disk {
-    pub(super) running: Slot,
-    pub(super) default: Slot,
-    pub(super) behaviour: Behaviour,
-    pub(super) firmware_forgets: bool,
-    pub(super) url_fails: bool,
-    pub(super) url_serves_what_runs: bool,
-    pub(super) artefact_is_damaged: bool,
-    pub(super) slot_was_touched: bool,
-    pub(super) told_good: bool,
-    pub(super) starts_of_the_new_image: u32,
-    guids: [Guid; 2],
-    roots: [Option<RootHash>; 2],
-    entries: [Option<RootHash>; 2],
-    copies: BTreeMap<u64, Vec<u8>>,
-    one_shot: Option<Slot>,
-    staged: Option<ArtefactHeader>,
-    served: ArtefactHeader,
-    files: BTreeMap<PathBuf, Vec<u8>>,
-    restart: bool,
-    dead: bool,
-    operations: usize,
-    cut: Option<(usize, bool)>,
-}
-
-const fn index(slot: Slot) -> usize {
-    match slot {
-        Slot::A => 0,
-        Slot::B => 1,
-    }
-}
-
-impl Disk {
-    pub(super) fn boot_record(&self) -> Option<BootRecord> {
-        let place = |kind: MetaKind| {
-            let mut bytes = self.copies.get(&kind.offset()).cloned().unwrap_or_default();
-            bytes.resize(kind.place_bytes(), 0);
-            bytes
-        };
-        BootRecord::newest(&place(MetaKind::BootFirst), &place(MetaKind::BootSecond))
-    }
-
-    fn write_record(&mut self, record: &BootRecord, torn: bool) {
-        let (kind, mut bytes) = record.encode();
-        if torn {
-            bytes.truncate(60);
-        }
-        self.copies.insert(kind.offset(), bytes);
-    }
-
-    /// Counts an operation; `Some(torn)` when power is cut in it.
-    fn operation(&mut self) -> Option<bool> {
-        self.operations += 1;
-        match self.cut {
-            Some((at, torn)) if at == self.operations => {
-                self.dead = true;
-                Some(torn)
-            }
-            Some(_) | None => None,
-        }
-    }
-
-    /// The firmware and the boot loader: what starts, and whether it gets as far as machined.
-    fn start(&mut self) -> bool {
-        (self.dead, self.restart, self.told_good) = (false, false, false);
-        let asked = self.one_shot.take().filter(|slot| self.entries[index(*slot)].is_some());
-        let slot = asked.unwrap_or(self.default);
-        let root = self.entries[index(slot)].expect("because a slot without a boot entry must never be the default");
-        // Stage one finds its slot by GUID; what lies there must be whole.
-        let found = self.guids.iter().position(|guid| *guid == root.partition_guid());
-        let found = found.expect("because a boot entry without its root must never be started");
-        assert_eq!(self.roots[found], Some(root), "a slot was named before it was whole");
-        self.running = slot;
-        let mut record = self.boot_record();
-        let attempt = record.as_mut().and_then(|record| record.attempt.as_mut()).filter(|attempt| attempt.root == root);
-        if let Some(attempt) = attempt {
-            if attempt.ended.is_some() || attempt.starts >= STARTS_MAX {
-                self.one_shot = Some(slot.other());
-                return false;
-            }
-            attempt.starts += 1;
-            let next = record.expect("because it has the attempt").next();
-            self.write_record(&next, false);
-        }
-        if root == self::root(NEW) {
-            self.starts_of_the_new_image += 1;
-            assert!(
-                self.default == slot || self.boot_record().is_some_and(|record| record.attempt.is_some()),
-                "an image that nobody proved was started without being counted"
-            );
-            return self.behaviour != Behaviour::Panics;
-        }
-        true
-    }
-
-    /// PID 1's deadline.
-    fn end_the_try(&mut self) -> bool {
-        let Some(mut next) = self.boot_record().map(|record| record.next()) else { return false };
-        let running = self.roots[index(self.running)];
-        match next.attempt.as_mut().filter(|attempt| Some(attempt.root) == running) {
-            Some(attempt) => attempt.end("this image is being tried and did not become good in time"),
-            None => return false,
-        }
-        self.write_record(&next, false);
-        self.one_shot = Some(self.running.other());
-        true
-    }
+/// What the accepted step says.
+#[derive(Debug, Clone)]
+struct Accepted {
+    /// Digest of the image that the document names.
+    named: Option<String>,
+    floor: u64,
+    machines: usize,
+    /// Whether a key is an image key.
+    signing: bool,
 }
 
 /// The machine.
@@ -194,126 +94,8 @@ pub(super) struct Fake {
     wishes: std::cell::RefCell<Vec<UpgradeRequest>>,
     boots: Cell<usize>,
     answers: std::cell::RefCell<Vec<UpgradeAnswer>>,
-    rules: std::cell::RefCell<(Option<(String, u32)>, u64, usize, bool)>,
+    rules: std::cell::RefCell<Accepted>,
     seen: std::cell::RefCell<Option<UpgradeStatus>>,
-}
-
-struct FakeHost(Arc<Mutex<Disk>>);
-
-fn failed(doing: &str) -> UpgradeHostError {
-    UpgradeHostError { doing: doing.to_owned(), source: "it was told to fail".into() }
-}
-
-impl FakeHost {
-    fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.0.lock().expect("because no holder panics")
-    }
-
-    /// One operation that changes something: nothing, part or all of it is done.
-    fn change(&self, part: impl FnOnce(&mut Disk), all: impl FnOnce(&mut Disk)) -> Result<(), UpgradeHostError> {
-        let mut disk = self.disk();
-        if disk.dead {
-            return Err(failed("work without power"));
-        }
-        match disk.operation() {
-            Some(true) => part(&mut disk),
-            Some(false) => {}
-            None => all(&mut disk),
-        }
-        if disk.dead { Err(failed("work without power")) } else { Ok(()) }
-    }
-}
-
-impl UpgradeHost for FakeHost {
-    async fn look(&self) -> Result<Slots, UpgradeHostError> {
-        let disk = self.disk();
-        let running = disk.running;
-        Ok(Slots {
-            running,
-            root: disk.roots[index(running)].expect("because it runs"),
-            other: disk.guids[index(running.other())],
-            default: Some(disk.default),
-            record: disk.boot_record(),
-        })
-    }
-
-    async fn obtain(&self, _url: &str) -> Result<(), UpgradeHostError> {
-        if self.disk().url_fails {
-            return Err(failed("fetch"));
-        }
-        self.change(|_| {}, |disk| disk.staged = Some(disk.served.clone()))
-    }
-
-    async fn header(&self) -> Result<Option<ArtefactHeader>, UpgradeHostError> {
-        Ok(self.disk().staged.clone())
-    }
-
-    async fn verify(&self, _header: &ArtefactHeader) -> Result<(), UpgradeHostError> {
-        if self.disk().artefact_is_damaged { Err(failed("match the digest")) } else { Ok(()) }
-    }
-
-    async fn discard(&self) -> Result<(), UpgradeHostError> {
-        self.change(|_| {}, |disk| disk.staged = None)
-    }
-
-    async fn empty(&self, slot: Slot) -> Result<(), UpgradeHostError> {
-        let check = |disk: &mut Disk| {
-            assert_ne!(disk.default, slot, "the slot that starts by default must never be emptied");
-            assert_ne!(disk.running, slot, "the slot that runs must never be emptied");
-            disk.slot_was_touched = true;
-            disk.guids[index(slot)] = EMPTY_SLOT_GUID;
-        };
-        self.change(check, |disk| {
-            check(disk);
-            disk.entries[index(slot)] = None;
-        })
-    }
-
-    async fn write(&self, slot: Slot, header: &ArtefactHeader) -> Result<(), UpgradeHostError> {
-        let root = header.manifest.root_hash;
-        self.change(
-            |disk| disk.roots[index(slot)] = None,
-            |disk| (disk.roots[index(slot)], disk.entries[index(slot)]) = (Some(root), Some(root)),
-        )
-    }
-
-    async fn name(&self, slot: Slot, root: &RootHash) -> Result<(), UpgradeHostError> {
-        self.change(|_| {}, |disk| disk.guids[index(slot)] = root.partition_guid())
-    }
-
-    async fn record(&self, record: &BootRecord) -> Result<(), UpgradeHostError> {
-        self.change(|disk| disk.write_record(record, true), |disk| disk.write_record(record, false))
-    }
-
-    async fn set_default(&self, slot: Slot) -> Result<(), UpgradeHostError> {
-        self.change(|_| {}, |disk| disk.default = slot)
-    }
-
-    async fn ask_once(&self, slot: Slot) -> Result<(), UpgradeHostError> {
-        self.change(|_| {}, |disk| disk.one_shot = (!disk.firmware_forgets).then_some(slot))
-    }
-
-    fn tell_good(&self) {
-        self.disk().told_good = true;
-    }
-
-    fn restart(&self) {
-        self.disk().restart = true;
-    }
-}
-
-impl FilesHost for FakeHost {
-    async fn read(&self, path: &Path, _limit: usize) -> Result<Option<Vec<u8>>, FileError> {
-        Ok(self.disk().files.get(path).cloned())
-    }
-    async fn replace(&self, path: &Path, bytes: &[u8], lasting: Lasting) -> Result<(), FileError> {
-        assert_eq!(lasting, Lasting::Durable);
-        let done = self.change(|_| {}, |disk| drop(disk.files.insert(path.to_owned(), bytes.to_vec())));
-        done.map_err(|_| FileError { doing: "write", path: path.to_owned(), source: std::io::ErrorKind::Other.into() })
-    }
-    async fn set(&self, _: &Path, _: &str) -> Result<bool, FileError> {
-        Ok(false)
-    }
 }
 
 impl Fake {
@@ -353,7 +135,7 @@ impl Fake {
             wishes: Vec::new().into(),
             boots: Cell::new(0),
             answers: Vec::new().into(),
-            rules: (None, 0, 1, false).into(),
+            rules: Accepted { named: None, floor: 0, machines: 1, signing: false }.into(),
             seen: None.into(),
         };
         fake.apply();
@@ -390,34 +172,34 @@ impl Fake {
     }
 
     pub(super) fn document_names_the_new_image(&self) {
-        self.rules.borrow_mut().0 = Some((header_of(NEW).manifest.digest().to_string(), 1));
+        self.rules.borrow_mut().named = Some(header_of(NEW).manifest.digest().to_string());
         self.apply();
     }
 
     pub(super) fn document_names_what_runs(&self) {
         self.disk().served = header_of(OLD);
-        self.rules.borrow_mut().0 = Some((header_of(OLD).manifest.digest().to_string(), 1));
+        self.rules.borrow_mut().named = Some(header_of(OLD).manifest.digest().to_string());
         self.apply();
     }
 
     pub(super) fn document_names_nothing(&self) {
-        self.rules.borrow_mut().0 = None;
+        self.rules.borrow_mut().named = None;
         self.apply();
     }
 
     pub(super) fn floor(&self, floor: u64) {
-        self.rules.borrow_mut().1 = floor;
+        self.rules.borrow_mut().floor = floor;
         self.apply();
     }
 
     pub(super) fn machines(&self, count: usize) {
-        self.rules.borrow_mut().2 = count;
+        self.rules.borrow_mut().machines = count;
         self.apply();
     }
 
     pub(super) fn image_key_signed(&self) {
         self.disk().served = signed_by(NEW, 1);
-        self.rules.borrow_mut().3 = true;
+        self.rules.borrow_mut().signing = true;
         self.apply();
     }
 
@@ -428,10 +210,10 @@ impl Fake {
 
     /// Puts the desired machine into the store.
     fn apply(&self) {
-        let (image, floor, machines, signing) = self.rules.borrow().clone();
+        let Accepted { named: image, floor, machines, signing } = self.rules.borrow().clone();
         let identity = Fingerprint::from_sha256(&[7; 32]);
-        let image = image.map_or(String::new(), |(digest, attempt)| {
-            format!("image digest=\"{digest}\" url=\"http://images.example/new.artefact\" attempt={attempt}")
+        let image = image.map_or(String::new(), |digest| {
+            format!("image digest=\"{digest}\" url=\"http://images.example/new.artefact\"")
         });
         let machine = |number: usize| {
             let name = MachineName::parse(&format!("cp{number}")).expect("because it is a label");
@@ -525,10 +307,10 @@ impl Fake {
         let files = Arc::clone(&host);
         let (mut controller, inbox) =
             UpgradeController::new(&mut ports, host, files, SingleMachine::new(desired), Box::new(health), note);
-        store
-            .writer()
-            .expect("because nobody else writes it")
-            .put(STATE, Volume { device: PathBuf::new(), formatted: false });
+        let volumes: Writer<Volume> = store.writer().expect("because nobody else writes it");
+        for volume in [STATE, EPHEMERAL] {
+            volumes.put(volume, Volume { device: PathBuf::new(), formatted: false });
+        }
         store.writer().expect("because nobody else writes it").put(LedgerRead::ID, LedgerRead);
         let now = self.store.reader::<DesiredMachine>().get(DesiredMachine::ID).expect("because apply() put it");
         store.writer().expect("because nobody else writes it").put(DesiredMachine::ID, now);
@@ -546,7 +328,8 @@ impl Fake {
             let wishes = std::mem::take(&mut *self.wishes.borrow_mut());
             let asked = async {
                 for wish in wishes {
-                    self.answers.borrow_mut().push(inbox.ask(wish).await.expect("because machined answers"));
+                    let answer = inbox.ask(wish).await.expect("because machined answers");
+                    self.answers.borrow_mut().push(answer);
                 }
             };
             let ((), done) = tokio::join!(biased; asked, controller.reconcile());
