@@ -23,6 +23,7 @@ pub mod profile;
 pub mod progress;
 pub mod qcow2;
 pub mod root;
+pub mod sbom;
 pub mod secure_boot;
 pub mod squashfs;
 pub mod tools;

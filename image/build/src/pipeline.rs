@@ -37,6 +37,7 @@ use crate::profile::Profile;
 use crate::progress::Progress;
 use crate::qcow2;
 use crate::root::{self, RootError};
+use crate::sbom::{self, Bill};
 use crate::secure_boot::{self, SecureBoot};
 use crate::squashfs::{self, SquashfsError};
 use crate::tools::Tool;
@@ -169,6 +170,7 @@ pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildE
     let keys = keys.as_ref().map(|keys| (keys.enrolment.as_slice(), request.enrolment));
     write_disk(request, &profile, &root, &Boot { loader: &loader, uki: &boot.uki, keys })?;
     artefact::write(&request.output.join(&manifest.artefact), &artefact, &boot.uki, &root.bytes)?;
+    write_bill(request, &profile, &packages, &artefact.manifest)?;
     manifest.save(&request.output)?;
     watch.lap("disk image");
     Ok(Built { manifest, timings: watch.timings, moved: packages.moved })
@@ -190,6 +192,25 @@ fn write_disk(request: &Request, profile: &Profile, root: &RootImage, boot: &Boo
     files::write(&output("cairn.efi"), boot.uki)?;
     files::write(&output("root.img"), &root.bytes)?;
     Ok(())
+}
+
+/// The bills of materials and the provenance.
+fn write_bill(
+    request: &Request,
+    profile: &Profile,
+    packages: &Packages,
+    manifest: &ArtefactManifest,
+) -> Result<(), BuildError> {
+    let programs: Vec<&str> = profile.binaries.iter().map(|binary| binary.name.as_str()).collect();
+    let bill = Bill {
+        manifest,
+        components: sbom::components(packages, &request.profiles, &programs)?,
+        tools: sbom::tools(packages),
+        lock_sha256: digest::sha256_hex(packages.lock.render().as_bytes()),
+        compilers: packages.lock.compilers().iter().cloned().collect(),
+        commit: sbom::commit(&request.profiles),
+    };
+    Ok(sbom::write(&bill, &request.output)?)
 }
 
 fn describe(

@@ -15,6 +15,7 @@ use crate::modules::ModulesError;
 use crate::packages::PackagesError;
 use crate::profile::ProfileError;
 use crate::root::RootError;
+use crate::sbom::CratesError;
 use crate::secure_boot::{PeError, SecureBootError};
 use crate::squashfs::SquashfsError;
 use crate::tools::ToolError;
@@ -68,6 +69,9 @@ pub enum BuildError {
         /// What the lock names and did not make them.
         names: String,
     },
+    /// The bill of materials.
+    #[error("cannot write the bill of materials")]
+    Bill(#[from] CratesError),
     /// The artefact.
     #[error(transparent)]
     Artefact(#[from] ArtefactFileError),
