@@ -12,6 +12,7 @@ mod kubectl;
 mod machine;
 mod places;
 pub mod scenarios;
+pub mod secure_boot;
 mod steps;
 pub mod upgrades;
 

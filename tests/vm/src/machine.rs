@@ -51,19 +51,41 @@ pub struct VirtualMachine {
     ports: Ports,
     folder: PathBuf,
     image: PathBuf,
+    secure_boot: bool,
 }
 
 impl VirtualMachine {
     /// A machine called `name` in the folder of this demo or test; nothing runs yet.
     #[must_use]
     pub fn new(places: &Places, name: &str, ports: Ports) -> Self {
-        VirtualMachine { name: name.to_owned(), ports, folder: places.home(name), image: places.image("") }
+        VirtualMachine {
+            name: name.to_owned(),
+            ports,
+            folder: places.home(name),
+            image: places.image(""),
+            secure_boot: false,
+        }
     }
 
     /// The same machine with another image.
     #[must_use]
     pub fn with_image(self, image: PathBuf) -> Self {
         VirtualMachine { image, ..self }
+    }
+
+    /// The same machine with firmware that knows Secure Boot and has no keys yet.
+    #[must_use]
+    pub fn with_secure_boot(self) -> Self {
+        VirtualMachine { secure_boot: true, ..self }
+    }
+
+    /// Puts other content onto its disk while it is off.
+    ///
+    /// # Errors
+    /// When the disk cannot be written.
+    pub fn replace_disk(&self, qcow2: &[u8]) -> Result<()> {
+        let path = self.folder.join("disk.qcow2");
+        std::fs::write(&path, qcow2).with_context(|| format!("writing {}", path.display()))
     }
 
     /// Its name.
@@ -111,6 +133,9 @@ impl VirtualMachine {
         let mut arguments = vec!["run", &image, "--detach", "--machine", &folder];
         for forward in &forwards {
             arguments.extend(["--forward", forward]);
+        }
+        if self.secure_boot {
+            arguments.push("--secure-boot");
         }
         logged(places, &places.program("cairn-image")?, &arguments).await
     }

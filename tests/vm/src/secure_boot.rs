@@ -36,7 +36,7 @@ async fn enforced(places: &Places, machine: &VirtualMachine, image: &Path) -> Re
     let uki = std::fs::read(image.join("cairn.efi")).context("reading the UKI")?;
     let root = std::fs::read(image.join("root.img")).context("reading the root image")?;
     // In the middle of the UKI lies its kernel or its initramfs; the root's first byte is its superblock's.
-    boots_not(places, machine, &flipped(&signed, &uki, uki.len() / 2)?, "Security").await?;
+    boots_not(places, machine, &flipped(&signed, &uki, uki.len() / 2)?, "Error loading").await?;
     boots_not(places, machine, &flipped(&signed, &root, 0)?, "corrupted").await?;
     let unsigned = std::fs::read(places.image("disk.qcow2")).context("reading the unsigned image")?;
     boots_not(places, machine, &unsigned, "Access Denied").await

@@ -17,6 +17,9 @@ pub(crate) struct Test {
     /// Only the demo on this computer, without a machine, in the network namespace that this was started in.
     #[arg(long, hide = true)]
     dev: bool,
+    /// Only Secure Boot, in a virtual machine.
+    #[arg(long)]
+    secure_boot: bool,
     /// How often power is cut in the middle of a change.
     #[arg(long, default_value_t = 2)]
     cuts: u32,
@@ -50,6 +53,11 @@ pub(crate) fn sim(sim: &Sim) -> Result<()> {
 pub(crate) async fn test(test: &Test) -> Result<()> {
     if test.dev {
         return dev().await;
+    }
+    if test.secure_boot {
+        let mut steps = Steps::default();
+        Artefacts::build(&Places::new(".cairn/test-secure-boot")?, &mut steps).await?;
+        return secure_boot(&mut steps).await;
     }
     if !test.vm {
         run("cargo", &["test", "--workspace", "--locked"])?;
@@ -151,6 +159,19 @@ async fn seeded(steps: &mut Steps) -> Result<()> {
     let machine = VirtualMachine::new(&places, "cp1", Ports::free()?);
     let held = scenarios::a_baked_seed_introduces_the_machine(&places, machine);
     steps.take("a baked seed introduces a machine", held).await
+}
+
+/// A machine of its own whose firmware takes only what a key signed.
+async fn secure_boot(steps: &mut Steps) -> Result<()> {
+    let home = ".cairn/test-secure-boot";
+    std::fs::remove_dir_all(Places::new(home)?.home("")).context("removing what the last run left")?;
+    let places = Places::new(home)?;
+    let machine = VirtualMachine::new(&places, "cp1", Ports::free()?).with_secure_boot();
+    let held = tests_vm::secure_boot::only_signed_code_runs_with_secure_boot(&places, machine.clone()).await;
+    if held.is_err() {
+        println!("the console ends:\n{}", machine.serial());
+    }
+    steps.take("only signed code runs with Secure Boot", async { held }).await
 }
 
 /// What the Service answers after the first change, after a hold, and after [`changes`].
