@@ -1,7 +1,7 @@
 //! The crates that our programs are linked from: cargo's own resolution, followed from each program along normal dependencies.
 //!
 //! cargo resolves features for the whole workspace, so an optional dependency that only a test turns on may be listed; none is left
-//! out. Must never reach the network: what was built has been downloaded.
+//! out. cargo fetches what it has not read yet, such as crates of tests alone; must never change Cargo.lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -81,7 +81,7 @@ struct Kind {
 /// The crates of these programs, our own among them.
 pub(super) fn components(checkout: &Path, programs: &[&str]) -> Result<Vec<Component>, CratesError> {
     let mut command = Command::new("cargo");
-    command.args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", TARGET]);
+    command.args(["metadata", "--format-version", "1", "--locked", "--filter-platform", TARGET]);
     let output = command.current_dir(checkout).output().map_err(FileError::because("run cargo in", checkout))?;
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
