@@ -39,6 +39,8 @@ pub(crate) struct Target {
     /// How far this machine has come: of two, the one that is further decides what runs, also when it runs an older step.
     pub(crate) accepted: (Epoch, Seq),
     pub(crate) machine: MachineName,
+    /// The newest order of people that it was computed from.
+    pub(crate) orders: u64,
     pub(crate) role: Role,
     pub(crate) identity: Fingerprint,
     /// This machine's signed report of what it accepted, for the others.
@@ -107,6 +109,7 @@ impl Cluster {
         &mut self,
         client: &Client,
         target: &Target,
+        newest_order: impl Fn() -> u64,
         now: Instant,
     ) -> Result<Synced, ClusterError> {
         self.ensure_namespace(client).await?;
@@ -117,7 +120,7 @@ impl Cluster {
                 return Ok(Synced::NotHolder);
             }
         }
-        let synced = self.sync(client, target, now).await;
+        let synced = self.sync(client, target, newest_order, now).await;
         // What was judged is shown also while applying fails; that is when people look.
         self.published.publish(client, target).await?;
         synced
@@ -134,7 +137,13 @@ impl Cluster {
         Ok(())
     }
 
-    async fn sync(&mut self, client: &Client, target: &Target, now: Instant) -> Result<Synced, ClusterError> {
+    async fn sync(
+        &mut self,
+        client: &Client,
+        target: &Target,
+        newest_order: impl Fn() -> u64,
+        now: Instant,
+    ) -> Result<Synced, ClusterError> {
         let (desired, place) = (&target.desired, target.accepted);
         let step = desired.source.step;
         let due = match &self.done {
@@ -158,6 +167,10 @@ impl Cluster {
             Ok(plan) => plan,
             Err(refusal) => return Ok(Synced::Refused(refused(refusal))),
         };
+        if newest_order() > target.orders {
+            // Right before the first write: the source reads the order, and tells what to do then.
+            return Ok(Synced::Unchanged);
+        }
         let healthy = execute(client, &plan, &known, place).await?;
         self.done = Some((step, now));
         self.healthy = healthy.then_some(step);

@@ -141,8 +141,16 @@ impl Source {
             Some(generation) => generation,
             None => self.number(state, &desired, context).await?,
         };
-        let down = desired_machine(generation, &desired, name.clone(), machine.text.clone());
+        let down = DesiredMachine {
+            orders: context.orders,
+            ..desired_machine(generation, &desired, name.clone(), machine.text.clone())
+        };
         if let Err(error) = self.machine.apply(&down).await {
+            if error.misses_an_order() {
+                // The next round reads the order first, and decides anew what should run.
+                (self.pending, self.rendered) = (None, None);
+                return Err(error.into());
+            }
             // Another content had this number: the next round takes a new one.
             let taken = error.is_older();
             let generation = (!taken).then_some(generation);
@@ -152,8 +160,13 @@ impl Source {
         }
         self.reporter.condition(condition(Topic::Enrolled, true, "", "")).await?;
         let source = &desired.source;
-        if before != Some(source.step) || self.applied.is_none() {
+        if before != Some(source.step) {
+            self.rollout_file.begin(&source.step);
             self.rollout = Some((source.step, moment.instant));
+        } else if self.applied.is_none() {
+            // After a restart the rollout goes on.
+            let since = moment.instant.checked_sub(self.rollout_file.age(&source.step));
+            self.rollout = Some((source.step, since.unwrap_or(moment.instant)));
         }
         // Of an accepted step with mistakes the book says "refused", not that what ran before it was applied again.
         if before != Some(source.step) || desired.access.step == source.step {
@@ -195,6 +208,7 @@ impl Source {
             desired: Arc::clone(desired),
             accepted: (state.epoch(), state.accepted().seq),
             machine: name.clone(),
+            orders: context.orders,
             role: machine.config.role,
             identity: context.identity.clone(),
             mark: self.marker.signed().cloned(),
@@ -240,5 +254,6 @@ fn desired_machine(
         cluster_kdl: desired.documents.cluster_text.clone(),
         machine_kdl,
         access: desired.access.clone(),
+        orders: 0,
     }
 }

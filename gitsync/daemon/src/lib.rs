@@ -15,10 +15,11 @@ mod marks;
 mod objects;
 mod orders;
 mod report;
+mod rollout;
 mod run;
 mod show;
 mod source;
 mod statements;
 mod store;
 
-pub use run::{Places, run};
+pub use run::{Places, WallClock, run};

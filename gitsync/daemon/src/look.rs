@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// How long a look goes on for slow sources once one has answered; they are heard in a later look.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How often a recovery that waits for its time is judged again.
+/// How often a recovery that waits for its time, and what a wrong clock may have refused, is judged again.
 const RECOVERY_PERIOD: Duration = Duration::from_secs(30);
 
 /// Ids of statements that are remembered for each source: as many as the fetch child looks at.
@@ -60,7 +60,7 @@ pub(crate) struct Sources {
     bundle: Option<String>,
     /// Whether the time was trusted at the last look.
     timed: bool,
-    /// When recoveries that wait were judged last.
+    /// When what waits for its time was judged last.
     recoveries: Option<Instant>,
 }
 
@@ -89,6 +89,14 @@ impl Sources {
     /// Every source is fetched as if nothing had been judged.
     pub(crate) fn judge_again(&mut self) {
         self.seen.values_mut().for_each(|seen| seen.tip = None);
+    }
+
+    /// Whether a tip was refused for the time alone, which goes on, or is put right.
+    fn wait_for_time(&self) -> bool {
+        let for_time = |refusal: &Refusal| {
+            matches!(refusal.reason, Reason::FreshnessUnproven | Reason::Expired | Reason::StaleBeacon)
+        };
+        self.seen.values().any(|seen| seen.refusal.as_ref().is_some_and(for_time))
     }
 
     fn start(&mut self, origin: Origin, number: usize, request: Request) {
@@ -157,7 +165,8 @@ impl Source {
         context: &Context,
         moment: &Moment,
     ) -> Result<Option<ObjectSet>, SourceError> {
-        let waits = self.state.as_ref().is_some_and(|state| !state.pending_recoveries().is_empty());
+        let waits = self.state.as_ref().is_some_and(|state| !state.pending_recoveries().is_empty())
+            || self.sources.wait_for_time();
         let looked = |at: Instant| moment.instant.saturating_duration_since(at) < RECOVERY_PERIOD;
         let due = waits && !self.sources.recoveries.is_some_and(looked);
         if due {

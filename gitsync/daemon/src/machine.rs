@@ -30,6 +30,8 @@ pub(crate) struct Context {
     pub(crate) step: Option<StepId>,
     /// The hold or pin that people ordered.
     pub(crate) order: Option<Order>,
+    /// Counts what people ordered; what is computed from this context carries it.
+    pub(crate) orders: u64,
     /// Whether the machine's clock follows a time server.
     pub(crate) time_synchronised: bool,
     /// A bundle that somebody brought.
@@ -106,6 +108,7 @@ impl TryFrom<ContextReply> for Context {
             generation: Generation(reply.generation),
             step: StepId::parse(&reply.step).ok(),
             order: reply.order.map(order).transpose()?,
+            orders: reply.orders,
             time_synchronised: reply.time_synchronised,
             bundle: reply.bundle.map(|bundle| Bundle { path: bundle.path.into(), sha256: bundle.sha256 }),
             accepted: reply.accepted.map(reached).transpose()?,
@@ -125,6 +128,8 @@ pub(crate) struct DesiredMachine {
     pub(crate) cluster_kdl: String,
     pub(crate) machine_kdl: String,
     pub(crate) access: AccessTable,
+    /// The newest order that was known; machined refuses what was computed before a newer one.
+    pub(crate) orders: u64,
 }
 
 /// A call to machined failed.
@@ -140,6 +145,11 @@ impl MachineError {
     /// Whether machined took this generation or position, or a later one, with another content.
     pub(crate) fn is_older(&self) -> bool {
         self.status.code() == tonic::Code::FailedPrecondition
+    }
+
+    /// Whether people ordered something that this did not know.
+    pub(crate) fn misses_an_order(&self) -> bool {
+        self.status.code() == tonic::Code::Aborted
     }
 }
 
@@ -183,6 +193,7 @@ impl Machine {
             cluster_kdl: desired.cluster_kdl.clone(),
             machine_kdl: desired.machine_kdl.clone(),
             access,
+            orders: desired.orders,
         };
         self.client.clone().apply(request).await.map(drop).map_err(failed("take the desired machine"))
     }

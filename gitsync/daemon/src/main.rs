@@ -3,7 +3,7 @@
 //! `gitsync run` is started by machined; `gitsync fetch-child` by `gitsync run`. Neither takes options: where to look, and what
 //! this machine is, comes from machined's local socket.
 
-use gitsync_daemon::Places;
+use gitsync_daemon::{Places, WallClock};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -53,6 +53,7 @@ async fn run() -> ExitCode {
         folder: FOLDER.into(),
         program,
         api: SocketAddr::from((Ipv4Addr::LOCALHOST, API_PORT)),
+        clock: WallClock::default(),
     };
     let terminated = match signal(SignalKind::terminate()) {
         Ok(mut signal) => async move { _ = signal.recv().await },

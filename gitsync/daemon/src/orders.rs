@@ -2,6 +2,7 @@
 //! down what comes of it.
 
 use gitsync_verify::{Action, Clock, Order, Override, Refusal, TrustState};
+use machined_ids::StepId;
 use std::time::Duration;
 
 /// Who decides that a step is reverted, in the log of overrides.
@@ -23,11 +24,17 @@ fn last(state: &TrustState) -> Option<&Override> {
     state.overrides().iter().rev().find(of_people)
 }
 
-/// Takes what people ordered, or that they ended it, into the log. Gives whether the log changed.
+/// Takes what people ordered, or that they ended it, into the log. Gives whether the log changed. `runs` is the step that machined took
+/// last: one that was written down as applied and that machined refused for this very order is not what a hold keeps.
 ///
 /// # Errors
 /// Why the order cannot be followed.
-pub(crate) fn follow(state: &mut TrustState, wish: Option<&Order>, clock: Clock) -> Result<bool, Refusal> {
+pub(crate) fn follow(
+    state: &mut TrustState,
+    wish: Option<&Order>,
+    runs: Option<StepId>,
+    clock: Clock,
+) -> Result<bool, Refusal> {
     let known = last(state).cloned();
     let order = match (wish, known) {
         (Some(wish), Some(known)) if same(&known, wish) => return Ok(false),
@@ -38,7 +45,12 @@ pub(crate) fn follow(state: &mut TrustState, wish: Option<&Order>, clock: Clock)
         }
         (None, _) => return Ok(false),
     };
-    state.order(order, clock).map(|()| true)
+    state.order(order, clock)?;
+    if let Some(runs) = runs.filter(|runs| state.applied().is_some_and(|applied| applied.step != *runs)) {
+        // A step that is no longer remembered cannot be held; what is applied stays.
+        let _remembered = state.activate(&runs);
+    }
+    Ok(true)
 }
 
 fn cut(text: String) -> String {

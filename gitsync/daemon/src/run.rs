@@ -18,6 +18,7 @@ use gitsync_verify::SignedMark;
 use jiff::Timestamp;
 use machined_config::Role;
 use machined_reconcile::{Restart, Stop, Supervisor, Trigger, story};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,6 +34,34 @@ const CLUSTER_PERIOD: Duration = Duration::from_secs(2);
 /// How long tasks get to finish when the process is asked to end.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// The machine's clock, which people and time servers set: it may jump both ways. Tests bring their own.
+#[derive(Clone)]
+pub struct WallClock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl WallClock {
+    /// A clock that says what `now` does.
+    #[must_use]
+    pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        WallClock(Arc::new(now))
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl Default for WallClock {
+    fn default() -> Self {
+        WallClock::new(Timestamp::now)
+    }
+}
+
+impl fmt::Debug for WallClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WallClock")
+    }
+}
+
 /// Where things are; on a machine always the same.
 #[derive(Debug, Clone)]
 pub struct Places {
@@ -44,7 +73,12 @@ pub struct Places {
     pub program: PathBuf,
     /// This machine's API server, used on control-plane machines.
     pub api: SocketAddr,
+    /// The machine's clock.
+    pub clock: WallClock,
 }
+
+/// machined's newest word, and the number of the stream that it came by.
+type Contexts = watch::Receiver<Option<(u64, Context)>>;
 
 #[derive(Debug, thiserror::Error)]
 enum TaskError {
@@ -69,21 +103,23 @@ pub async fn run(places: Places, ended: impl Future<Output = ()>) {
     let (marks_sender, marks) = watch::channel(Vec::new());
     let wake = Trigger::new();
 
+    let latest = context.clone();
     let (follower, waker) = (machine.clone(), wake.clone());
     supervisor
         .spawn("context", Restart::Always, move |stop| follow(follower.clone(), contexts.clone(), waker.clone(), stop));
-    let (reader, folder) = (machine.clone(), places.folder);
+    let (reader, folder, clock) = (machine.clone(), places.folder, places.clock);
     let (source_wake, cluster_wake) = (wake.clone(), Trigger::new());
     let source_cluster = cluster_wake.clone();
     supervisor.spawn("source", Restart::Always, move |stop| {
         let (target, cluster) = (targets.clone(), source_cluster.clone());
         let wires = Wires { target, cluster, news: news.clone(), marks: marks.clone() };
         let source = Source::new(reader.clone(), fetcher.clone(), folder.clone(), wires);
-        keep_source(source, context.clone(), source_wake.clone(), stop)
+        keep_source(source, clock.clone(), context.clone(), source_wake.clone(), stop)
     });
     supervisor.spawn("cluster", Restart::Always, move |stop| {
         let outlet = Outlet { news: news_sender.clone(), marks: marks_sender.clone(), wake: wake.clone() };
-        keep_cluster((machine.clone(), places.api), target.clone(), outlet, cluster_wake.clone(), stop)
+        let wires = (target.clone(), latest.clone());
+        keep_cluster((machine.clone(), places.api), wires, outlet, cluster_wake.clone(), stop)
     });
     ended.await;
     supervisor.stop(GRACE).await;
@@ -113,7 +149,8 @@ async fn follow(
 
 async fn keep_source(
     mut source: Source,
-    latest: watch::Receiver<Option<(u64, Context)>>,
+    clock: WallClock,
+    latest: Contexts,
     wake: Trigger,
     mut stop: Stop,
 ) -> Result<(), TaskError> {
@@ -130,7 +167,7 @@ async fn keep_source(
             connection = number;
         }
         let newest = || latest.borrow().as_ref().map_or_else(|| context.clone(), |(_, newest)| newest.clone());
-        match source.round(&context, newest, &Moment::now(&context)).await {
+        match source.round(&context, newest, &Moment::now(&clock, &context)).await {
             Ok(()) => said.clear(),
             Err(error) => warn_once(&mut said, story(&error), "a round of the source was not finished"),
         }
@@ -164,7 +201,7 @@ fn tell<T: PartialEq>(sender: &watch::Sender<T>, found: T, wake: &Trigger) {
 
 async fn keep_cluster(
     (machine, server): (Machine, SocketAddr),
-    target: watch::Receiver<Option<Arc<Target>>>,
+    (target, latest): (watch::Receiver<Option<Arc<Target>>>, Contexts),
     outlet: Outlet,
     own: Trigger,
     mut stop: Stop,
@@ -182,7 +219,8 @@ async fn keep_cluster(
         if wanted.role != Role::ControlPlane {
             continue;
         }
-        let told = match round(&mut cluster, &mut api, &wanted).await {
+        let newest_order = || latest.borrow().as_ref().map_or(0, |(_, context)| context.orders);
+        let told = match round(&mut cluster, &mut api, &wanted, newest_order).await {
             Ok(Synced::NotHolder) => {
                 let step = Some(wanted.desired.source.step);
                 outlet.news(ClusterNews { step, elsewhere: true, ..ClusterNews::default() });
@@ -224,9 +262,14 @@ async fn marks(exchange: &mut Exchange, api: &mut Api, target: &Target, outlet: 
     }
 }
 
-async fn round(cluster: &mut Cluster, api: &mut Api, target: &Target) -> Result<Synced, (&'static str, String)> {
+async fn round(
+    cluster: &mut Cluster,
+    api: &mut Api,
+    target: &Target,
+    newest_order: impl Fn() -> u64,
+) -> Result<Synced, (&'static str, String)> {
     let client = api.client(&target.identity, Timestamp::now()).await.map_err(|e| ("Unreachable", story(&e)))?;
-    cluster.round(&client, target, Instant::now()).await.map_err(|error| (error.reason(), story(&error)))
+    cluster.round(&client, target, newest_order, Instant::now()).await.map_err(|error| (error.reason(), story(&error)))
 }
 
 /// Says an error when it is another one than before; rounds come every few seconds.

@@ -18,12 +18,13 @@ use crate::machine::{Context, Machine, MachineError};
 use crate::marks::Marker;
 use crate::orders::{self, Rollout};
 use crate::report::{Reporter, Topic, condition};
+use crate::rollout::RolloutFile;
+use crate::run::WallClock;
 use crate::statements::Pool;
 use crate::store::{StateFile, StoreError};
 use gitsync_fetch::{FetchError, Fetcher};
 use gitsync_plan::DesiredState;
 use gitsync_verify::{Clock, Introduction, Reason, Refusal, SignedMark, TrustState, Wanted};
-use jiff::Timestamp;
 use machined_ids::{Epoch, Seq, StepId};
 use machined_reconcile::Trigger;
 use std::path::PathBuf;
@@ -54,9 +55,9 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
-    /// Now, as `context` says how good the machine's clock is.
-    pub(crate) fn now(context: &Context) -> Self {
-        let now = Timestamp::now();
+    /// Now by `time`, as `context` says how good the machine's clock is.
+    pub(crate) fn now(time: &WallClock, context: &Context) -> Self {
+        let now = time.now();
         let clock = Clock { now: context.time_synchronised.then_some(now) };
         Moment { now: format!("{now:.0}"), clock, instant: Instant::now() }
     }
@@ -90,6 +91,7 @@ pub(crate) struct Source {
     pub(crate) applied: Option<Arc<DesiredState>>,
     /// The step whose rollout is watched, and since when.
     pub(crate) rollout: Option<(StepId, Instant)>,
+    pub(crate) rollout_file: RolloutFile,
     pub(crate) book: Book,
     pub(crate) reporter: Reporter,
     pub(crate) wires: Wires,
@@ -99,6 +101,7 @@ impl Source {
     pub(crate) fn new(machine: Machine, fetcher: Fetcher, folder: PathBuf, wires: Wires) -> Self {
         let file = StateFile::new(&folder, machine.clone());
         let reporter = Reporter::new(machine.clone());
+        let rollout_file = RolloutFile::new(&folder);
         Source {
             machine,
             sources: Sources::new(fetcher, folder.join("fetch")),
@@ -112,6 +115,7 @@ impl Source {
             taken: false,
             applied: None,
             rollout: None,
+            rollout_file,
             book: Book::default(),
             reporter,
             wires,
@@ -214,7 +218,7 @@ impl Source {
     /// Takes what people ordered into the log of overrides, on disk before anything follows it.
     async fn follow_order(&mut self, context: &Context, moment: &Moment) -> Result<(), SourceError> {
         let Some(mut state) = self.state.clone() else { return Ok(()) };
-        let told = match orders::follow(&mut state, context.order.as_ref(), moment.clock) {
+        let told = match orders::follow(&mut state, context.order.as_ref(), context.step, moment.clock) {
             Ok(false) => condition(Topic::OrderFollowed, true, "", ""),
             Ok(true) => {
                 self.keep(state).await?;

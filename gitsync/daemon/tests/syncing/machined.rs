@@ -5,7 +5,7 @@ use machined_access::{AccessTable, IdentityKey};
 use machined_api::local_server::{Local, LocalServer};
 use machined_api::{
     ApplyReply, ApplyRequest, AuditReply, AuditRequest, CheckStateReply, CheckStateRequest, CommitRecord, Condition,
-    ContextReply, ContextRequest, IssueLeafReply, IssueLeafRequest, ReportAcceptedReply, ReportAcceptedRequest,
+    ContextReply, ContextRequest, IssueLeafReply, IssueLeafRequest, Order, ReportAcceptedReply, ReportAcceptedRequest,
     ReportCommitReply, ReportCommitRequest, ReportConditionReply, ReportConditionRequest, SealStateReply,
     SealStateRequest, SignMarkReply, SignMarkRequest, TrustPosition,
 };
@@ -25,6 +25,8 @@ pub(crate) struct Told {
     pub(crate) commits: BTreeMap<String, CommitRecord>,
     pub(crate) conditions: BTreeMap<String, Condition>,
     pub(crate) accepted: Vec<ReportAcceptedRequest>,
+    /// Machines that were computed before people's newest order.
+    pub(crate) late: usize,
 }
 
 /// A machined for one test. Clones are the same.
@@ -33,13 +35,15 @@ pub(crate) struct Machined {
     pub(crate) identity: Arc<IdentityKey>,
     context: watch::Sender<ContextReply>,
     told: Arc<Mutex<Told>>,
+    /// What people order right before the next machine is handed down.
+    meanwhile: Arc<Mutex<Option<Order>>>,
 }
 
 impl Machined {
     pub(crate) fn new() -> Self {
         let identity = Arc::new(IdentityKey::generate().expect("because there is randomness"));
         let context = ContextReply { identity: identity.fingerprint().to_string(), ..ContextReply::default() };
-        Machined { identity, context: watch::Sender::new(context), told: Arc::default() }
+        Machined { identity, context: watch::Sender::new(context), told: Arc::default(), meanwhile: Arc::default() }
     }
 
     pub(crate) fn told(&self) -> MutexGuard<'_, Told> {
@@ -57,6 +61,19 @@ impl Machined {
     /// Changes what gitsync is told.
     pub(crate) fn say(&self, change: impl FnOnce(&mut ContextReply)) {
         self.context.send_modify(change);
+    }
+
+    /// What people order, or that they end it.
+    pub(crate) fn order(&self, order: Option<Order>) {
+        self.say(|context| {
+            context.order = order;
+            context.orders += 1;
+        });
+    }
+
+    /// Has people order something when the next machine is on its way here: after gitsync read its context, before this takes it.
+    pub(crate) fn order_meanwhile(&self, order: Order) {
+        *self.meanwhile.lock().expect("because no holder panics") = Some(order);
     }
 
     /// A condition that it was told.
@@ -97,6 +114,14 @@ impl Local for Machined {
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
         let request = request.into_inner();
+        let meanwhile = self.meanwhile.lock().expect("because no holder panics").take();
+        if meanwhile.is_some() {
+            self.order(meanwhile);
+        }
+        if request.orders < self.context.borrow().orders {
+            self.told().late += 1;
+            return Err(Status::aborted("people ordered something since"));
+        }
         let known = self.context.borrow().generation;
         let same = self.told().applied.last() == Some(&request);
         if request.generation < known || (request.generation == known && !same) {

@@ -7,12 +7,14 @@ mod repository;
 mod trust;
 
 use cluster::Cluster;
-use gitsync_daemon::{Places, run};
+use gitsync_daemon::{Places, WallClock, run};
+use jiff::{SignedDuration, Timestamp};
 use machined::Machined;
 use repository::Repository;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tests_support::wait_for;
 use tokio::task::JoinHandle;
@@ -38,6 +40,8 @@ struct Lab {
     machined: Machined,
     cluster: Cluster,
     places: Places,
+    /// How far the machine's clock is ahead of ours.
+    ahead: Arc<Mutex<SignedDuration>>,
     gitsync: JoinHandle<()>,
 }
 
@@ -47,7 +51,10 @@ impl Lab {
         let repository = Repository::new().await;
         let (machined, cluster) = (Machined::new(), Cluster::new().await);
         let api = cluster.listen(&machined.identity, SocketAddr::from(([127, 0, 0, 1], 0))).await;
+        let ahead = Arc::new(Mutex::new(SignedDuration::ZERO));
+        let clock = Arc::clone(&ahead);
         let places = Places {
+            clock: WallClock::new(move || Timestamp::now() + *clock.lock().expect("because no holder panics")),
             socket: repository.path().join("machined.sock"),
             folder: repository.path().join("gitsync"),
             program: PathBuf::from(env!("CARGO_BIN_EXE_gitsync")),
@@ -61,7 +68,7 @@ impl Lab {
         repository.write("apps/web/service.yaml", SERVICE_YAML);
         repository.commit(Some("ada"), "run web");
         let gitsync = start(&places);
-        Lab { repository, machined, cluster, places, gitsync }
+        Lab { repository, machined, cluster, places, ahead, gitsync }
     }
 
     /// Waits until what `find` looks for is there.

@@ -1,6 +1,6 @@
 //! A signed repository, made by real git and ssh-keygen, served over HTTP.
 
-use gitsync_verify::statement::{Beacon, Intent, Release, Revoke, whole_seconds};
+use gitsync_verify::statement::{Beacon, Intent, Recovery, Release, Revoke, whole_seconds};
 use gitsync_verify::{DeployRef, Introduction, Offer, Statement, TrustState, introduce, next_step, verify};
 use machined_ids::{ClusterId, CommitId, Fingerprint};
 use std::net::SocketAddr;
@@ -93,10 +93,15 @@ impl Repository {
 
     /// Says until when to believe that a revision is the newest, and pushes the statement.
     pub(crate) fn beacon(&self, revision: &str, signer: &str, life: jiff::SignedDuration) {
+        self.beacon_at(revision, signer, jiff::Timestamp::now(), life);
+    }
+
+    /// As [`Repository::beacon`], by a clock that says `issued`.
+    pub(crate) fn beacon_at(&self, revision: &str, signer: &str, issued: jiff::Timestamp, life: jiff::SignedDuration) {
         let state = self.accepted(revision);
         let Introduction { cluster, deploy_ref, .. } = state.introduction().clone();
         let (epoch, seq, step) = (state.epoch(), state.accepted().seq, state.accepted().step);
-        let issued = whole_seconds(jiff::Timestamp::now());
+        let issued = whole_seconds(issued);
         let expires = issued + life;
         self.state(&Statement::Beacon(Beacon { cluster, deploy_ref, epoch, seq, step, issued, expires }), signer);
     }
@@ -111,6 +116,24 @@ impl Repository {
         let issued = whole_seconds(jiff::Timestamp::now());
         let revoke = Revoke { cluster, epoch, key, last_good: state.accepted().seq, issued };
         self.state(&Statement::Revoke(revoke), signer);
+    }
+
+    /// Has the history begin again at a revision, in the next epoch.
+    pub(crate) fn recover(&self, revision: &str, signer: &str) {
+        let state = self.accepted("HEAD");
+        let (commit, objects) = gitsync_fetch::local::read(&self.work(), revision, &[]).expect("because git made it");
+        let Introduction { cluster, deploy_ref, .. } = state.introduction().clone();
+        let start = Introduction::of(&objects, &commit, cluster, deploy_ref.clone()).expect("because it has a policy");
+        let recovery = Recovery {
+            cluster,
+            old_epoch: state.epoch(),
+            new_epoch: state.epoch().next(),
+            commit,
+            commit_sha256: start.commit_sha256,
+            deploy_ref,
+            policy: start.policy,
+        };
+        self.state(&Statement::Recovery(recovery), signer);
     }
 
     /// Signs a statement with ssh-keygen and serves it.
@@ -194,7 +217,11 @@ impl Repository {
     }
 
     pub(crate) fn head(&self) -> CommitId {
-        CommitId::parse(&run(&self.work(), "git", &["rev-parse", "HEAD"])).expect("because git prints ids")
+        self.revision("HEAD")
+    }
+
+    pub(crate) fn revision(&self, revision: &str) -> CommitId {
+        CommitId::parse(&run(&self.work(), "git", &["rev-parse", revision])).expect("because git prints ids")
     }
 
     /// The introduction to the first commit, as `cairnctl init` would write it.

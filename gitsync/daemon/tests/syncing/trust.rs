@@ -83,7 +83,7 @@ fn order(kind: &str, seq: u64) -> Order {
 async fn a_hold_keeps_what_runs_and_people_are_still_accepteds() {
     let lab = Lab::calm().await;
     let held = lab.repository.head();
-    lab.machined.say(|context| context.order = Some(order("hold", 0)));
+    lab.machined.order(Some(order("hold", 0)));
     // The condition was on before; that the order lies on the disk is what the commit below must find.
     let file = lab.places.folder.join("trust-state");
     let kept = async || std::fs::read_to_string(&file).ok().filter(|state| state.contains("the disk is full"));
@@ -106,9 +106,32 @@ async fn a_hold_keeps_what_runs_and_people_are_still_accepteds() {
     };
     assert!(people["people"].get("bob").is_some(), "a hold keeps nobody out and lets nobody stay");
     assert_eq!(lab.cluster.get(SETTINGS).await.expect("because it still runs")["data"]["number"], "1");
-    lab.machined.say(|context| context.order = None);
+    lab.machined.order(None);
     lab.until_commit(&next, "healthy").await;
     lab.until_condition("Drift", false, "").await;
+    lab.until_number(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_came_before_the_handing_down_never_sees_that_step_applied() {
+    let mut lab = Lab::calm().await;
+    let held = lab.repository.head();
+    lab.machined.order_meanwhile(order("hold", 0));
+    lab.repository.write("apps/settings.yaml", &settings(2));
+    let next = lab.repository.commit(Some("ada"), "two");
+    lab.until_condition("Drift", true, "Held").await;
+    let handed: Vec<_> = lab.machined.told().applied.iter().map(|applied| applied.commit.clone()).collect();
+    assert!(!handed.contains(&next.to_string()), "the step was applied under a hold: {handed:?}");
+    let late = lab.machined.told().late;
+    assert_eq!((late, lab.applied(), lab.accepted()), (1, held.to_string(), next.to_string()));
+    // gitsync had written the step down as the next to run; a restart must not take it for what the hold keeps.
+    lab.machined.forget();
+    lab.restart().await;
+    lab.until_condition("Drift", true, "Held").await;
+    assert_eq!(lab.applied(), held.as_str());
+    assert_eq!(lab.cluster.get(SETTINGS).await.expect("because it still runs")["data"]["number"], "1");
+    lab.machined.order(None);
+    lab.until_commit(&next, "healthy").await;
     lab.until_number(2).await;
 }
 
@@ -118,11 +141,11 @@ async fn a_pin_runs_a_healthy_ancestor_and_no_other() {
     let old = lab.repository.head();
     let seq = lab.until_commit(&old, "healthy").await.seq;
     let new = lab.settings(2).await;
-    lab.machined.say(|context| context.order = Some(order("pin", 1)));
+    lab.machined.order(Some(order("pin", 1)));
     let refused = lab.until_condition("OrderFollowed", false, "Limit").await;
     assert!(refused.message.contains("never was healthy"), "{}", refused.message);
     assert_eq!(lab.applied(), new.as_str());
-    lab.machined.say(|context| context.order = Some(order("pin", seq)));
+    lab.machined.order(Some(order("pin", seq)));
     lab.until_condition("Drift", true, "Pinned").await;
     lab.until_number(1).await;
     assert_eq!((lab.applied(), lab.accepted()), (old.to_string(), new.to_string()));
@@ -131,7 +154,7 @@ async fn a_pin_runs_a_healthy_ancestor_and_no_other() {
     lab.restart().await;
     lab.until_condition("Drift", true, "Pinned").await;
     assert_eq!(lab.applied(), old.as_str());
-    lab.machined.say(|context| context.order = None);
+    lab.machined.order(None);
     lab.until_number(2).await;
     lab.until_commit(&new, "healthy").await;
 }
@@ -328,6 +351,84 @@ async fn t82_without_a_trusted_time_a_beacon_counts_as_ended_and_with_it_the_sou
     lab.machined.say(|context| context.time_synchronised = false);
     lab.until_condition("SourceStale", true, "BeaconEnded").await;
     assert_eq!(lab.applied(), asks.as_str());
+}
+
+impl Lab {
+    fn policy(&self) -> String {
+        std::fs::read_to_string(self.repository.path().join("work/trust/root.kdl")).expect("because it is there")
+    }
+
+    /// What gitsync wrote down.
+    fn recorded(&self) -> Value {
+        let text = std::fs::read_to_string(self.places.folder.join("trust-state")).expect("because gitsync wrote it");
+        serde_json::from_str(text.split_once('\n').expect("because the seal is a line").1).expect("because it is JSON")
+    }
+
+    fn clock_ahead(&self, by: SignedDuration) {
+        *self.ahead.lock().expect("because no holder panics") = by;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t48_t81_a_clock_that_jumps_moves_no_floor_and_brings_nothing_back() {
+    let lab = Lab::calm().await;
+    let policy = lab.policy().replace("use \"commit\" \"login\"", "use \"commit\" \"login\" \"fresh\"");
+    lab.repository.write("trust/root.kdl", &policy.replace("version 1\n", "version 1\nfreshness life=\"24h\"\n"));
+    let asks = lab.repository.commit(Some("ada"), "ask for freshness");
+    lab.until_commit(&asks, "healthy").await;
+    lab.machined.say(|context| context.time_synchronised = true);
+    let start = Timestamp::now();
+    lab.repository.beacon_at("HEAD", "ada", start, SignedDuration::from_hours(4));
+    lab.until_condition("FreshnessUnproven", false, "").await;
+    let floor = || lab.recorded()["trust"]["clockFloor"].as_str().map(str::to_owned);
+    let first = floor().expect("because the beacon is signed time");
+    // Years forward: the beacon has ended, and nobody takes the clock's word for how late it is.
+    lab.clock_ahead(SignedDuration::from_hours(24 * 365 * 70));
+    lab.until_condition("SourceStale", true, "BeaconEnded").await;
+    assert_eq!((floor().as_ref(), lab.applied().as_str()), (Some(&first), asks.as_str()));
+    // Three hours forward, with a beacon that says so: the floor is raised by it.
+    lab.clock_ahead(SignedDuration::from_hours(3));
+    lab.until_condition("SourceStale", false, "").await;
+    lab.repository.beacon_at("HEAD", "ada", start + SignedDuration::from_hours(3), SignedDuration::from_mins(30));
+    let raised = async || floor().filter(|floor| *floor != first);
+    let raised = lab.until("the second beacon to raise the floor", raised).await;
+    // Back again: by this clock both beacons would be current, and a clock below the floor is no clock.
+    lab.clock_ahead(SignedDuration::ZERO);
+    lab.until_condition("SourceStale", true, "BeaconEnded").await;
+    lab.clock_ahead(-SignedDuration::from_hours(24 * 365 * 50));
+    lab.repository.write("apps/settings.yaml", &settings(2));
+    let next = lab.repository.commit(Some("ada"), "two");
+    lab.until_condition("CommitRefused", true, "FreshnessUnproven").await;
+    assert_eq!((floor().as_ref(), lab.applied().as_str()), (Some(&raised), asks.as_str()), "what runs keeps running");
+    // The true time is enough for the rest.
+    lab.clock_ahead(SignedDuration::from_hours(3));
+    lab.until_commit(&next, "healthy").await;
+    assert_eq!(floor(), Some(raised));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t86_two_re_introductions_of_one_epoch_stop_this_machine() {
+    let lab = Lab::calm().await;
+    let key = bob(&lab).replace("\"bob\"", "\"vault\"").replace("use \"login\"", "use \"recovery\"");
+    let policy =
+        lab.policy().replace("version 1\n", "version 1\nrecovery threshold=1 delay=\"24h\" { member \"vault\"; }\n");
+    lab.repository.write("trust/root.kdl", &(policy + &key));
+    let recoverable = lab.repository.commit(Some("ada"), "a vault's key may begin again");
+    lab.until_commit(&recoverable, "healthy").await;
+    let generation = lab.generation();
+    lab.repository.recover("HEAD~1", "mallory");
+    let waits = async || lab.recorded()["trust"]["pending"].as_array().filter(|pending| pending.len() == 1).map(drop);
+    lab.until("the first to wait for its time", waits).await;
+    assert!(lab.machined.condition("Equivocation").is_some_and(|condition| !condition.status));
+    lab.repository.recover("HEAD~2", "mallory");
+    let told = lab.until_condition("Equivocation", true, "Equivocation").await;
+    for commit in [lab.repository.revision("HEAD~1"), lab.repository.revision("HEAD~2")] {
+        assert!(told.message.contains(commit.short()), "{}", told.message);
+    }
+    lab.repository.write("apps/settings.yaml", &settings(2));
+    lab.repository.commit(Some("ada"), "two");
+    lab.until_condition("CommitRefused", true, "Equivocation").await;
+    assert_eq!((lab.generation(), lab.accepted()), (generation, recoverable.to_string()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

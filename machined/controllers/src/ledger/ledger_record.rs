@@ -5,6 +5,7 @@ use crate::block::{STATE, Volume};
 use crate::files::{FileError, FilesHost, Lasting};
 use crate::identity::MachineKey;
 use crate::introduction::Introduced;
+use crate::trust::TrustRecord;
 use machined_config::Problems;
 use machined_ids::{ClusterId, Fingerprint, Generation, MachineName};
 use machined_reconcile::Outcome;
@@ -56,6 +57,14 @@ pub enum ApplyError {
         /// Where the machine belongs.
         introduced: ClusterId,
     },
+    /// People ordered something that gitsync had not read when it computed this.
+    #[error("it was computed from order {offered}, and people gave order {newest} since; gitsync looks again")]
+    OlderOrders {
+        /// The number that it was computed from.
+        offered: u64,
+        /// The newest.
+        newest: u64,
+    },
     /// It could not be kept.
     #[error("the ledger could not be written; nothing was applied")]
     Write(#[source] FileError),
@@ -82,7 +91,16 @@ pub enum LedgerError {
 }
 
 /// Where gitsync's desired machines go in.
-pub type ApplyInbox = Inbox<RawDesired, Result<(), ApplyError>>;
+pub type ApplyInbox = Inbox<Apply, Result<(), ApplyError>>;
+
+/// A desired machine on its way in.
+#[derive(Debug, Clone)]
+pub struct Apply {
+    /// What the machine should be.
+    pub desired: RawDesired,
+    /// The number of the newest order of people ([`TrustRecord::orders`]) that it was computed from.
+    pub orders: u64,
+}
 
 /// Writes [`DesiredMachine`].
 pub struct LedgerController<H> {
@@ -90,6 +108,7 @@ pub struct LedgerController<H> {
     volumes: Reader<Volume>,
     keys: Reader<MachineKey>,
     introduced: Reader<Introduced>,
+    trust: Reader<TrustRecord>,
     desired: Writer<DesiredMachine>,
     read: Writer<LedgerRead>,
     inbox: ApplyInbox,
@@ -104,6 +123,7 @@ impl<H: FilesHost> LedgerController<H> {
             volumes: ports.input(),
             keys: ports.input(),
             introduced: ports.input(),
+            trust: ports.input(),
             desired: ports.output(),
             read: ports.output(),
             inbox: inbox.clone(),
@@ -167,7 +187,15 @@ impl<H: FilesHost> LedgerController<H> {
         Ok(Some(desired))
     }
 
-    async fn apply(&self, raw: RawDesired) -> Result<(), ApplyError> {
+    /// Whether it was computed knowing everything that people ordered: an order that was answered is in the record.
+    fn heeds_orders(&self, offered: u64) -> Result<(), ApplyError> {
+        let record = self.trust.get(TrustRecord::ID).ok_or(ApplyError::NotReady { missing: "the trust record" })?;
+        let newest = record.orders;
+        if offered < newest { Err(ApplyError::OlderOrders { offered, newest }) } else { Ok(()) }
+    }
+
+    async fn apply(&self, Apply { desired: raw, orders }: Apply) -> Result<(), ApplyError> {
+        self.heeds_orders(orders)?;
         let Some(desired) = self.judge(raw)? else { return Ok(()) };
         let bytes = serde_json::to_vec(&desired.raw).expect("because its map keys are strings");
         // Invariant: on the disk before anything acts on it.
@@ -190,9 +218,9 @@ impl<H: FilesHost> Controller for LedgerController<H> {
 
     async fn reconcile(&mut self) -> Result<Outcome, LedgerError> {
         let loaded = self.load().await;
-        while let Some((raw, answer)) = self.inbox.take() {
+        while let Some((apply, answer)) = self.inbox.take() {
             // A caller that went away has its machine applied all the same.
-            let _caller_gone = answer.send(self.apply(raw).await);
+            let _caller_gone = answer.send(self.apply(apply).await);
         }
         loaded.map(|()| Outcome::Done)
     }
@@ -213,6 +241,7 @@ mod tests {
         controller: LedgerController<FakeFiles>,
         inbox: ApplyInbox,
         store: Store,
+        trust: Writer<TrustRecord>,
         own: Fingerprint,
     }
 
@@ -226,8 +255,10 @@ mod tests {
         let introduced = Introduced::As(introduction.expect("because the example is good"));
         store.writer().expect("because nobody else writes it").put(Introduced::ID, introduced);
         let own = key.fingerprint();
+        let trust: Writer<TrustRecord> = store.writer().expect("because nobody else writes it");
+        trust.put(TrustRecord::ID, TrustRecord::default());
         store.writer().expect("because nobody else writes it").put(MachineKey::ID, MachineKey::new(key));
-        Machine { controller, inbox, store, own }
+        Machine { controller, inbox, store, trust, own }
     }
 
     fn desired(generation: u64, identity: &Fingerprint) -> RawDesired {
@@ -259,6 +290,10 @@ mod tests {
 
     impl Machine {
         async fn apply(&mut self, raw: RawDesired) -> Result<(), ApplyError> {
+            self.apply_knowing(raw, 0).await
+        }
+        async fn apply_knowing(&mut self, desired: RawDesired, orders: u64) -> Result<(), ApplyError> {
+            let raw = Apply { desired, orders };
             let inbox = self.inbox.clone();
             let (answer, outcome) = tokio::join!(biased; inbox.ask(raw), self.controller.reconcile());
             outcome.expect("because nothing is damaged");
@@ -286,6 +321,20 @@ mod tests {
         assert!(matches!(machine.apply(other).await, Err(ApplyError::Reused(Generation(5)))));
         assert_eq!(machine.generation(), Some(5));
         assert_eq!(files.lasting("/state/machined/ledger.json"), Some(Lasting::Durable));
+    }
+
+    #[tokio::test]
+    async fn what_was_computed_before_the_newest_order_is_refused() {
+        let files = Arc::new(FakeFiles::default());
+        let mut machine = machine(&files, key());
+        let own = machine.own.clone();
+        machine.apply(desired(5, &own)).await.expect("because nobody ordered anything");
+        machine.trust.put(TrustRecord::ID, TrustRecord { orders: 1, ..TrustRecord::default() });
+        let refused = machine.apply(desired(6, &own)).await;
+        assert!(matches!(refused, Err(ApplyError::OlderOrders { offered: 0, newest: 1 })), "{refused:?}");
+        assert_eq!(machine.generation(), Some(5));
+        machine.apply_knowing(desired(6, &own), 1).await.expect("because it knows the order");
+        assert_eq!(machine.generation(), Some(6));
     }
 
     #[tokio::test]

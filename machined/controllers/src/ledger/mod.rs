@@ -5,7 +5,7 @@
 
 mod ledger_record;
 
-pub use ledger_record::{ApplyError, ApplyInbox, LedgerController, LedgerError};
+pub use ledger_record::{Apply, ApplyError, ApplyInbox, LedgerController, LedgerError};
 
 use machined_access::AccessTable;
 use machined_config::{ClusterConfig, MachineConfig, Problems};

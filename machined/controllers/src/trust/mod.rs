@@ -35,6 +35,9 @@ pub struct TrustRecord {
     pub order: Option<Order>,
     /// What gitsync accepted last; only moves forward.
     pub accepted: Option<AcceptedPosition>,
+    /// Counts changes of `order`: whoever computed something from an older number did not know of the newest.
+    #[serde(default)]
+    pub orders: u64,
 }
 
 impl TrustRecord {

@@ -128,8 +128,11 @@ impl<H: FilesHost> TrustController<H> {
             TrustRequest::Give(order) => {
                 order.check()?;
                 record.order = Some(order);
+                record.orders += 1;
             }
-            TrustRequest::Resume => record.order = None,
+            TrustRequest::Resume => {
+                record.orders += u64::from(record.order.take().is_some());
+            }
             TrustRequest::Accept(offered) => {
                 if let Some(known) = &before.accepted
                     && !follows(&offered, known)
@@ -154,7 +157,9 @@ impl<H: FilesHost> TrustController<H> {
             Ok(left) if !left.is_zero() => Ok(Outcome::Again(left)),
             Ok(_) | Err(_) => {
                 tracing::info!(kind = order.action.as_str(), by = %order.by, "an order is over");
-                self.write(TrustRecord { order: None, ..record }).await.map(|()| Outcome::Done)
+                self.write(TrustRecord { order: None, orders: record.orders + 1, ..record })
+                    .await
+                    .map(|()| Outcome::Done)
             }
         }
     }

@@ -17,7 +17,7 @@ use machined_api::{
 };
 use machined_controllers::identity::MachineKey;
 use machined_controllers::introduction::Introduced;
-use machined_controllers::ledger::{ApplyError, DesiredMachine, RawDesired};
+use machined_controllers::ledger::{Apply, ApplyError, DesiredMachine, RawDesired};
 use machined_controllers::services::{CONTROLPLANE, GITSYNC};
 use machined_controllers::time::TimeStatus;
 use machined_controllers::trust::{TrustRecord, TrustRequest};
@@ -135,12 +135,14 @@ fn judge<T>(request: &Request<T>, allowed: &[&'static str]) -> Result<&'static s
 }
 
 fn context_of(model: &Model) -> ContextReply {
+    // Orders first: with a number of orders go only machines that were applied before the next order, or knowing it.
+    let trust = model.trust.get(TrustRecord::ID).unwrap_or_default();
     let desired = model.desired.get(DesiredMachine::ID).map(|desired| desired.raw);
     let introduction = match model.introduced.get(Introduced::ID) {
         Some(Introduced::As(introduction)) => Some(introduction),
         Some(Introduced::Not) | None => None,
     };
-    let (trust, bundle) = (model.trust.get(TrustRecord::ID).unwrap_or_default(), model.deliveries.newest());
+    let bundle = model.deliveries.newest();
     let text = |of: fn(&RawDesired) -> String| desired.as_ref().map(of).unwrap_or_default();
     let access = desired.as_ref().map(|raw| serde_json::to_vec(&raw.access).expect("because its map keys are strings"));
     ContextReply {
@@ -159,6 +161,7 @@ fn context_of(model: &Model) -> ContextReply {
         time_synchronised: model.time.get(TimeStatus::ID).is_some_and(|time| time.synchronised),
         bundle: bundle.map(|b| Bundle { path: b.path.display().to_string(), sha256: b.sha256.to_string() }),
         accepted: trust.accepted.as_ref().map(wire::position),
+        orders: trust.orders,
     }
 }
 
@@ -190,6 +193,7 @@ fn refused(error: &ApplyError) -> Status {
     }
     match error {
         ApplyError::NotReady { .. } => Status::unavailable(text),
+        ApplyError::OlderOrders { .. } => Status::aborted(text),
         ApplyError::Older { .. } | ApplyError::Reused(_) => Status::failed_precondition(text),
         ApplyError::Documents(_) | ApplyError::OtherMachine { .. } | ApplyError::OtherCluster { .. } => {
             Status::invalid_argument(text)
@@ -279,8 +283,14 @@ impl Local for LocalService {
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
         self.admit(&request, "Apply", &[GITSYNC])?;
-        let raw = desired_of(request.into_inner())?;
-        let answer = self.model.apply.ask(raw).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let request = request.into_inner();
+        let orders = request.orders;
+        let answer = self
+            .model
+            .apply
+            .ask(Apply { desired: desired_of(request)?, orders })
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))?;
         answer.map_err(|error| {
             let status = refused(&error);
             tracing::warn!(reason = status.message(), "a desired machine is refused");
