@@ -6,6 +6,7 @@
 use crate::log_book::LogBook;
 use jiff::{SignedDuration, Timestamp};
 use machined_access::{AuditApi, AuditOutcome, AuditRecord};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The name under which the log is read.
@@ -29,22 +30,47 @@ struct Strangers {
 pub(crate) struct AuditLog {
     logs: LogBook,
     strangers: Arc<Mutex<Strangers>>,
+    counts: Arc<Mutex<Counts>>,
 }
+
+/// Records by API, method (of the machine API only: paths of the cluster's have no end) and outcome.
+pub(crate) type Counts = BTreeMap<(&'static str, String, &'static str), u64>;
 
 impl AuditLog {
     /// Writes into `logs`.
     pub(crate) fn new(logs: LogBook) -> Self {
         logs.open(AUDIT_LOG);
         let strangers = Strangers { since: Timestamp::UNIX_EPOCH, written: 0, left_out: 0 };
-        AuditLog { logs, strangers: Arc::new(Mutex::new(strangers)) }
+        AuditLog { logs, strangers: Arc::new(Mutex::new(strangers)), counts: Arc::default() }
     }
 
     /// Writes a record.
     pub(crate) fn add(&self, record: AuditRecord) {
+        self.count(&record);
         if record.who.is_empty() && record.outcome == AuditOutcome::Refused && !self.has_place(record.at) {
             return;
         }
         self.write(record);
+    }
+
+    /// How many records came since machined started, those that were not written too.
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn count(&self, record: &AuditRecord) {
+        let (api, method) = match record.api {
+            AuditApi::Machine => ("machine", record.method.clone()),
+            AuditApi::Cluster => ("cluster", String::new()),
+            AuditApi::Local => ("local", String::new()),
+        };
+        let outcome = match record.outcome {
+            AuditOutcome::Allowed => "allowed",
+            AuditOutcome::Refused => "refused",
+            AuditOutcome::Failed => "failed",
+        };
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry((api, method, outcome)).or_default() += 1;
     }
 
     fn write(&self, record: AuditRecord) {

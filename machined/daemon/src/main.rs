@@ -19,6 +19,7 @@ mod gate;
 mod listener;
 mod log_book;
 mod log_layer;
+mod metrics;
 mod model;
 mod observer;
 mod pass;

@@ -6,6 +6,7 @@ use crate::api::maintenance_service::MaintenanceService;
 use crate::facts::{first_api_millis, uptime};
 use crate::gate::Gate;
 use crate::listener;
+use crate::metrics;
 use crate::model::Model;
 use jiff::Timestamp;
 use machined_access::tls::ServerKeys;
@@ -25,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::service::Routes;
 use tonic::transport::Server;
 
 /// Finished handshakes that wait for tonic to take them; it does so at once.
@@ -90,10 +92,14 @@ pub(crate) async fn machine_api(mut model: Model, listener: TcpListener, mut sto
     model.events.add("ApiServing", "machine", format!("{millis} ms after the kernel started"));
     let (streams, ready) = mpsc::channel(READY_STREAMS);
     let gate = Gate::new(model.desired.clone(), model.ledger.clone(), model.audit.clone());
+    let (scraped, door) = (model.clone(), gate.clone());
+    let scrape = axum::routing::get(move |request| metrics::serve(door.clone(), scraped.clone(), request));
+    let routes = Routes::new(MachineServer::new(MachineService::new(gate, model.clone())))
+        .add_service(MaintenanceServer::new(MaintenanceService::new(model)));
+    let routes = Routes::from(routes.into_axum_router().route(metrics::PATH, scrape));
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
-        .add_service(MachineServer::new(MachineService::new(gate, model.clone())))
-        .add_service(MaintenanceServer::new(MaintenanceService::new(model)))
+        .add_routes(routes)
         .serve_with_incoming_shutdown(ReceiverStream::new(ready), async move { stop.requested().await });
     tokio::select! {
         served = server => Ok(served?),

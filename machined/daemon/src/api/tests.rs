@@ -1,5 +1,6 @@
 //! The machine API with a real client over TLS on loopback: who gets in, and who does not.
 
+mod metrics;
 mod orders;
 mod streams;
 

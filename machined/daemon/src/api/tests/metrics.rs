@@ -1,0 +1,46 @@
+//! Metrics over the machine API's port, with a plain HTTP/2 request.
+
+use super::{Ada, Machine, machine};
+use machined_access::Access;
+use machined_controllers::services::{ServiceState, ServiceStatus};
+use tower::ServiceExt;
+
+async fn scrape(machine: &Machine, ada: &Ada, token: Option<&str>) -> (u16, String) {
+    let channel = machine.channel(Some(ada.leaf())).await.expect("because the API listens");
+    let request = axum::http::Request::get(crate::metrics::PATH);
+    let request =
+        token.into_iter().fold(request, |request, token| request.header("authorization", format!("Bearer {token}")));
+    let request = request.body(tonic::body::Body::empty()).expect("because the parts are good");
+    let response = channel.oneshot(request).await.expect("because it answers");
+    let status = response.status().as_u16();
+    let body = axum::body::to_bytes(axum::body::Body::new(response.into_body()), 1 << 20).await;
+    (status, String::from_utf8(body.expect("because it is whole").into()).expect("because it is text"))
+}
+
+#[tokio::test]
+async fn metrics_are_for_those_who_may_read_and_say_what_status_says() {
+    let (machine, ada, eve) = (machine().await, Ada::new(1), Ada::new(2));
+    machine.accept(&ada, Access::Reader);
+    let (state, message) = (ServiceState::Running, String::new());
+    machine.services.put("gitsync", ServiceStatus { state, healthy: true, pid: Some(7), restarts: 2, message });
+    assert_eq!(scrape(&machine, &ada, None).await.0, 401);
+    assert_eq!(scrape(&machine, &eve, Some(&eve.own_login())).await.0, 401);
+    let (status, text) = scrape(&machine, &ada, Some(&ada.own_login())).await;
+    assert_eq!(status, 200, "{text}");
+    let applied = format!("gitsync_applied_info{{commit=\"{}\",signer=\"ada\"}} 1", "c".repeat(40));
+    let expected = [
+        "machined_service_up{service=\"gitsync\"} 1",
+        "machined_service_restarts_total{service=\"gitsync\"} 2",
+        "machined_api_calls_total{method=\"Metrics\",outcome=\"refused\"} 2",
+        "machined_api_calls_total{method=\"Metrics\",outcome=\"allowed\"} 1",
+        "machined_audit_records_total{api=\"machine\",outcome=\"refused\"} 2",
+        "machined_condition_status{type=\"TimeSynchronised\",reason=\"NoServer\"} 0",
+        "gitsync_applied_generation 1",
+        "gitsync_applied_seq 1",
+        applied.as_str(),
+    ];
+    for line in expected {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    machine.end().await;
+}
