@@ -246,7 +246,10 @@ impl<H: UpgradeHost, F: FilesHost, P: Permits> UpgradeController<H, F, P> {
             let step = next(&task, slots, obtained);
             tracing::debug!(?step, "upgrade");
             match step {
-                Step::Obtain { url } => self.obtain(task, &url).await?,
+                Step::Obtain { url } => {
+                    self.say(slots, format!("fetching {url}"));
+                    self.obtain(task, &url).await?;
+                }
                 Step::Judge => self.judge(task, slots).await?,
                 Step::Write => self.write(task, slots).await?,
                 Step::Try => return self.begin_try(task, slots).await,

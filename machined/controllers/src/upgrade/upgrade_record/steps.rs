@@ -32,7 +32,6 @@ impl<H: UpgradeHost, F: FilesHost, P: Permits> UpgradeController<H, F, P> {
     }
 
     pub(super) async fn obtain(&mut self, mut task: Task, url: &str) -> Result<(), UpgradeError> {
-        self.message = format!("fetching {url}");
         task.stage = Stage::Obtaining;
         let mut journal = self.journal();
         let Err(error) = self.host.obtain(url).await else {
