@@ -20,15 +20,27 @@ const FETCH_DEADLINE: Duration = Duration::from_secs(120);
 /// User and group of the child on a machine; the image's passwd calls it `gitsync-fetch`.
 const FETCH_USER: u32 = 900;
 
-/// What the child may take.
-const LIMITS: [Limit; 6] = [
-    Limit::AddressSpaceBytes(2 << 30), // a pack of the largest size mapped twice, and room for threads
-    Limit::FileBytes(512 << 20),       // one pack
-    Limit::CpuSeconds(60),             // a delta bomb ends here
+/// What the child may take besides [`Limits`].
+const LIMITS: [Limit; 4] = [
+    Limit::FileBytes(512 << 20), // one pack
     Limit::OpenFiles(256),
     Limit::Processes(64), // threads count
     Limit::CoreBytes(0),
 ];
+
+/// What a hostile server can make a child take; the kernel ends the child beyond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Its address space in bytes.
+    pub memory_bytes: u64,
+    /// Its processor time in seconds.
+    pub processor_seconds: u64,
+}
+
+impl Limits {
+    /// Those of a machine: a pack of the largest size mapped twice with room for threads, and where a delta bomb ends.
+    pub const MACHINE: Limits = Limits { memory_bytes: 2 << 30, processor_seconds: 60 };
+}
 
 /// What the child reads besides its own folder: name servers and hosts, and whom TLS trusts. Those that are there.
 const READABLE: [&str; 7] = [
@@ -47,6 +59,7 @@ pub struct Fetcher {
     program: PathBuf,
     arguments: Vec<String>,
     deadline: Duration,
+    limits: Limits,
 }
 
 /// What came.
@@ -101,7 +114,14 @@ impl Fetcher {
     #[must_use]
     pub fn new(program: impl Into<PathBuf>, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
-        Fetcher { program: program.into(), arguments, deadline: FETCH_DEADLINE }
+        Fetcher { program: program.into(), arguments, deadline: FETCH_DEADLINE, limits: Limits::MACHINE }
+    }
+
+    /// Gives children other limits than those of a machine.
+    #[must_use]
+    pub const fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
     }
 
     /// Ends fetches after another time than the two minutes of a machine.
@@ -134,7 +154,7 @@ impl Fetcher {
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .kill_on_drop(true);
-        cage(folder, request.bundle.as_deref())
+        cage(folder, request.bundle.as_deref(), self.limits)
             .apply_in_child(command.as_std_mut())
             .map_err(|error| FetchError::Child(io::Error::other(error)))?;
         let mut child = command.spawn().map_err(FetchError::Child)?;
@@ -143,7 +163,7 @@ impl Fetcher {
         let request = serde_json::to_vec(request).map_err(|error| FetchError::Child(error.into()))?;
         stdin.write_all(&request).await.map_err(FetchError::Child)?;
         drop(stdin);
-        let fetched = receive(&mut BufReader::new(stdout)).await;
+        let fetched = read_answer(&mut BufReader::new(stdout)).await;
         // The answer is complete or worthless; either way the child has nothing left to do.
         child.kill().await.map_err(FetchError::Child)?;
         fetched
@@ -151,14 +171,15 @@ impl Fetcher {
 }
 
 /// What the child may still do.
-fn cage(folder: &Path, bundle: Option<&Path>) -> Sandbox {
+fn cage(folder: &Path, bundle: Option<&Path>, limits: Limits) -> Sandbox {
     let readable = READABLE.iter().map(Path::new).chain(bundle).filter(|path| path.exists());
     let mut paths: Vec<_> = readable.map(|path| PathRule { path: path.to_owned(), access: PathAccess::Read }).collect();
     paths.push(PathRule { path: folder.to_owned(), access: PathAccess::ReadWrite });
+    let bounds = [Limit::AddressSpaceBytes(limits.memory_bytes), Limit::CpuSeconds(limits.processor_seconds)];
     let root = Uid::effective().is_root();
     Sandbox {
         identity: root.then_some(Identity { user: FETCH_USER, group: FETCH_USER }),
-        limits: LIMITS.to_vec(),
+        limits: bounds.iter().chain(&LIMITS).cloned().collect(),
         paths,
         network: NetworkUse::Client,
         landlock: Demand::IfAvailable,
@@ -174,7 +195,11 @@ fn prepare_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-async fn receive(input: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<Fetched, FetchError> {
+/// Reads what a child says, to its last frame. Nothing in it is believed: it may be a child that has been taken over.
+///
+/// # Errors
+/// [`FetchError`]: what the child said went wrong, or an answer that is none.
+pub async fn read_answer(input: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<Fetched, FetchError> {
     let tip = match frame::read(input).await.map_err(FetchError::Child)? {
         Frame::Unchanged(tip) => return Ok(Fetched::Unchanged(commit_id(&tip)?)),
         Frame::Tip(tip) => commit_id(&tip)?,

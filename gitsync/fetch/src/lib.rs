@@ -21,7 +21,7 @@ mod statements;
 mod transport;
 mod url;
 
-pub use fetcher::{Brought, FetchError, Fetched, Fetcher};
+pub use fetcher::{Brought, FetchError, Fetched, Fetcher, Limits, read_answer};
 pub use folders::Folders;
 pub use request::Request;
 pub use url::{RepositoryUrl, UrlError};

@@ -5,10 +5,12 @@
 //! made of software; [`wait_for`] waits for a value instead of sleeping.
 
 pub mod authenticator;
+pub mod authority;
 pub mod git;
 pub mod hostile;
 mod http;
 pub mod registry;
+pub mod shattered;
 mod wait;
 
 pub use http::Server;

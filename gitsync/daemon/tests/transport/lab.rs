@@ -1,6 +1,6 @@
 //! A signed repository, a machine that has accepted its first steps, and the real caged fetch child between it and a hostile server.
 
-use gitsync_fetch::{FetchError, Fetched, Fetcher, Folders, RepositoryUrl, Request};
+use gitsync_fetch::{FetchError, Fetched, Fetcher, Folders, Limits, RepositoryUrl, Request};
 use gitsync_verify::{DeployRef, Introduction, Offer, Reason, Refusal, TrustState, introduce, verify};
 use machined_ids::{ClusterId, CommitId};
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ pub(crate) const REF: &str = "refs/heads/main";
 /// When a fetch ends here, whatever the server does; half of a machine's two minutes.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Bound on the time of any attack: the deadline, and half a minute for a busy computer to end a child.
-const TIME: Duration = Duration::from_secs(90);
+/// What may pass between a deadline and the answer: half a minute for a busy computer to end a child.
+const SLACK: Duration = Duration::from_secs(30);
 
 /// Bound on the memory of the fetch child, whatever it is sent: its address space, as `gitsync_fetch` limits it.
 pub(crate) const CHILD_MEMORY_KIB: i64 = 2 << 20;
@@ -51,6 +51,7 @@ pub(crate) struct Lab {
     judged: Option<CommitId>,
     folders: Folders,
     deadline: Duration,
+    limits: Limits,
 }
 
 impl Lab {
@@ -80,7 +81,8 @@ impl Lab {
         let introduction = Introduction::of(&objects, &tip, cluster, deploy_ref()).expect("because it is good");
         let (state, _) = introduce(&introduction, &objects).expect("because the introduction is its own");
         let folders = Folders::new(folder.path().join("fetch"));
-        let mut lab = Lab { folder, server, state, judged: Some(first), folders, deadline: DEADLINE };
+        let mut lab =
+            Lab { folder, server, state, judged: Some(first), folders, deadline: DEADLINE, limits: Limits::MACHINE };
         lab.commit(Some("ada"), "apps/a.yaml", "a: 1\n");
         lab.takes().await;
         lab
@@ -92,8 +94,18 @@ impl Lab {
         self
     }
 
+    /// Gives children other limits than those of a machine.
+    pub(crate) fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     pub(crate) fn served(&self) -> PathBuf {
         self.folder.path().join("served.git")
+    }
+
+    pub(crate) fn work(&self) -> PathBuf {
+        self.folder.path().join("work")
     }
 
     pub(crate) fn fetched(&self) -> PathBuf {
@@ -126,7 +138,12 @@ impl Lab {
             stop_at: self.state.history().iter().map(|position| position.commit.clone()).collect(),
         };
         let fetcher = Fetcher::new(Path::new(env!("CARGO_BIN_EXE_gitsync")), &["fetch-child"]);
-        let fetched = fetcher.with_deadline(self.deadline).fetch(&request).await.map_err(Stopped::Fetch)?;
+        let fetched = fetcher
+            .with_deadline(self.deadline)
+            .with_limits(self.limits)
+            .fetch(&request)
+            .await
+            .map_err(Stopped::Fetch)?;
         let (tip, objects) = match fetched {
             Fetched::Unchanged(_) => return Ok(()),
             Fetched::New(tip, objects, _) => (tip, objects),
@@ -188,7 +205,7 @@ impl Lab {
         self.server.attack(attack);
         let url = self.server.url();
         let outcome = self.look_at(&url).await;
-        assert!(start.elapsed() < TIME, "it took {:?}", start.elapsed());
+        assert!(start.elapsed() < self.deadline + SLACK, "it took {:?}", start.elapsed());
         let more = own_memory_kib().saturating_sub(memory);
         assert!(more < PARENT_MEMORY_KIB, "gitsync itself grew by {more} KiB");
         let child = children_memory_kib();
@@ -203,6 +220,11 @@ impl Lab {
         let tip = run(&self.served(), "git", &["rev-parse", REF]);
         assert_eq!(self.accepted().as_str(), tip, "what is honest is accepted");
     }
+}
+
+/// A server that says the branch is there.
+pub(crate) fn ref_at(id: &str) -> Attack {
+    Attack::RefAt { name: REF.to_owned(), id: id.to_owned() }
 }
 
 pub(crate) fn deploy_ref() -> DeployRef {

@@ -1,14 +1,10 @@
 //! A server that lies: about refs, about history, about formats, about where to look.
 
-use crate::lab::{Lab, REF, Stopped, run};
+use crate::lab::{Lab, REF, Stopped, ref_at, run};
 use gitsync_fetch::FetchError;
 use gitsync_verify::Reason;
 use tests_support::hostile::{Attack, HostileServer};
 use tests_support::wait_for;
-
-fn ref_at(id: &str) -> Attack {
-    Attack::RefAt { name: REF.to_owned(), id: id.to_owned() }
-}
 
 #[tokio::test]
 async fn the_server_is_honest_when_it_does_not_attack() {

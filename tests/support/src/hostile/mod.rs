@@ -19,11 +19,14 @@ use bytes::Bytes;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// What the server does wrong.
 #[derive(Debug, Clone)]
@@ -79,6 +82,7 @@ pub enum Stage {
 #[derive(Debug)]
 pub struct HostileServer {
     address: SocketAddr,
+    scheme: &'static str,
     state: Arc<State>,
     task: JoinHandle<()>,
 }
@@ -106,6 +110,19 @@ impl HostileServer {
     /// # Errors
     /// When no port of loopback can be listened on.
     pub async fn start(repository: &Path, attack: Attack) -> Result<Self> {
+        HostileServer::listen(repository, attack, None).await
+    }
+
+    /// Serves a bare repository with an attack over TLS, with whatever certificate `tls` has.
+    ///
+    /// # Errors
+    /// As [`HostileServer::start`].
+    pub async fn start_tls(repository: &Path, attack: Attack, tls: Arc<ServerConfig>) -> Result<Self> {
+        HostileServer::listen(repository, attack, Some(TlsAcceptor::from(tls))).await
+    }
+
+    async fn listen(repository: &Path, attack: Attack, tls: Option<TlsAcceptor>) -> Result<Self> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("listening on loopback")?;
         let address = listener.local_addr()?;
         let state = Arc::new(State {
@@ -113,14 +130,14 @@ impl HostileServer {
             attack: Mutex::new(attack),
             requests: Mutex::new(Vec::new()),
         });
-        let task = tokio::spawn(accept(listener, Arc::clone(&state)));
-        Ok(HostileServer { address, state, task })
+        let task = tokio::spawn(accept(listener, tls, Arc::clone(&state)));
+        Ok(HostileServer { address, scheme, state, task })
     }
 
     /// The repository's URL.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}/demo.git", self.address)
+        format!("{}://{}/demo.git", self.scheme, self.address)
     }
 
     /// Attacks otherwise from now on.
@@ -141,19 +158,30 @@ impl Drop for HostileServer {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let state = Arc::clone(&state);
+        let (tls, state) = (tls.clone(), Arc::clone(&state));
         tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let state = Arc::clone(&state);
-                async move { answer(&state, request).await }
-            });
-            let connection = auto::Builder::new(TokioExecutor::new());
-            if let Err(error) = connection.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, "connection ended");
+            match tls {
+                None => serve(stream, state).await,
+                // A client that does not believe the certificate sends nothing.
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => serve(stream, state).await,
+                    Err(error) => tracing::debug!(%error, "no handshake"),
+                },
             }
         });
+    }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, state: Arc<State>) {
+    let service = service_fn(|request| {
+        let state = Arc::clone(&state);
+        async move { answer(&state, request).await }
+    });
+    let connection = auto::Builder::new(TokioExecutor::new());
+    if let Err(error) = connection.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "connection ended");
     }
 }
 

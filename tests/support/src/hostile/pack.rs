@@ -32,6 +32,8 @@ pub enum Kind {
     Tag = 4,
     /// A difference against an entry before it in the same pack.
     Delta = 6,
+    /// A difference against an object that is named by its id.
+    NamedDelta = 7,
 }
 
 /// Everything that is reachable from a revision, and the revision's own object.
@@ -133,13 +135,18 @@ impl Pack {
 
     fn seal(self, count: u32, hash: gix_hash::Kind) -> Vec<u8> {
         let head = [&b"PACK\0\0\0\x02"[..], &count.to_be_bytes()].concat();
-        let mut bytes = [head, self.entries].concat();
-        let mut hasher = gix_hash::hasher(hash);
-        hasher.update(&bytes);
-        let sum = hasher.try_finalize().map(|sum| sum.as_slice().to_vec()).unwrap_or_default();
-        bytes.extend(sum);
-        bytes
+        with_checksum([head, self.entries].concat(), hash)
     }
+}
+
+/// Bytes and their checksum, as a pack ends.
+#[must_use]
+pub fn with_checksum(mut bytes: Vec<u8>, hash: gix_hash::Kind) -> Vec<u8> {
+    let mut hasher = gix_hash::hasher(hash);
+    hasher.update(&bytes);
+    let sum = hasher.try_finalize().map(|sum| sum.as_slice().to_vec()).unwrap_or_default();
+    bytes.extend(sum);
+    bytes
 }
 
 /// Bytes as zlib compresses them.
