@@ -159,7 +159,7 @@ impl Desk {
         let signed = SignedStatement::join(&body, &armour)?;
         ensure!(
             signed.touched() != Some(false),
-            "the hardware key signed without being touched; touch it when it blinks"
+            "NoTouch: the hardware key signed without being touched, which no machine takes; sign again and touch it when it blinks"
         );
         let about: String = about.chars().take(16).collect();
         let name = format!("{}{about}-{principal}", statement.refs());

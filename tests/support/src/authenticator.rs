@@ -37,13 +37,21 @@ impl Authenticator {
         format!("{KIND} {}", STANDARD.encode(self.blob()))
     }
 
-    fn blob(&self) -> Vec<u8> {
+    /// The public key as agents and signatures carry it.
+    #[must_use]
+    pub fn blob(&self) -> Vec<u8> {
         [string(KIND.as_bytes()), string(self.key.public_key().as_ref()), string(APPLICATION.as_bytes())].concat()
     }
 
     /// Signs as `ssh-keygen -Y sign -n <namespace>` has the hardware do; gives the armour.
     #[must_use]
     pub fn sign(&self, holder: Holder, namespace: &str, message: &[u8]) -> String {
+        armour(&self.blob(), namespace, &self.sign_blob(holder, &to_sign(namespace, message)))
+    }
+
+    /// Signs bytes as an agent is asked to; gives the signature as the agent answers.
+    #[must_use]
+    pub fn sign_blob(&self, holder: Holder, to_sign: &[u8]) -> Vec<u8> {
         let flags = match holder {
             Holder::Touched => 1_u8,
             Holder::Absent => 0,
@@ -52,12 +60,12 @@ impl Authenticator {
         let mut data = Sha256::digest(APPLICATION).to_vec();
         data.push(flags);
         data.extend_from_slice(&counter);
-        data.extend_from_slice(&Sha256::digest(to_sign(namespace, message)));
+        data.extend_from_slice(&Sha256::digest(to_sign));
         let raw = self.key.sign(&data);
         let mut signature = [string(KIND.as_bytes()), string(raw.as_ref())].concat();
         signature.push(flags);
         signature.extend_from_slice(&counter);
-        armour(&self.blob(), namespace, &signature)
+        signature
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! [`git::serve`] serves a folder of bare repositories over smart HTTP by git's own `http-backend`; [`hostile`] is a git server that
 //! attacks; [`registry::Registry`] is a small OCI registry that serves archives; [`authenticator::Authenticator`] is a hardware key
-//! made of software; [`wait_for`] waits for a value instead of sleeping.
+//! made of software, and [`agent::Agent`] the SSH agent that holds it; [`wait_for`] waits for a value instead of sleeping.
 
+pub mod agent;
 pub mod authenticator;
 pub mod authority;
 pub mod git;

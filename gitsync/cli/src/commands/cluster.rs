@@ -158,7 +158,12 @@ pub(super) async fn enroll(around: &Surroundings, enroll: &Enroll) -> Result<()>
 
 /// A machine that waits in maintenance mode.
 async fn waiting(address: &str, fingerprint: &Fingerprint) -> Result<MaintenanceClient<Channel>> {
-    let mut client = maintenance(address, fingerprint).await?;
+    let mut client = maintenance(address, fingerprint).await.with_context(|| {
+        format!(
+            "what answers at {address} was not shown to be the machine with fingerprint {fingerprint}; nothing was told to it. Read the \
+             fingerprint on the machine's console again; if it is this one, somebody sits between you and the machine"
+        )
+    })?;
     if let Err(status) = client.identify(machined_api::IdentifyRequest {}).await {
         bail!(
             "the machine at {address} is not in maintenance mode: {}; if its image carries a seed, give --seeded",

@@ -142,7 +142,8 @@ impl Lab {
         }
     }
 
-    fn run_with(&self, folder: &Path, program: &str, arguments: &[&str], more: &[(&str, &Path)]) -> Said {
+    /// Runs a program with nothing of the caller's environment but `PATH`, and with more.
+    pub(crate) fn run_with(&self, folder: &Path, program: &str, arguments: &[&str], more: &[(&str, &Path)]) -> Said {
         let output = Command::new(program)
             .args(arguments)
             .current_dir(folder)
