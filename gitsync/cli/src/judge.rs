@@ -7,11 +7,12 @@ use anyhow::{Context as _, Result, bail};
 use gitsync_fetch::local;
 use gitsync_plan::DesiredState;
 use gitsync_verify::{
-    Clock, Commit, Introduction, Offer, Policy, Reason, Refusal, SignedStatement, TrustState, Verified, introduce,
-    verify,
+    Clock, Commit, Freshness, Introduction, Offer, Policy, Reason, Refusal, SignedStatement, Statement, TrustState,
+    Verified, freshness, introduce, verify,
 };
 use jiff::Timestamp;
-use machined_ids::CommitId;
+use machined_ids::{CommitId, Fingerprint};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Where a checkout keeps the introduction, inside its git folder.
@@ -39,9 +40,11 @@ pub(crate) struct Judgement {
     pub(crate) desired: Option<DesiredState>,
     /// The first refusal.
     pub(crate) refusal: Option<Refusal>,
+    /// How fresh a machine would know the tip to be that had seen every beacon in time; `None` when it would not have begun.
+    pub(crate) freshness: Option<Freshness>,
 }
 
-/// The three answers, as exit codes of `cairnctl verify`.
+/// The answers, as exit codes of `cairnctl verify`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// A machine would run this.
@@ -50,6 +53,8 @@ pub(crate) enum Verdict {
     Refused = 1,
     /// Something is missing here that a machine would have.
     Unknown = 2,
+    /// A machine would run this, and cannot know whether the source keeps something newer back.
+    NotFresh = 3,
 }
 
 impl Verdict {
@@ -58,9 +63,13 @@ impl Verdict {
             Verdict::Accepted => "accepted",
             Verdict::Refused => "refused",
             Verdict::Unknown => "unknown",
+            Verdict::NotFresh => "not fresh",
         }
     }
 }
+
+/// Keys whose newest beacon is looked at: many more than sign beacons for one cluster.
+const MAX_BEACON_KEYS: usize = 16;
 
 impl Repository {
     /// Opens the repository that contains `folder`, with an introduction from a file or from where `cairnctl` keeps it.
@@ -85,8 +94,13 @@ impl Repository {
         Ok(Repository { folder: found.to_owned(), introduction: Introduction::from_json(&bytes)? })
     }
 
-    /// Judges a revision; `None` is the deploy ref. With `presence` a recovery does not wait.
+    /// Judges a revision now; `None` is the deploy ref. With `presence` a recovery does not wait.
     pub(crate) fn judge(&self, revision: Option<&str>, presence: bool) -> Result<Judgement> {
+        self.judge_at(revision, presence, Timestamp::now())
+    }
+
+    /// Judges a revision as a machine would whose clock shows `at`.
+    pub(crate) fn judge_at(&self, revision: Option<&str>, presence: bool, at: Timestamp) -> Result<Judgement> {
         let revision = revision.unwrap_or(self.introduction.deploy_ref.as_str());
         let stop_at = std::slice::from_ref(&self.introduction.commit);
         let (tip, objects) = match local::read(&self.folder, revision, stop_at) {
@@ -99,7 +113,7 @@ impl Repository {
         let statements = self.statements()?;
         Ok(match introduce(&self.introduction, &objects) {
             Ok((state, first)) => {
-                let clock = Clock::at(Timestamp::now());
+                let clock = Clock::at(at);
                 let offer = Offer { statements: &statements, clock, presence, ..Offer::of(&tip, &objects) };
                 Judgement::of(state, first, &offer)
             }
@@ -116,7 +130,8 @@ impl Repository {
 
 impl Judgement {
     const fn refused(tip: Option<CommitId>, refusal: Refusal) -> Self {
-        Judgement { tip, state: None, steps: Vec::new(), policy: None, desired: None, refusal: Some(refusal) }
+        let (state, policy, desired, freshness) = (None, None, None, None);
+        Judgement { tip, state, steps: Vec::new(), policy, desired, refusal: Some(refusal), freshness }
     }
 
     /// From the introduction to the tip, and what the tip says when all of it passed.
@@ -145,7 +160,8 @@ impl Judgement {
                 Err(refused) => refusal = Some(refused),
             }
         }
-        Judgement { tip: Some(offer.tip.clone()), state: Some(state), steps, policy, desired, refusal }
+        let freshness = Some(freshness_of(&state, offer));
+        Judgement { tip: Some(offer.tip.clone()), state: Some(state), steps, policy, desired, refusal, freshness }
     }
 
     /// What this means for a machine.
@@ -157,6 +173,38 @@ impl Judgement {
             Some(_) => Verdict::Refused,
         }
     }
+
+    /// As [`Judgement::verdict`], for a branch that a source delivers: what is not known to be fresh is told apart.
+    pub(crate) fn verdict_of_source(&self) -> Verdict {
+        match (self.verdict(), self.freshness.as_ref().and_then(Freshness::refusal)) {
+            (Verdict::Accepted, Some(_)) => Verdict::NotFresh,
+            (verdict, _) => verdict,
+        }
+    }
+}
+
+/// How fresh what was accepted is, to a machine that saw the newest beacon of each key when that was made. A beacon that has ended
+/// is worth nothing to who sees it only now, so those are judged at their own time, which moves nothing else here.
+fn freshness_of(state: &TrustState, offer: &Offer<'_>) -> Freshness {
+    let mut newest: BTreeMap<&Fingerprint, Timestamp> = BTreeMap::new();
+    for signed in offer.statements {
+        let Statement::Beacon(beacon) = signed.statement() else { continue };
+        if offer.clock.now.is_some_and(|now| beacon.issued <= now) {
+            let latest = newest.entry(signed.key()).or_insert(beacon.issued);
+            *latest = beacon.issued.max(*latest);
+        }
+    }
+    let mut times: Vec<Timestamp> = newest.into_values().take(MAX_BEACON_KEYS).collect();
+    times.sort();
+    let (tip, mut seen) = (state.accepted().commit.clone(), state.clone());
+    for at in times {
+        let then = Offer { tip: &tip, clock: Clock::at(at), presence: false, ..*offer };
+        // A refusal here is about the tip, which was judged already.
+        if let Ok(chain) = verify(&seen, &then) {
+            seen.learn(&chain);
+        }
+    }
+    freshness(&seen, offer.clock)
 }
 
 fn is_repository(folder: &Path) -> bool {

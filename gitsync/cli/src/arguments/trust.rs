@@ -16,7 +16,13 @@ use std::path::PathBuf;
 ///   cairnctl verify --commit HEAD --applied origin/main what it would delete, judged by the rules' budgets
 ///   cairnctl verify repo.git --introduction FILE -o json
 ///
-/// Exit code: 0 accepted, 1 refused, 2 cannot tell (no introduction, a shallow clone, a newer format).
+///   cairnctl verify --at 2026-12-24T18:00:00Z           the branch as a machine would see it then
+///
+/// Where the policy asks for freshness, the beacons under refs/cairn/fresh/ are judged as well (git fetch origin
+/// '+refs/cairn/*:refs/cairn/*'); --commit leaves that out of the exit code, because no source has such a commit yet.
+///
+/// Exit code: 0 accepted, 1 refused, 2 cannot tell (no introduction, a shallow clone, a newer format), 3 accepted and not
+/// known to be fresh (SourceStale, SourceWithheld, FreshnessUnproven).
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Verify {
@@ -38,6 +44,9 @@ pub(crate) struct Verify {
     /// Judge as if somebody stood at the machine: a recovery does not wait for its delay
     #[arg(long)]
     pub(crate) present: bool,
+    /// Judge as a machine would whose clock shows this time [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<Timestamp>,
 }
 
 /// Get a checkout of a cluster's repository: signing, hook, introduction and context set up

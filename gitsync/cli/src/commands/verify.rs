@@ -6,24 +6,26 @@ use crate::judge::{Judgement, Repository, Verdict};
 use crate::output;
 use anyhow::{Result, bail};
 use gitsync_plan::{Inventory, diff};
-use gitsync_verify::{ChangeKind, Commit, Introduction, Reason, Refusal, TrustState};
+use gitsync_verify::{ChangeKind, Commit, Freshness, Introduction, Reason, Refusal, TrustState};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 /// Judges and prints; the verdict is the exit code.
 pub(super) fn verify(around: &Surroundings, verify: &Verify) -> Result<Verdict> {
     let repository = Repository::open(&verify.repository, verify.introduction.as_deref())?;
     let revision = verify.commit.as_deref().or(verify.branch.as_deref());
-    let mut judgement = repository.judge(revision, verify.present)?;
+    let at = verify.at.unwrap_or_else(Timestamp::now);
+    let mut judgement = repository.judge_at(revision, verify.present, at)?;
     let deleted = match &verify.applied {
-        Some(applied) => deletions(&mut judgement, repository.judge(Some(applied), verify.present)?)?,
+        Some(applied) => deletions(&mut judgement, repository.judge_at(Some(applied), verify.present, at)?)?,
         None => Vec::new(),
     };
-    let verdict = judgement.verdict();
     match around.form {
         Form::Json => output::json(&report(&repository.introduction, &judgement, &deleted))?,
         Form::Text => print(&repository.introduction, &judgement, &deleted)?,
     }
-    Ok(verdict)
+    // A commit that was named is no source's news: whether it is fresh is no question yet.
+    Ok(if verify.commit.is_some() { judgement.verdict() } else { judgement.verdict_of_source() })
 }
 
 /// What going from one commit to the other deletes; more than a rule's budget is a refusal.
@@ -87,6 +89,7 @@ fn print(introduction: &Introduction, judgement: &Judgement, deleted: &[String])
             glass.seq, glass.until
         );
     }
+    print_freshness(judgement)?;
     match &judgement.refusal {
         Some(refusal) => print_refusal(judgement.verdict(), refusal),
         None => Ok(()),
@@ -96,6 +99,34 @@ fn print(introduction: &Introduction, judgement: &Judgement, deleted: &[String])
 fn names(step: &Commit) -> String {
     let names: Vec<_> = step.approvals().iter().map(|name| name.as_str()).collect();
     if names.is_empty() { "-".to_owned() } else { names.join(", ") }
+}
+
+/// What beacons say, where the policy asks or somebody says that news is kept back.
+fn print_freshness(judgement: &Judgement) -> Result<()> {
+    match &judgement.freshness {
+        None | Some(Freshness::NotAsked) => {}
+        Some(Freshness::Fresh { until }) => {
+            println!("fresh: a beacon says that nothing newer existed; it ends at {until}")
+        }
+        Some(old @ (Freshness::Stale { .. } | Freshness::Withheld { .. } | Freshness::Unproven)) => {
+            if let Some(refusal) = old.refusal() {
+                output::fields(&[("not fresh", refusal.reason.to_string())])?;
+                println!("  {}", output::one_line(&refusal.message));
+            }
+            println!("next: git fetch origin '+refs/cairn/*:refs/cairn/*'; then cairnctl verify again");
+        }
+    }
+    Ok(())
+}
+
+fn freshness(judgement: &Judgement) -> Value {
+    match &judgement.freshness {
+        None | Some(Freshness::NotAsked) => Value::Null,
+        Some(Freshness::Fresh { until }) => json!({ "fresh": true, "until": until }),
+        Some(old @ (Freshness::Stale { .. } | Freshness::Withheld { .. } | Freshness::Unproven)) => {
+            json!({ "fresh": false, "refusal": old.refusal() })
+        }
+    }
 }
 
 fn print_refusal(verdict: Verdict, refusal: &Refusal) -> Result<()> {
@@ -149,7 +180,7 @@ fn report(introduction: &Introduction, judgement: &Judgement, deleted: &[String]
         "verdict": judgement.verdict().as_str(), "cluster": introduction.cluster, "ref": introduction.deploy_ref,
         "introduction": introduction.commit, "tip": judgement.tip,
         "steps": judgement.steps.iter().map(|one| step(one)).collect::<Vec<_>>(),
-        "refusal": judgement.refusal, "content": content,
+        "refusal": judgement.refusal, "content": content, "freshness": freshness(judgement),
         "deleted": deleted,
     })
 }

@@ -1,6 +1,7 @@
 //! `cairnctl verify`: one answer for checkouts, bare repositories and CI, with an exit code that tells refused from unknown.
 
-use crate::lab::Lab;
+use crate::lab::{Lab, Said};
+use jiff::{SignedDuration, Timestamp};
 
 const MAP: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: example}\ndata: {a: b}\n";
 
@@ -140,4 +141,42 @@ fn t56_a_commit_that_deletes_more_than_a_rules_budget_is_refused_before_it_is_me
             "{said:?}"
         );
     }
+}
+
+#[test]
+fn a_branch_that_is_not_known_to_be_fresh_has_an_exit_code_of_its_own() {
+    let lab = Lab::new();
+    lab.key("robot");
+    let robot = format!("principal \"robot\" {{ key \"{}\" {{ use \"fresh\"; }}; }}\n", lab.public_key("robot"));
+    lab.write(&lab.demo().join("trust/robots.kdl"), &robot);
+    let root = std::fs::read_to_string(lab.demo().join("trust/root.kdl")).expect("because init wrote it");
+    lab.change("trust/root.kdl", &format!("{root}freshness life=\"24h\"\n"), &[]);
+    let verify = |more: &[&str]| lab.cairnctl(&lab.demo(), &[&["verify", "-o", "json"], more].concat());
+    let not_fresh = |said: &Said, reason: &str| {
+        let report = said.json();
+        assert_eq!((said.code, &report["freshness"]["refusal"]["reason"]), (3, &reason.into()), "{said:?}");
+        assert_eq!(report["verdict"], "accepted", "what passed has passed: {said:?}");
+    };
+    not_fresh(&verify(&[]), "FreshnessUnproven");
+    assert_eq!(verify(&["--commit", "HEAD"]).code, 0, "a proposal is nobody's news yet");
+
+    let robot = lab.path("robot");
+    let robot = robot.to_str().expect("because the path is text");
+    let beacon = || lab.cairnctl(&lab.demo(), &["beacon", "--ssh-key", robot]).good();
+    let before = Timestamp::now();
+    beacon();
+    let said = verify(&[]);
+    assert_eq!((said.code, &said.json()["freshness"]["fresh"]), (0, &true.into()), "{said:?}");
+    let at = |hours: i64| (before + SignedDuration::from_hours(hours)).to_string();
+    not_fresh(&verify(&["--at", &at(2)]), "SourceStale");
+    not_fresh(&verify(&["--at", &at(-2)]), "FreshnessUnproven");
+    let text = lab.cairnctl(&lab.demo(), &["verify", "--at", &at(2)]);
+    assert!(text.out.contains("SourceStale") && text.out.contains("next: "), "{text:?}");
+
+    // The robot knows a newer step than the branch shows.
+    lab.change("docs/a.md", "a\n", &[]);
+    beacon();
+    assert_eq!(verify(&[]).code, 0);
+    lab.git(&lab.demo(), &["reset", "-q", "--hard", "HEAD~1"]);
+    not_fresh(&verify(&[]), "SourceWithheld");
 }
