@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod demo;
+mod fuzz;
 mod run;
 mod test;
 mod tidy;
@@ -43,6 +44,8 @@ enum Command {
         #[command(subcommand)]
         bench: bench::Bench,
     },
+    /// Fuzz the readers of bytes from outside with coverage feedback; corpus and finds in target/fuzz/
+    Fuzz(fuzz::Fuzz),
     /// Serve a folder of git repositories over HTTP (the demo's background server)
     #[command(hide = true)]
     ServeGit(demo::ServeGit),
@@ -70,6 +73,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Check => check::check(),
         Command::Tidy => tidy::tidy(),
         Command::Bench { bench } => runtime.block_on(bench::bench(&bench)),
+        Command::Fuzz(fuzz) => fuzz::fuzz(&fuzz),
         Command::ServeGit(serve) => runtime.block_on(demo::serve_git(&serve)),
     }
 }

@@ -1,0 +1,53 @@
+//! Every reader of bytes from outside, as a target for fuzzing: what it expects, and what must hold whatever comes.
+//!
+//! `tests/sample.rs` feeds each target a fixed sample of mutations in `cargo test`; `tests/fuzz`, built by `cargo xtask fuzz`, feeds them with
+//! feedback from coverage for as long as one likes. A target calls the code that ships and panics when a promise is broken.
+//!
+//! ```text
+//! bytes -> commits, trees, policies, documents, statements, states     pure readers of gitsync-verify and machined-config
+//!       -> packs, bundles                                              the fetch child's whole run, then what gitsync makes of its answer
+//!       -> answers                                                     what gitsync reads from a child that has been taken over
+//! ```
+
+mod documents;
+mod history;
+mod packs;
+mod statements;
+
+use std::fmt;
+
+/// A reader, and how to feed it.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// Its name on the command line, and of the folder of its corpus.
+    pub name: &'static str,
+    /// Inputs that it takes, or nearly: where mutation begins.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+    /// Reads an input; a panic is a fault that was found.
+    pub feed: fn(&[u8]),
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// All of them.
+pub const TARGETS: [Target; 9] = [
+    Target { name: "commits", seeds: history::commit_seeds, feed: history::commits },
+    Target { name: "trees", seeds: history::tree_seeds, feed: history::trees },
+    Target { name: "policies", seeds: documents::policy_seeds, feed: documents::policies },
+    Target { name: "documents", seeds: documents::document_seeds, feed: documents::documents },
+    Target { name: "statements", seeds: statements::statement_seeds, feed: statements::statements },
+    Target { name: "states", seeds: statements::state_seeds, feed: statements::states },
+    Target { name: "packs", seeds: packs::pack_seeds, feed: packs::packs },
+    Target { name: "bundles", seeds: packs::bundle_seeds, feed: packs::bundles },
+    Target { name: "answers", seeds: packs::answer_seeds, feed: packs::answers },
+];
+
+/// The target of a name.
+#[must_use]
+pub fn target(name: &str) -> Option<Target> {
+    TARGETS.into_iter().find(|target| target.name == name)
+}
