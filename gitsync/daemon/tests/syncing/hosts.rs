@@ -56,6 +56,9 @@ async fn t32_an_answer_with_a_hole_costs_nothing_once_the_host_is_honest() {
     let stale = Attack::RefAt { name: BRANCH.to_owned(), id: before.to_string() };
     let host = HostileServer::start(&lab.served(), stale).await.expect("because loopback has free ports");
     lab.machined.introduce(&lab.repository.introduction(), &[host.url()]);
+    // A look at the honest host may be under way; it must not see what follows.
+    let asked = async || host.requests().iter().any(|request| request == "ls-refs").then_some(());
+    lab.until("this host to be asked", asked).await;
     lab.repository.write("apps/web/deployment.yaml", &deployment(3));
     let next = lab.repository.commit(Some("ada"), "three of them");
     let all = objects(&lab.served(), next.as_str()).expect("because git lists them");
