@@ -15,6 +15,9 @@ use std::time::Duration;
 /// Milliseconds between two faults.
 const PAUSE_MILLIS: std::ops::Range<u64> = 50..3000;
 
+/// How long the harness waits for what it asks of a member; the next fault may be the one that ends the wait.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Revisions of history that are kept when the harness compacts; little, so that watchers meet the edge.
 const KEPT: u64 = 300;
 
@@ -115,15 +118,18 @@ async fn compact(cluster: &Cluster) {
     if let Some(leader) = cluster.leader() {
         let replica = leader.replica;
         let oldest = Revision(replica.revision().0.saturating_sub(KEPT));
-        // Refused without a leader, lost with its process: then history is longer for a while.
-        let _compacted_or_not = leader.process.run(async move { replica.compact(oldest).await }).await;
+        let compacting = leader.process.run(async move { replica.compact(oldest).await });
+        // Refused without a leader, lost with its process, waiting while it is cut off: then history is longer for a while.
+        let _compacted_or_not = Sim::timeout(PATIENCE, compacting).await;
     }
 }
 
 async fn snapshot(cluster: &Cluster, id: MemberId) {
     if let Some(running) = cluster.network().running().into_iter().find(|running| running.id == id) {
         let raft = running.replica.raft().clone();
-        let _asked_or_gone = running.process.run(async move { raft.trigger().snapshot().await.is_ok() }).await;
+        let asking = running.process.run(async move { raft.trigger().snapshot().await.is_ok() });
+        // Its process may be paused, or killed.
+        let _asked_or_gone = Sim::timeout(PATIENCE, asking).await;
     }
 }
 

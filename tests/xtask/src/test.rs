@@ -61,7 +61,6 @@ pub(crate) async fn test(test: &Test) -> Result<()> {
     }
     if !test.vm {
         run("cargo", &["test", "--workspace", "--locked"])?;
-        sim(&Sim { seed: FIXED_SEED, minutes: FIXED_MINUTES })?;
         dev_in_a_namespace().await?;
     }
     let home = ".cairn/test";
@@ -87,10 +86,6 @@ pub(crate) async fn test(test: &Test) -> Result<()> {
     }
     result
 }
-
-/// The seeds of every build begin here, and go on for this long.
-const FIXED_SEED: u64 = 1;
-const FIXED_MINUTES: f64 = 2.0;
 
 /// Where `controlplane dev` is tested.
 const DEV_HOME: &str = ".cairn/test-dev";
