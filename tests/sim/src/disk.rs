@@ -29,6 +29,8 @@ struct State {
     sync_fails: bool,
     /// Whether nothing more fits.
     full: bool,
+    /// Whether a sync failed since the power was cut: readers see what is not on the disk and never will be.
+    lost: bool,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +89,7 @@ impl Disk {
             dies_after: None,
             sync_fails: false,
             full: false,
+            lost: false,
         })))
     }
 
@@ -114,6 +117,7 @@ impl Disk {
             }
             file.now = file.synced.clone();
         }
+        state.lost = false;
         drop(state);
         self.heal();
     }
@@ -139,6 +143,11 @@ impl Disk {
     /// Has nothing more fit from now on.
     pub(crate) fn fill_up(&self) {
         self.state().full = true;
+    }
+
+    /// Whether a sync failed since the power was cut last.
+    pub(crate) fn lost_changes(&self) -> bool {
+        self.state().lost
     }
 
     /// Bytes of all files.
@@ -243,6 +252,9 @@ impl StorageBackend for Handle {
 
     fn sync_data(&self) -> Result<(), io::Error> {
         self.count()?;
+        let mut state = self.mounted.disk.state();
+        state.lost |= state.sync_fails;
+        drop(state);
         self.with(|file, faults| {
             let changes = std::mem::take(&mut file.unsynced);
             if faults.sync_fails {

@@ -1,6 +1,7 @@
 //! What goes wrong in a run: a seeded choice every now and then, on a cluster that clients use.
 
 use crate::cluster::Cluster;
+use crate::disk::Disk;
 use crate::network::Weather;
 use crate::runtime::Sim;
 use anyhow::Result;
@@ -62,16 +63,19 @@ async fn restart_failed(cluster: &mut Cluster, random: &mut SmallRng) -> Result<
     Ok(())
 }
 
-/// Ends members that say that they cannot go on. Their machine restarts, as what a failed sync lost is still in the page cache of a
-/// machine that does not, and would be taken for what is on the disk.
+/// Ends members that say that they cannot go on.
 fn stop_failed(cluster: &mut Cluster) {
     for id in cluster.failed() {
-        cluster.cut_power(id);
+        cluster.kill(id);
     }
 }
 
 async fn restart(cluster: &mut Cluster, id: MemberId) -> Result<()> {
     drop(cluster.network().disconnect(id));
+    if cluster.disk(id).is_some_and(Disk::lost_changes) {
+        // The machine restarts: what a failed sync lost is still in its page cache, and would be taken for what is on the disk.
+        cluster.cut_power(id);
+    }
     cluster.disk(id).into_iter().for_each(|disk| disk.heal());
     cluster.boot(id, false).await
 }
