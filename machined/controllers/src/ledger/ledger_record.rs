@@ -231,11 +231,9 @@ mod tests {
     use super::*;
     use crate::files::fake::FakeFiles;
     use crate::introduction::{Introduction, example};
-    use machined_access::{AccessTable, IdentityKey};
-    use machined_ids::{Seq, StepId};
+    use crate::ledger::sample;
+    use machined_access::IdentityKey;
     use machined_runtime::Store;
-
-    const CLUSTER: &str = "00112233445566778899aabbccddeeff";
 
     struct Machine {
         controller: LedgerController<FakeFiles>,
@@ -262,30 +260,8 @@ mod tests {
     }
 
     fn desired(generation: u64, identity: &Fingerprint) -> RawDesired {
-        let cluster = CLUSTER.parse().expect("because it is an id");
-        let step = StepId::from_bytes([7; 32]);
-        let access = AccessTable {
-            cluster,
-            seq: Seq(1),
-            step,
-            people: Default::default(),
-            roles: Default::default(),
-            machines: Default::default(),
-            images: Default::default(),
-        };
-        RawDesired {
-            generation: Generation(generation),
-            step,
-            commit: "c".repeat(40).parse().expect("because it is an id"),
-            seq: Seq(1),
-            signer: "ada".parse().expect("because it is a name"),
-            machine: "cp1".parse().expect("because it is a name"),
-            cluster_kdl: format!(
-                "cluster {{\n id \"{CLUSTER}\"\n name \"demo\"\n level 1\n bootstrap \"cp1\"\n endpoint \"10.0.2.15\"\n network {{\n pods \"10.244.0.0/16\"\n services \"10.96.0.0/12\"\n domain \"cluster.local\"\n }}\n}}"
-            ),
-            machine_kdl: format!("machine \"cp1\" {{\n identity \"{identity}\"\n role \"control-plane\"\n}}"),
-            access,
-        }
+        let machine_kdl = format!("machine \"cp1\" {{\n identity \"{identity}\"\n role \"control-plane\"\n}}");
+        sample::desired(generation, machine_kdl, sample::access())
     }
 
     impl Machine {

@@ -4,6 +4,8 @@
 //! that what lies in the store is always whole and valid.
 
 mod ledger_record;
+#[cfg(test)]
+pub(crate) mod sample;
 
 pub use ledger_record::{Apply, ApplyError, ApplyInbox, LedgerController, LedgerError};
 

@@ -2,14 +2,14 @@
 
 use super::disk::{Disk, FakeHost, index};
 use crate::block::{EPHEMERAL, STATE, Volume};
-use crate::ledger::{DesiredMachine, LedgerRead, RawDesired};
+use crate::ledger::{DesiredMachine, LedgerRead, sample};
 use crate::upgrade::{
     ImageNote, SingleMachine, UpgradeAnswer, UpgradeController, UpgradeInbox, UpgradeRequest, UpgradeStatus,
 };
 use init_boot::artefact::{ArtefactHeader, ArtefactManifest, IMAGE_NAMESPACE};
 use init_boot::{EMPTY_SLOT_GUID, RootHash, Slot};
 use machined_access::{AccessTable, MachineEntry, MachineRole};
-use machined_ids::{Fingerprint, Generation, MachineName, Seq, StepId};
+use machined_ids::{Fingerprint, MachineName};
 use machined_reconcile::Outcome;
 use machined_runtime::{Controller, Ports, Store, Writer};
 use ssh_key::private::Ed25519Keypair;
@@ -20,7 +20,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-const CLUSTER: &str = "00112233445566778899aabbccddeeff";
 /// The release number of the image that the machine was flashed with.
 pub(super) const OLD: u64 = 1;
 /// The release number of the image that it is upgraded to.
@@ -219,29 +218,13 @@ impl Fake {
             let name = MachineName::parse(&format!("cp{number}")).expect("because it is a label");
             (name, MachineEntry { identity: identity.clone(), role: MachineRole::ControlPlane })
         };
-        let step = StepId::from_bytes([7; 32]);
         let access = AccessTable {
-            cluster: CLUSTER.parse().expect("because it is an id"),
-            seq: Seq(1),
-            step,
-            people: Default::default(),
-            roles: Default::default(),
             machines: (1..=machines).map(machine).collect(),
             images: machined_access::ImageRules { keys: signing.then(|| signer(1)).into_iter().collect(), floor },
+            ..sample::access()
         };
-        let raw = RawDesired {
-            generation: Generation(1),
-            step,
-            commit: "c".repeat(40).parse().expect("because it is an id"),
-            seq: Seq(1),
-            signer: "ada".parse().expect("because it is a name"),
-            machine: "cp1".parse().expect("because it is a name"),
-            cluster_kdl: format!(
-                "cluster {{\n id \"{CLUSTER}\"\n name \"demo\"\n level 1\n bootstrap \"cp1\"\n endpoint \"10.0.2.15\"\n network {{\n pods \"10.244.0.0/16\"\n services \"10.96.0.0/12\"\n domain \"cluster.local\"\n }}\n}}"
-            ),
-            machine_kdl: format!("machine \"cp1\" {{\n identity \"{identity}\"\n role \"control-plane\"\n {image}\n}}"),
-            access,
-        };
+        let kdl = format!("machine \"cp1\" {{\n identity \"{identity}\"\n role \"control-plane\"\n {image}\n}}");
+        let raw = sample::desired(1, kdl, access);
         self.desired.put(DesiredMachine::ID, DesiredMachine::read(raw).expect("because the documents are good"));
     }
 
