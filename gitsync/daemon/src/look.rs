@@ -10,7 +10,7 @@ use crate::source::{Moment, Source, SourceError};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use gitsync_fetch::{Brought, FetchError, Fetched, Fetcher, Folders, RepositoryUrl, Request};
+use gitsync_fetch::{Answer, Brought, Dialect, FetchError, Fetched, Fetcher, Folders, RepositoryUrl, Request};
 use gitsync_verify::{
     Chain, Introduction, ObjectSet, Offer, Position, Reason, Refusal, Statement, TrustState, introduce, verify,
 };
@@ -42,11 +42,13 @@ struct Seen {
     /// The tip that was judged last; while the branch stays there and no statement is new, nothing is fetched.
     tip: Option<CommitId>,
     statements: Vec<String>,
+    /// How it speaks, while it answers: a poll with nothing new is then one request.
+    dialect: Option<Dialect>,
     /// Why its tip is not accepted.
     refusal: Option<Refusal>,
 }
 
-type Fetch = BoxFuture<'static, (Origin, usize, Result<Fetched, FetchError>)>;
+type Fetch = BoxFuture<'static, (Origin, usize, Result<Answer, FetchError>)>;
 
 /// The sources and what is under way.
 pub(crate) struct Sources {
@@ -126,8 +128,9 @@ impl Sources {
                 tip: Some(commit.clone()),
                 stop_at: vec![commit.clone()],
                 statements: Vec::new(),
+                dialect: None,
             };
-            match self.fetcher.fetch(&request).await {
+            match self.fetcher.fetch(&request).await.map(|answer| answer.fetched) {
                 Ok(Fetched::New(_, objects, _)) if !objects.is_empty() => return Ok(objects),
                 Ok(Fetched::New(..) | Fetched::Unchanged(_)) => {}
                 Err(error) => last = error,
@@ -234,6 +237,7 @@ impl Source {
             tip: seen.and_then(|seen| seen.tip.clone()),
             stop_at,
             statements: seen.map(|seen| seen.statements.clone()).unwrap_or_default(),
+            dialect: seen.and_then(|seen| seen.dialect),
         }
     }
 
@@ -243,13 +247,16 @@ impl Source {
         introduction: &Introduction,
         context: &Context,
         moment: &Moment,
-        (origin, number, fetched): (Origin, usize, Result<Fetched, FetchError>),
+        (origin, number, fetched): (Origin, usize, Result<Answer, FetchError>),
         round: &mut Round,
     ) -> Result<(), SourceError> {
         if let Origin::Bundle(sha256) = &origin {
             self.sources.bundle = Some(sha256.clone());
         }
-        match fetched {
+        // A server that failed is asked from the start.
+        let dialect = fetched.as_ref().ok().and_then(|answer| answer.dialect);
+        self.sources.seen.entry(origin.clone()).or_default().dialect = dialect;
+        match fetched.map(|answer| answer.fetched) {
             Ok(Fetched::Unchanged(_)) => round.reached = true,
             Ok(Fetched::New(tip, objects, brought)) => {
                 round.reached = true;

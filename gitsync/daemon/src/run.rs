@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// How often repositories are looked at. A look with nothing new is one exchange: capabilities and refs.
+/// How often repositories are looked at. A look with nothing new is one small request.
 const SOURCE_PERIOD: Duration = Duration::from_secs(2);
 
 /// How often the cluster's side looks whether something is due, and tries again what failed.

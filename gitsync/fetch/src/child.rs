@@ -5,7 +5,7 @@ use crate::frame::{self, Failure, FailureKind};
 use crate::local::{own_id, statement, walk};
 use crate::request::Request;
 use crate::statements;
-use crate::transport::{self, Look, failure};
+use crate::transport::{self, Found, Look, failure};
 use gitsync_verify::limits::MAX_STATEMENTS;
 use std::io::{self, BufRead, BufWriter, Read, Write};
 
@@ -56,10 +56,16 @@ fn serve(input: impl Read, output: &mut impl Write) -> Result<(), Stop> {
     let repository = transport::open(&request.folder, format)?;
     let (tip, chosen) = match (&request.url, bundle) {
         (_, Some((header, pack))) => from_bundle(&repository, &request, &header, pack)?,
-        (Some(url), None) => match transport::look(&repository, url, &request)? {
-            Look::Unchanged(tip) => return Ok(frame::write_unchanged(output, &tip)?),
-            Look::New(tip, statements) => (tip, statements),
-        },
+        (Some(url), None) => {
+            let Look { dialect, found } = transport::look(&repository, url, &request)?;
+            if let Some(dialect) = dialect {
+                frame::write_dialect(output, dialect)?;
+            }
+            match found {
+                Found::Unchanged(tip) => return Ok(frame::write_unchanged(output, &tip)?),
+                Found::New(tip, statements) => (tip, statements),
+            }
+        }
         (None, None) => {
             let tip = request.tip.as_ref().map(ToString::to_string).unwrap_or_default();
             (gix::ObjectId::from_hex(tip.as_bytes()).map_err(|error| local("no commit to read", &error))?, Vec::new())

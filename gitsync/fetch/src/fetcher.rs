@@ -1,5 +1,6 @@
 //! The parent's side: starts a child, bounds it, and hashes again whatever it says.
 
+use crate::dialect::Dialect;
 use crate::frame::{self, FailureKind, Frame};
 use crate::request::Request;
 use gitsync_verify::limits::MAX_STATEMENTS;
@@ -60,6 +61,15 @@ pub struct Fetcher {
     arguments: Vec<String>,
     deadline: Duration,
     limits: Limits,
+}
+
+/// What a child answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// What came.
+    pub fetched: Fetched,
+    /// How the server speaks, for the next request to it; nothing where that is not known.
+    pub dialect: Option<Dialect>,
 }
 
 /// What came.
@@ -135,13 +145,13 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`FetchError`]; nothing but the child's folder has changed then.
-    pub async fn fetch(&self, request: &Request) -> Result<Fetched, FetchError> {
+    pub async fn fetch(&self, request: &Request) -> Result<Answer, FetchError> {
         prepare_folder(&request.folder).map_err(FetchError::Child)?;
         let late = FetchError::Deadline { seconds: self.deadline.as_secs() };
         tokio::time::timeout(self.deadline, self.run(request)).await.unwrap_or(Err(late))
     }
 
-    async fn run(&self, request: &Request) -> Result<Fetched, FetchError> {
+    async fn run(&self, request: &Request) -> Result<Answer, FetchError> {
         let folder = &request.folder;
         let mut command = Command::new(&self.program);
         command
@@ -199,12 +209,18 @@ fn prepare_folder(folder: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// [`FetchError`]: what the child said went wrong, or an answer that is none.
-pub async fn read_answer(input: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<Fetched, FetchError> {
-    let tip = match frame::read(input).await.map_err(FetchError::Child)? {
-        Frame::Unchanged(tip) => return Ok(Fetched::Unchanged(commit_id(&tip)?)),
+pub async fn read_answer(input: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<Answer, FetchError> {
+    let mut dialect = None;
+    let mut first = frame::read(input).await.map_err(FetchError::Child)?;
+    if let Frame::Dialect(told) = first {
+        dialect = Some(told);
+        first = frame::read(input).await.map_err(FetchError::Child)?;
+    }
+    let tip = match first {
+        Frame::Unchanged(tip) => return Ok(Answer { fetched: Fetched::Unchanged(commit_id(&tip)?), dialect }),
         Frame::Tip(tip) => commit_id(&tip)?,
         Frame::Failure(failure) => return Err(from_child(failure)),
-        Frame::Statement(..) | Frame::Object(..) | Frame::End => return Err(out_of_order()),
+        Frame::Dialect(_) | Frame::Statement(..) | Frame::Object(..) | Frame::End => return Err(out_of_order()),
     };
     let format = if tip.as_str().len() == 64 { ObjectFormat::Sha256 } else { ObjectFormat::Sha1 };
     let (mut objects, mut statements) = (ObjectSet::new(format), Vec::new());
@@ -213,9 +229,9 @@ pub async fn read_answer(input: &mut (impl tokio::io::AsyncRead + Unpin)) -> Res
             Frame::Object(id, kind, bytes) => objects.insert(id, kind, bytes)?,
             Frame::Statement(..) if statements.len() >= MAX_STATEMENTS => return Err(out_of_order()),
             Frame::Statement(id, bytes) => statements.push(Brought { id: id.to_string(), bytes }),
-            Frame::End => return Ok(Fetched::New(tip, objects, statements)),
+            Frame::End => return Ok(Answer { fetched: Fetched::New(tip, objects, statements), dialect }),
             Frame::Failure(failure) => return Err(from_child(failure)),
-            Frame::Unchanged(_) | Frame::Tip(_) => return Err(out_of_order()),
+            Frame::Dialect(_) | Frame::Unchanged(_) | Frame::Tip(_) => return Err(out_of_order()),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! frame   = tag (1 byte) | length (4 bytes, big endian) | payload
+//! D       payload = dialect (1 byte)         how the server speaks; at most once, and first
 //! U, T    payload = commit id in hex        U: the branch is where it was; T: its tip, objects follow
 //! S       payload = length of id (1 byte) | id | content    a blob under refs/cairn/; no content: it is no statement
 //! O       payload = kind (1 byte) | length of id (1 byte) | id | content
@@ -9,6 +10,7 @@
 //! E       payload = nothing                 the last frame
 //! ```
 
+use crate::dialect::Dialect;
 use gitsync_verify::limits::{MAX_OBJECT_BYTES, MAX_STATEMENT_BYTES};
 use gitsync_verify::{ObjectId, ObjectKind};
 use serde::{Deserialize, Serialize};
@@ -44,6 +46,7 @@ pub(crate) enum FailureKind {
 /// One thing that the child says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
+    Dialect(Dialect),
     Unchanged(String),
     Tip(String),
     Statement(ObjectId, Vec<u8>),
@@ -66,6 +69,10 @@ fn write(out: &mut impl Write, tag: u8, parts: &[&[u8]]) -> io::Result<()> {
     out.write_all(&[tag])?;
     out.write_all(&length.to_be_bytes())?;
     parts.iter().try_for_each(|part| out.write_all(part))
+}
+
+pub(crate) fn write_dialect(out: &mut impl Write, dialect: Dialect) -> io::Result<()> {
+    write(out, b'D', &[&[dialect.as_byte()]])
 }
 
 pub(crate) fn write_unchanged(out: &mut impl Write, tip: &str) -> io::Result<()> {
@@ -120,6 +127,10 @@ pub(crate) async fn read(input: &mut (impl AsyncRead + Unpin)) -> io::Result<Fra
 fn parse(tag: u8, mut payload: Vec<u8>) -> io::Result<Frame> {
     let text = |bytes| String::from_utf8(bytes).map_err(|_| broken("a commit id is not text"));
     match tag {
+        b'D' => {
+            let &[byte] = payload.as_slice() else { return Err(broken("a crooked dialect")) };
+            Dialect::from_byte(byte).map(Frame::Dialect).ok_or_else(|| broken("an unknown dialect"))
+        }
         b'U' => Ok(Frame::Unchanged(text(payload)?)),
         b'T' => Ok(Frame::Tip(text(payload)?)),
         b'F' => Ok(Frame::Failure(serde_json::from_slice(&payload)?)),
@@ -178,6 +189,9 @@ mod tests {
             b"O\0\0\0\x02c\xff",
             b"?\0\0\0\0",
             b"F\0\0\0\x01x",
+            b"D\0\0\0\x01x",
+            b"D\0\0\0\x0211",
+            b"D\0\0\0\0",
         ] {
             assert!(read(&mut &bytes[..]).await.is_err(), "{bytes:?} was taken");
         }

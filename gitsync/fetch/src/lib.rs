@@ -12,6 +12,7 @@
 
 mod bundle;
 pub mod child;
+mod dialect;
 mod fetcher;
 mod folders;
 mod frame;
@@ -21,7 +22,8 @@ mod statements;
 mod transport;
 mod url;
 
-pub use fetcher::{Brought, FetchError, Fetched, Fetcher, Limits, read_answer};
+pub use dialect::Dialect;
+pub use fetcher::{Answer, Brought, FetchError, Fetched, Fetcher, Limits, read_answer};
 pub use folders::Folders;
 pub use request::Request;
 pub use url::{RepositoryUrl, UrlError};

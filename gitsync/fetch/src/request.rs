@@ -1,5 +1,6 @@
 //! What the parent asks of the child.
 
+use crate::dialect::Dialect;
 use crate::url::RepositoryUrl;
 use gitsync_verify::DeployRef;
 use machined_ids::CommitId;
@@ -27,4 +28,7 @@ pub struct Request {
     /// Ids of statements that came before; others under `refs/cairn/` are news even when the branch is where it was.
     #[serde(default)]
     pub statements: Vec<String>,
+    /// How the server at `url` spoke last, as the last answer said it; a poll with nothing new is then one request.
+    #[serde(default)]
+    pub dialect: Option<Dialect>,
 }

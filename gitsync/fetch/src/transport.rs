@@ -1,5 +1,6 @@
 //! gix, and the only file that knows it talks to servers: a bare repository, one branch, http(s), no redirects.
 
+use crate::dialect::{self, Dialect};
 use crate::frame::{Failure, FailureKind};
 use crate::request::Request;
 use crate::statements::{self, FOLDERS};
@@ -101,27 +102,41 @@ fn empty(folder: &Path) -> std::io::Result<()> {
 }
 
 /// What a look at the server came to.
-pub(crate) enum Look {
+pub(crate) struct Look {
+    /// How the server speaks, for the next look.
+    pub(crate) dialect: Option<Dialect>,
+    pub(crate) found: Found,
+}
+
+/// What is there.
+pub(crate) enum Found {
     /// The branch is where it was, and nothing new lies under `refs/cairn/`.
     Unchanged(String),
     /// The branch is there, with everything it needs in the repository; and statements that are not known.
     New(gix::ObjectId, Vec<gix::ObjectId>),
 }
 
-/// Asks the server for the branch and for statements, and fetches what is new. When nothing is, that was one exchange: protocol 2
-/// asks for capabilities and then for refs, two small requests on one connection.
+/// Asks the server for the branch and for statements, and fetches what is new. When nothing is, and the request says how the server
+/// speaks, that was one HTTP request.
 pub(crate) fn look(repository: &gix::Repository, url: &RepositoryUrl, request: &Request) -> Result<Look, Failure> {
     let branch = request.deploy_ref.as_str();
     let mut specs = vec![format!("+{branch}:{TIP_REF}")];
-    let all = FOLDERS.iter().map(|folder| format!("+{folder}*:{folder}*"));
-    let shown = ask(repository, url, &specs.iter().cloned().chain(all).collect::<Vec<_>>(), |prepared| {
-        Ok(refs_of(prepared.ref_map()))
-    })?;
-    let tip = branch_of(&shown, url, branch)?;
-    let refs = shown.iter().map(|(name, id)| (name.as_str(), *id));
-    let chosen = statements::choose(refs, &request.statements, MAX_STATEMENTS);
+    let folders = FOLDERS.iter().map(|folder| format!("+{folder}*:{folder}*"));
+    let all: Vec<String> = specs.iter().cloned().chain(folders).collect();
+    let Listed { refs, tip, dialect } = match request.dialect {
+        Some(dialect) => match list(repository, url, &all, branch, Some(dialect)) {
+            Ok(listed) => listed,
+            // Nobody answers, or the server is ill. It would be asked the same again, after another wait; the next look begins anew.
+            Err(error) if error.ill => return Err(error.failure),
+            // It speaks otherwise by now, or has no such branch: asked as if nothing were known of it.
+            Err(_) => list(repository, url, &all, branch, None).map_err(|error| error.failure)?,
+        },
+        None => list(repository, url, &all, branch, None).map_err(|error| error.failure)?,
+    };
+    let shown = refs.iter().map(|(name, id)| (name.as_str(), *id));
+    let chosen = statements::choose(shown, &request.statements, MAX_STATEMENTS);
     if chosen.is_empty() && request.tip.as_ref().is_some_and(|known| tip == *known.as_str()) {
-        return Ok(Look::Unchanged(tip.to_string()));
+        return Ok(Look { dialect, found: Found::Unchanged(tip.to_string()) });
     }
     // Only what was chosen is fetched, by its full name: what a server shows beyond costs it a line.
     specs.extend(chosen.iter().filter(|(_, id)| !repository.has_object(*id)).map(|(name, _)| name.clone()));
@@ -130,7 +145,51 @@ pub(crate) fn look(repository: &gix::Repository, url: &RepositoryUrl, request: &
     } else {
         join(repository, url, &specs, request, tip)?
     };
-    Ok(Look::New(tip, chosen.into_iter().map(|(_, id)| id).collect()))
+    Ok(Look { dialect, found: Found::New(tip, chosen.into_iter().map(|(_, id)| id).collect()) })
+}
+
+/// What a server listed.
+struct Listed {
+    refs: Vec<(String, gix::ObjectId)>,
+    tip: gix::ObjectId,
+    dialect: Option<Dialect>,
+}
+
+/// A server listed nothing of use.
+struct NotListed {
+    failure: Failure,
+    /// Nobody answered, or with an error of the server's own.
+    ill: bool,
+}
+
+/// Lists the refs that `specs` name: after a handshake, or as the server is known to speak.
+fn list(
+    repository: &gix::Repository,
+    url: &RepositoryUrl,
+    specs: &[String],
+    branch: &str,
+    known: Option<Dialect>,
+) -> Result<Listed, NotListed> {
+    let unreachable = |error: gix::Error| NotListed {
+        ill: error.is_retryable(),
+        failure: failure(FailureKind::Unreachable, url.as_str(), &error),
+    };
+    let remote = remote(repository, url, specs).map_err(unreachable)?;
+    let connection = match known {
+        None => remote.connect(Direction::Fetch).map_err(unreachable)?,
+        Some(dialect) => {
+            let (url, _) = remote.sanitized_url_and_version(Direction::Fetch).map_err(unreachable)?;
+            remote.to_connection_with_transport(dialect::remembering(url, dialect))
+        }
+    };
+    let (map, handshake) = connection
+        .with_credentials(nobody)
+        .ref_map(gix::progress::Discard, gix::remote::ref_map::Options::default())
+        .map_err(unreachable)?;
+    let refs = refs_of(&map);
+    let tip = branch_of(&refs, url, branch).map_err(|failure| NotListed { failure, ill: false })?;
+    let dialect = Dialect::of(handshake.server_protocol_version, &handshake.capabilities);
+    Ok(Listed { refs, tip, dialect })
 }
 
 /// The first fetch of a repository: no more history than leads back to where verification starts.
@@ -179,43 +238,36 @@ fn receive(
     branch: &str,
     shallow: Shallow,
 ) -> Result<gix::ObjectId, Failure> {
-    ask(repository, url, specs, |prepared| {
-        if prepared.ref_map().object_hash != repository.object_hash() {
-            let message = format!("{url} changed its object format");
-            return Err(Failure { kind: FailureKind::Transfer, message });
-        }
-        let tip = branch_of(&refs_of(prepared.ref_map()), url, branch)?;
-        prepared
-            .with_shallow(shallow)
-            .receive(gix::progress::Discard, &AtomicBool::new(false))
-            .map_err(|error| failure(FailureKind::Transfer, url.as_str(), &error))?;
-        Ok(tip)
-    })
+    let unreachable = |error: gix::Error| failure(FailureKind::Unreachable, url.as_str(), &error);
+    let remote = remote(repository, url, specs).map_err(unreachable)?;
+    let connection = remote.connect(Direction::Fetch).map_err(unreachable)?;
+    let prepared = connection
+        .with_credentials(nobody)
+        .prepare_fetch(gix::progress::Discard, gix::remote::ref_map::Options::default())
+        .map_err(unreachable)?;
+    if prepared.ref_map().object_hash != repository.object_hash() {
+        let message = format!("{url} changed its object format");
+        return Err(Failure { kind: FailureKind::Transfer, message });
+    }
+    let tip = branch_of(&refs_of(prepared.ref_map()), url, branch)?;
+    prepared
+        .with_shallow(shallow)
+        .receive(gix::progress::Discard, &AtomicBool::new(false))
+        .map_err(|error| failure(FailureKind::Transfer, url.as_str(), &error))?;
+    Ok(tip)
 }
 
-type Prepared<'a, 'r> =
-    gix::remote::fetch::Prepare<'a, 'r, Box<dyn gix::protocol::transport::client::blocking_io::Transport + Send + 'a>>;
+/// The server at `url`, of which `specs` are wanted.
+fn remote<'r>(repository: &'r gix::Repository, url: &RepositoryUrl, specs: &[String]) -> gix::Result<gix::Remote<'r>> {
+    repository
+        .remote_at_without_url_rewrite(url.as_str())?
+        .with_fetch_tags(Tags::None)
+        .with_refspecs(specs.iter().map(String::as_str), Direction::Fetch)
+}
 
-/// Lists the server's refs that `specs` name, in one exchange, and lets `then` go on from there.
-fn ask<T>(
-    repository: &gix::Repository,
-    url: &RepositoryUrl,
-    specs: &[String],
-    then: impl FnOnce(Prepared<'_, '_>) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    let unreachable =
-        |error: &(dyn std::error::Error + 'static)| failure(FailureKind::Unreachable, url.as_str(), error);
-    let remote = repository
-        .remote_at_without_url_rewrite(url.as_str())
-        .and_then(|r| r.with_fetch_tags(Tags::None).with_refspecs(specs.iter().map(String::as_str), Direction::Fetch))
-        .map_err(|error| unreachable(&error))?;
-    let connection = remote.connect(Direction::Fetch).map_err(|error| unreachable(&error))?;
-    // Nobody to ask for a password: a server that wants one is unreachable.
-    let connection = connection.with_credentials(|_| Ok(None));
-    let prepared = connection
-        .prepare_fetch(gix::progress::Discard, gix::remote::ref_map::Options::default())
-        .map_err(|error| unreachable(&error))?;
-    then(prepared)
+/// Whom to ask for a password: a server that wants one is unreachable.
+fn nobody(_: gix::credentials::helper::Action) -> gix::Result<Option<gix::credentials::protocol::Outcome>> {
+    Ok(None)
 }
 
 /// Names and ids of the refs that the server has.

@@ -98,6 +98,7 @@ fn answer_of_child(bundle: &[u8]) -> Vec<u8> {
         tip: None,
         stop_at: vec![HONEST.first.to_commit_id()],
         statements: Vec::new(),
+        dialect: None,
     };
     let request = serde_json::to_vec(&request).expect("because a request is JSON");
     let mut answer = Vec::new();
@@ -109,7 +110,7 @@ fn answer_of_child(bundle: &[u8]) -> Vec<u8> {
 fn judge(answer: &[u8]) {
     let mut input = answer;
     let read = read_answer(&mut input).now_or_never().expect("because all of it is there");
-    let Ok(Fetched::New(tip, objects, _)) = read else { return };
+    let Ok(Fetched::New(tip, objects, _)) = read.map(|answer| answer.fetched) else { return };
     let mut state = HONEST.state.clone();
     if let Ok(chain) = verify(&state, &Offer::of(&tip, &objects)) {
         chain.steps.iter().for_each(|step| state.accept(step));

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -17,11 +18,34 @@ use tokio::process::Command;
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn serve(root: &Path, listen: SocketAddr) -> Result<Server> {
-    let root: Arc<PathBuf> = Arc::new(root.canonicalize().with_context(|| format!("no folder {}", root.display()))?);
-    Server::start(listen, move |request| backend(Arc::clone(&root), request)).await
+    serve_as(root, listen, Arc::default()).await
 }
 
-async fn backend(root: Arc<PathBuf>, request: Request<Bytes>) -> Result<Response<Bytes>> {
+/// How a git server is at the moment; tests change it while it runs.
+#[derive(Debug, Default)]
+pub struct Manners {
+    /// It does not know protocol versions, as behind a proxy that drops the `Git-Protocol` header.
+    pub old: AtomicBool,
+    /// It answers everything with 503.
+    pub ill: AtomicBool,
+}
+
+/// As [`serve`], with manners that change.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_as(root: &Path, listen: SocketAddr, manners: Arc<Manners>) -> Result<Server> {
+    let root: Arc<PathBuf> = Arc::new(root.canonicalize().with_context(|| format!("no folder {}", root.display()))?);
+    Server::start(listen, move |request| backend(Arc::clone(&root), Arc::clone(&manners), request)).await
+}
+
+async fn backend(root: Arc<PathBuf>, manners: Arc<Manners>, request: Request<Bytes>) -> Result<Response<Bytes>> {
+    if manners.ill.load(Ordering::Relaxed) {
+        let mut response = Response::new(Bytes::from_static(b"ill\n"));
+        *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+        return Ok(response);
+    }
+    let version = if manners.old.load(Ordering::Relaxed) { "" } else { "git-protocol" };
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut child = Command::new("git")
         .arg("http-backend")
@@ -37,7 +61,7 @@ async fn backend(root: Arc<PathBuf>, request: Request<Bytes>) -> Result<Response
         .env("QUERY_STRING", request.uri().query().unwrap_or_default())
         .env("CONTENT_TYPE", header(CONTENT_TYPE.as_str()))
         .env("HTTP_CONTENT_ENCODING", header(CONTENT_ENCODING.as_str()))
-        .env("GIT_PROTOCOL", header("git-protocol"))
+        .env("GIT_PROTOCOL", header(version))
         .env("CONTENT_LENGTH", request.body().len().to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -8,19 +8,25 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 /// Largest request body in bytes; a push of a test repository is far smaller.
 const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Requests that a server remembers; the demo's server runs for days.
+const REMEMBERED_MAX: usize = 1000;
+
 /// A running server. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    requests: Arc<Mutex<VecDeque<String>>>,
     task: JoinHandle<()>,
 }
 
@@ -29,6 +35,12 @@ impl Server {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The newest requests, oldest first, as `GET /path?query`.
+    #[must_use]
+    pub fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Serves until the process ends.
@@ -44,11 +56,16 @@ impl Server {
     {
         let listener = TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
         let address = listener.local_addr()?;
+        let requests = Arc::new(Mutex::new(VecDeque::new()));
+        let noted = Arc::clone(&requests);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let handler = handler.clone();
+                let (handler, noted) = (handler.clone(), Arc::clone(&noted));
                 tokio::spawn(async move {
-                    let service = service_fn(move |request| answer(handler.clone(), request));
+                    let service = service_fn(move |request| {
+                        note(&noted, &request);
+                        answer(handler.clone(), request)
+                    });
                     let connection = auto::Builder::new(TokioExecutor::new());
                     if let Err(error) = connection.serve_connection(TokioIo::new(stream), service).await {
                         tracing::debug!(%error, "connection ended");
@@ -56,7 +73,7 @@ impl Server {
                 });
             }
         });
-        Ok(Server { address, task })
+        Ok(Server { address, requests, task })
     }
 }
 
@@ -64,6 +81,14 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+fn note(requests: &Mutex<VecDeque<String>>, request: &Request<Incoming>) {
+    let mut requests = requests.lock().unwrap_or_else(PoisonError::into_inner);
+    while requests.len() >= REMEMBERED_MAX {
+        requests.pop_front();
+    }
+    requests.push_back(format!("{} {}", request.method(), request.uri()));
 }
 
 async fn answer<H, F>(handler: H, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible>

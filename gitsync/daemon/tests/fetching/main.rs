@@ -1,15 +1,19 @@
 //! The fetch child against real git servers: git's own `http-backend`, and servers that misbehave.
 
+mod polls;
+
 use gitsync_fetch::{Brought, FetchError, Fetched, Fetcher, RepositoryUrl, Request};
 use gitsync_verify::{DeployRef, ObjectId, ObjectKind};
 use machined_ids::CommitId;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tests_support::{Server, git};
 
 struct Lab {
     folder: tempfile::TempDir,
     server: Server,
+    manners: Arc<git::Manners>,
 }
 
 impl Lab {
@@ -24,8 +28,9 @@ impl Lab {
         git::git(&served, &["init", "-q", "--bare", "-b", "main", &format, "demo.git"]).expect("because git works");
         git::git(folder.path(), &["init", "-q", "-b", "main", &format, "work"]).expect("because git works");
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = git::serve(&served, listen).await.expect("because the port is free");
-        Lab { folder, server }
+        let manners = Arc::<git::Manners>::default();
+        let server = git::serve_as(&served, listen, Arc::clone(&manners)).await.expect("because the port is free");
+        Lab { folder, server, manners }
     }
 
     fn work(&self) -> PathBuf {
@@ -60,6 +65,7 @@ impl Lab {
             stop_at: stop_at.to_vec(),
             bundle: None,
             statements: Vec::new(),
+            dialect: None,
         }
     }
 }
@@ -69,7 +75,7 @@ fn fetcher() -> Fetcher {
 }
 
 async fn fetch(request: &Request) -> (CommitId, gitsync_verify::ObjectSet) {
-    match fetcher().fetch(request).await {
+    match fetcher().fetch(request).await.map(|answer| answer.fetched) {
         Ok(Fetched::New(tip, objects, _)) => (tip, objects),
         Ok(Fetched::Unchanged(tip)) => panic!("unchanged at {tip}"),
         Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
@@ -86,7 +92,7 @@ async fn a_chain_comes_whole_and_a_second_look_brings_nothing() {
     // Two commits; the first has two trees and one blob, the second two more trees and one more blob besides apps/a.yaml.
     assert_eq!(objects.len(), 2 + 2 + 1 + 3 + 1);
     assert!(objects.get(&ObjectId::of_commit(&first), ObjectKind::Commit).is_ok());
-    match fetcher().fetch(&lab.request(Some(&second), &[])).await {
+    match fetcher().fetch(&lab.request(Some(&second), &[])).await.map(|answer| answer.fetched) {
         Ok(Fetched::Unchanged(tip)) => assert_eq!(tip, second),
         other => panic!("{other:?}"),
     }
@@ -237,7 +243,7 @@ impl Lab {
 }
 
 async fn statements(request: &Request) -> Option<Vec<Brought>> {
-    match fetcher().fetch(request).await.expect("because the server is good") {
+    match fetcher().fetch(request).await.expect("because the server is good").fetched {
         Fetched::New(_, _, statements) => Some(statements),
         Fetched::Unchanged(_) => None,
     }
@@ -283,7 +289,8 @@ async fn a_bundle_brings_the_branch_and_its_statements_like_a_server() {
         std::fs::write(lab.work().join("../statement"), "approved\n").expect("because /tmp can be written");
         let blob = lab.git(&["hash-object", "-w", "../statement"]);
         lab.git(&["update-ref", "refs/cairn/approvals/3f-ada", &blob]);
-        match fetcher().fetch(&lab.bundle(&["main", "refs/cairn/approvals/3f-ada"])).await {
+        match fetcher().fetch(&lab.bundle(&["main", "refs/cairn/approvals/3f-ada"])).await.map(|answer| answer.fetched)
+        {
             Ok(Fetched::New(came, objects, statements)) => {
                 assert_eq!((came, objects.len()), (tip, 2 + 4 + 2));
                 assert_eq!(statements, [Brought { id: blob, bytes: b"approved\n".to_vec() }]);

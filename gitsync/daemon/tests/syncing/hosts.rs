@@ -72,3 +72,16 @@ async fn t32_an_answer_with_a_hole_costs_nothing_once_the_host_is_honest() {
     lab.until_commit(&next, "applied").await;
     lab.until_replicas(3).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn once_all_is_judged_each_poll_is_one_request() {
+    let lab = Lab::new().await;
+    lab.until_commit(&lab.repository.head(), "applied").await;
+    let polls = async || {
+        let asked = lab.repository.requests();
+        let polls = asked.iter().rev().take_while(|request| request.starts_with("POST ")).count();
+        (polls >= 4).then_some(())
+    };
+    // A handshake begins with a GET; a poll of two requests would put one before each POST.
+    lab.until("four polls without a handshake between", polls).await;
+}

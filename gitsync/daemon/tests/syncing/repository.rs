@@ -59,6 +59,11 @@ impl Repository {
         format!("http://{}/demo.git", self.server.address())
     }
 
+    /// What was asked of its server lately, oldest first.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.server.requests()
+    }
+
     /// What a machine that accepted everything up to a revision remembers.
     pub(crate) fn accepted(&self, revision: &str) -> TrustState {
         let introduction = Introduction::from_json(self.introduction().as_bytes()).expect("because it was just made");

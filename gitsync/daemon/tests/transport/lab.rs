@@ -1,6 +1,6 @@
 //! A signed repository, a machine that has accepted its first steps, and the real caged fetch child between it and a hostile server.
 
-use gitsync_fetch::{FetchError, Fetched, Fetcher, Folders, Limits, RepositoryUrl, Request};
+use gitsync_fetch::{Answer, Dialect, FetchError, Fetched, Fetcher, Folders, Limits, RepositoryUrl, Request};
 use gitsync_verify::{DeployRef, Introduction, Offer, Reason, Refusal, TrustState, introduce, verify};
 use machined_ids::{ClusterId, CommitId};
 use std::path::{Path, PathBuf};
@@ -49,6 +49,8 @@ pub(crate) struct Lab {
     state: TrustState,
     /// The tip that was judged last, as gitsync remembers it for a repository.
     judged: Option<CommitId>,
+    /// How the server spoke, as gitsync remembers it.
+    dialect: Option<Dialect>,
     folders: Folders,
     deadline: Duration,
     limits: Limits,
@@ -81,8 +83,8 @@ impl Lab {
         let introduction = Introduction::of(&objects, &tip, cluster, deploy_ref()).expect("because it is good");
         let (state, _) = introduce(&introduction, &objects).expect("because the introduction is its own");
         let folders = Folders::new(folder.path().join("fetch"));
-        let mut lab =
-            Lab { folder, server, state, judged: Some(first), folders, deadline: DEADLINE, limits: Limits::MACHINE };
+        let (judged, deadline, limits) = (Some(first), DEADLINE, Limits::MACHINE);
+        let mut lab = Lab { folder, server, state, judged, dialect: None, folders, deadline, limits };
         lab.commit(Some("ada"), "apps/a.yaml", "a: 1\n");
         lab.takes().await;
         lab
@@ -133,17 +135,21 @@ impl Lab {
             url: Some(url),
             bundle: None,
             statements: Vec::new(),
+            dialect: self.dialect,
             deploy_ref: deploy_ref(),
             tip: self.judged.clone(),
             stop_at: self.state.history().iter().map(|position| position.commit.clone()).collect(),
         };
         let fetcher = Fetcher::new(Path::new(env!("CARGO_BIN_EXE_gitsync")), &["fetch-child"]);
-        let fetched = fetcher
+        // As gitsync: what one look learned, the next one uses, and a failure forgets it.
+        self.dialect = None;
+        let Answer { fetched, dialect } = fetcher
             .with_deadline(self.deadline)
             .with_limits(self.limits)
             .fetch(&request)
             .await
             .map_err(Stopped::Fetch)?;
+        self.dialect = dialect;
         let (tip, objects) = match fetched {
             Fetched::Unchanged(_) => return Ok(()),
             Fetched::New(tip, objects, _) => (tip, objects),

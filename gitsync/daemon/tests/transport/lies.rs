@@ -3,7 +3,7 @@
 use crate::lab::{Lab, REF, Stopped, ref_at, run};
 use gitsync_fetch::FetchError;
 use gitsync_verify::Reason;
-use tests_support::hostile::{Attack, HostileServer};
+use tests_support::hostile::{Attack, HostileServer, Stage};
 use tests_support::wait_for;
 
 #[tokio::test]
@@ -183,4 +183,35 @@ async fn one_request_shows_that_nothing_is_new() {
         if lab.server.requests().len() == before + asked.len() { Ok(()) } else { Err("another request") }
     });
     quiet.await.expect("because nothing is new");
+}
+
+#[tokio::test]
+async fn a_server_that_turns_to_garbage_is_refused_however_it_was_met_before() {
+    let garbage: [&[u8]; 8] =
+        [b"", b"0000", b"zzzz", b"fff1", b"0006x\n0000", b"0010ERR no more\n", b"<html>a page</html>", &[0; 4096]];
+    for stage in [Stage::Refs, Stage::Capabilities] {
+        for bytes in garbage {
+            let mut lab = Lab::new().await;
+            let tip = lab.commit(Some("ada"), "apps/b.yaml", "b: 1\n");
+            let attack = Attack::Answer(stage, bytes.to_vec().into());
+            let stopped = lab.stops(attack.clone()).await;
+            let typed = matches!(stopped, Stopped::Fetch(FetchError::Unreachable(_) | FetchError::RefMissing(_)));
+            assert!(typed, "{attack:?}: {stopped:?}");
+            lab.recovers().await;
+            assert_eq!(lab.accepted(), tip);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_garbled_answer_to_a_poll_of_one_request_is_asked_again_in_full() {
+    let mut lab = Lab::new().await;
+    let before = lab.server.requests().len();
+    // Nothing is new, so that all that is asked are refs.
+    lab.server.attack(Attack::Answer(Stage::Refs, b"0006x\n0000".to_vec().into()));
+    let url = lab.server.url();
+    let refused = lab.look_at(&url).await.expect_err("because a ref of one letter is none");
+    assert!(matches!(refused, Stopped::Fetch(FetchError::Unreachable(_))), "{refused:?}");
+    assert_eq!(lab.server.requests().split_off(before), ["ls-refs", "capabilities", "ls-refs"]);
+    lab.recovers().await;
 }

@@ -65,10 +65,11 @@ async fn respond(state: &State, request: Request<Incoming>) -> Result<Response> 
         return Ok(found.body(whole(Vec::new()))?);
     }
     let kind = if stage == Stage::Capabilities { "advertisement" } else { "result" };
-    let bytes = match stage {
-        Stage::Capabilities => capabilities(state, &attack),
-        Stage::Refs => refs(state, &attack)?,
-        Stage::Pack => fetch(state, &attack, &body)?,
+    let bytes = match (stage, &attack) {
+        (_, Attack::Answer(at, bytes)) if *at == stage => bytes.to_vec(),
+        (Stage::Capabilities, _) => capabilities(state, &attack),
+        (Stage::Refs, _) => refs(state, &attack)?,
+        (Stage::Pack, _) => fetch(state, &attack, &body)?,
     };
     let response = http::Response::builder().header("content-type", format!("application/x-git-upload-pack-{kind}"));
     Ok(response.body(paced(&attack, stage, bytes))?)

@@ -63,6 +63,8 @@ pub enum Attack {
     Trickle(Stage, u64),
     /// It stops answering at a stage, with the connection open.
     Hang(Stage),
+    /// It answers a stage with these bytes, of the right content type.
+    Answer(Stage, Bytes),
     /// It redirects every request there.
     Redirect(String),
 }

@@ -14,7 +14,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use tests_support::git;
+use tests_support::{Server, git};
 
 /// Files of the newest tree, in 32 folders.
 const FILES: u32 = 1024;
@@ -41,6 +41,19 @@ pub(super) struct Join {
     pub(super) tree: u64,
     /// Bytes on disk that the machine needs for it.
     pub(super) disk: u64,
+    /// What a look costs when nothing is new.
+    pub(super) poll: Poll,
+}
+
+/// Looks with nothing new that are measured; the median counts.
+const POLLS: usize = 21;
+
+/// A look with nothing new.
+pub(super) struct Poll {
+    /// HTTP requests, the most that any had.
+    pub(super) requests: usize,
+    /// From starting the caged child to its answer, the median.
+    pub(super) took: Duration,
 }
 
 pub(super) async fn measure(program: &Path) -> Result<Join> {
@@ -60,33 +73,58 @@ pub(super) async fn measure(program: &Path) -> Result<Join> {
     for number in 0..JOINS {
         let place = folder.path().join(format!("machine-{number}"));
         let begun = Instant::now();
-        join(&fetcher, &place, &url, &tip).await?;
+        join(&fetcher, &request(&place, &url, &tip)?).await?;
         times.push(begun.elapsed());
         disk = bytes_of(&place)?;
     }
     times.sort();
     let tree = u64::from(FILES) * FILE_BYTES as u64;
-    Ok(Join { took: times[JOINS / 2], repository: bytes_of(&bare)?, tree, disk })
+    let poll = poll(&fetcher, &server, request(&folder.path().join("machine-0"), &url, &tip)?).await?;
+    Ok(Join { took: times[JOINS / 2], repository: bytes_of(&bare)?, tree, disk, poll })
 }
 
-async fn join(fetcher: &Fetcher, place: &Path, url: &RepositoryUrl, tip: &CommitId) -> Result<()> {
-    let deploy_ref = DeployRef::parse("refs/heads/main").map_err(anyhow::Error::msg)?;
-    let request = Request {
+/// What a machine asks that was introduced to `tip`.
+fn request(place: &Path, url: &RepositoryUrl, tip: &CommitId) -> Result<Request> {
+    Ok(Request {
         folder: place.to_owned(),
         url: Some(url.clone()),
-        deploy_ref: deploy_ref.clone(),
+        deploy_ref: DeployRef::parse("refs/heads/main").map_err(anyhow::Error::msg)?,
         tip: None,
         stop_at: vec![tip.clone()],
         bundle: None,
         statements: Vec::new(),
-    };
-    let Fetched::New(found, objects, _statements) = fetcher.fetch(&request).await? else {
+        dialect: None,
+    })
+}
+
+async fn join(fetcher: &Fetcher, request: &Request) -> Result<()> {
+    let Fetched::New(found, objects, _statements) = fetcher.fetch(request).await?.fetched else {
         bail!("the first look brought nothing");
     };
+    let tip = &request.stop_at[0];
     ensure!(found == *tip, "the branch is at {found}");
-    let introduction = Introduction::of(&objects, tip, ClusterId::from_bytes([1; 16]), deploy_ref)?;
+    let introduction = Introduction::of(&objects, tip, ClusterId::from_bytes([1; 16]), request.deploy_ref.clone())?;
     introduce(&introduction, &objects)?;
     Ok(())
+}
+
+/// Looks again and again at what was judged; the first look learns how the server speaks and does not count.
+async fn poll(fetcher: &Fetcher, server: &Server, request: Request) -> Result<Poll> {
+    let mut request = Request { tip: Some(request.stop_at[0].clone()), ..request };
+    let (mut times, mut most) = (Vec::new(), 0);
+    for look in 0..=POLLS {
+        let (before, begun) = (server.requests().len(), Instant::now());
+        let answer = fetcher.fetch(&request).await?;
+        let took = begun.elapsed();
+        ensure!(matches!(answer.fetched, Fetched::Unchanged(_)), "a look with nothing new brought something");
+        if look > 0 {
+            most = most.max(server.requests().len() - before);
+            times.push(took);
+        }
+        request.dialect = answer.dialect;
+    }
+    times.sort();
+    Ok(Poll { requests: most, took: times[POLLS / 2] })
 }
 
 /// Makes the history, newest tree whole in every commit.

@@ -260,7 +260,7 @@ fn report(
     println!("{:<40} {:>16} {difference:>13.0} us", "difference of 10,000 files, 1 changed", "");
     println!("{:<40} {login:>13.0} us", "a login: handshake, signature, table");
     println!("{:<40} {request:>13.2} us", "a request on an open connection");
-    let join::Join { took, repository, tree, disk } = &single.join;
+    let join::Join { took, repository, tree, disk, poll } = &single.join;
     let mebibytes = |bytes: u64| bytes as f64 / 1024.0 / 1024.0;
     println!(
         "{:<40} {:>16} {:>14.2} s",
@@ -269,13 +269,17 @@ fn report(
         took.as_secs_f64()
     );
     println!("{:<40} {:>12.1} MiB of {:.1} MiB", "its disk, of a tree", mebibytes(*disk), mebibytes(*tree));
+    let poll_millis = poll.took.as_secs_f64() * 1e3;
+    println!("{:<40} {:>16} {:>16}", "requests of a poll with nothing new", "", poll.requests);
+    println!("{:<40} {:>16} {poll_millis:>13.1} ms", "such a poll, its caged child included", "");
     let figures: Vec<Value> = rows
         .iter()
         .map(|(name, processor, wall)| json!({ "figure": name, "processorTime": processor, "wallClock": wall }))
         .collect();
     let json = json!({ "commits": steps, "objects": objects, "rates": figures, "treeDifferenceMicros": difference,
         "loginMicros": login, "requestMicros": request, "joinSeconds": took.as_secs_f64(),
-        "joinRepositoryBytes": repository, "joinTreeBytes": tree, "joinDiskBytes": disk });
+        "joinRepositoryBytes": repository, "joinTreeBytes": tree, "joinDiskBytes": disk,
+        "pollRequests": poll.requests, "pollMillis": poll_millis });
     let file = Path::new(".cairn/bench/trust.json");
     std::fs::create_dir_all(file.parent().context("the file lies in a folder")?)?;
     std::fs::write(file, serde_json::to_vec_pretty(&json)?)?;
