@@ -15,6 +15,7 @@ mod modules;
 mod protocol;
 mod root_hash;
 mod slot;
+pub mod tpm;
 mod verity;
 
 pub use boot_record::{Attempt, BootRecord, BootRecordError, DEADLINE_SECONDS, REASON_BYTES_MAX, STARTS_MAX};

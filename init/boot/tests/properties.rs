@@ -4,7 +4,7 @@
 use init_boot::artefact::{ArtefactHeader, ArtefactManifest, ImageDigest, ImageNumber, ImageVersion, Part};
 use init_boot::{
     COMMAND_LINE_BYTES_MAX, CommandLine, Guid, MetaKind, MetaRecord, ModuleList, Parameter, RootHash, Superblock,
-    Table, ToInit, ToMachined,
+    Table, ToInit, ToMachined, tpm,
 };
 use jiff::Timestamp;
 use proptest::collection::vec;
@@ -117,6 +117,24 @@ proptest! {
             let _ = MetaRecord::parse(kind, &bytes);
         }
         let _ = Table::parse(&bytes, &bytes, bytes.len() as u64);
+    }
+
+    #[test]
+    fn no_answer_of_a_tpm_panics(body in vec(any::<u8>(), 0..512), sessions in any::<bool>(), code in 0_u32..3) {
+        // A header that fits, so that what follows it is looked at; code 0 is success.
+        let tag: u16 = if sessions { 0x8002 } else { 0x8001 };
+        let length = u32::try_from(10 + body.len()).expect("because it is short");
+        let head = [&tag.to_be_bytes()[..], &length.to_be_bytes(), &(code / 2 * 0x18b).to_be_bytes()].concat();
+        for answer in [[head, body.clone()].concat(), body] {
+            let _ = tpm::nv_read_public(tpm::COUNTER_INDEX).decode(&answer);
+            let _ = tpm::nv_read_counter(tpm::COUNTER_INDEX).decode(&answer);
+            let _ = tpm::nv_increment(tpm::COUNTER_INDEX).decode(&answer);
+            let _ = tpm::pcr_read(&[tpm::Pcr::UKI]).decode(&answer);
+            let _ = tpm::create_attestation_key().decode(&answer);
+            let _ = tpm::quote(tpm::KeyHandle(1), &[1], &[tpm::Pcr::UKI]).decode(&answer);
+            let _ = tpm::Quote::parse(&answer);
+            let _ = tpm::AttestationPublic::parse(&answer);
+        }
     }
 
     #[test]

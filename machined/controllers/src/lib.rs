@@ -19,5 +19,6 @@ pub mod ledger;
 pub mod network;
 pub mod services;
 pub mod time;
+pub mod tpm;
 pub mod trust;
 pub mod upgrade;

@@ -13,6 +13,7 @@ mod links;
 mod meta;
 mod processes;
 mod services;
+mod tpm;
 mod upgrade;
 
 pub use block::LinuxBlock;
@@ -25,4 +26,5 @@ pub use links::{LinkWatchError, LinuxLinks, watch_links};
 pub use meta::LinuxMeta;
 pub use processes::{MachineMemory, ProcessMemory, machine_memory, processes};
 pub use services::{LinuxServices, SERVICES_CGROUP, cgroup_of, log_pipe, memory_of, watch_children};
+pub use tpm::LinuxTpm;
 pub use upgrade::{ARTEFACT_BYTES_MAX, Incoming, LinuxUpgrade, Staging, StagingError};

@@ -2,7 +2,7 @@
 //!
 //! [`git::serve`] serves a folder of bare repositories over smart HTTP by git's own `http-backend`; [`hostile`] is a git server that
 //! attacks; [`registry::Registry`] is a small OCI registry that serves archives; [`authenticator::Authenticator`] is a hardware key
-//! made of software, and [`agent::Agent`] the SSH agent that holds it; [`wait_for`] waits for a value instead of sleeping.
+//! made of software, and [`agent::Agent`] the SSH agent that holds it; [`tpm::SoftwareTpm`] is a TPM made of software; [`wait_for`] waits for a value instead of sleeping.
 
 pub mod agent;
 pub mod authenticator;
@@ -12,6 +12,7 @@ pub mod hostile;
 mod http;
 pub mod registry;
 pub mod shattered;
+pub mod tpm;
 mod wait;
 
 pub use http::Server;

@@ -1,0 +1,182 @@
+//! The TPM through the kernel's resource manager, `/dev/tpmrm0`. Commands and responses are `init_boot::tpm`'s.
+//!
+//! One command at a time for this process; the kernel orders those of different processes, waits for a busy TPM, and drops what is
+//! loaded when the file is closed. Blocking work runs on a thread of its own with a time limit.
+
+use init_boot::tpm::{
+    COUNTER_INDEX, Pcr, PcrValue, TPM_MESSAGE_BYTES_MAX, TpmCommand, TpmError, create_attestation_key, flush,
+    nv_define_counter, nv_increment, nv_read_counter, nv_read_public, pcr_extend, pcr_read, quote, response_length,
+};
+use machined_controllers::tpm::{TpmAccessError, TpmEvidence, TpmHost};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// The kernel's resource manager.
+const DEVICE: &str = "/dev/tpmrm0";
+/// Longest that one call may take. The slowest is making a key, which discrete chips do in less than ten seconds.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The TPM of this machine.
+#[derive(Debug, Clone)]
+pub struct LinuxTpm {
+    device: PathBuf,
+    /// Held while the TPM is talked to.
+    turn: Arc<Mutex<()>>,
+}
+
+impl Default for LinuxTpm {
+    fn default() -> Self {
+        LinuxTpm::at(Path::new(DEVICE))
+    }
+}
+
+/// Where commands go: a device, or the socket of a TPM made of software.
+trait Channel: Read + Write {}
+impl Channel for File {}
+impl Channel for UnixStream {}
+
+/// A TPM that is being talked to.
+struct Talk {
+    device: PathBuf,
+    channel: Box<dyn Channel>,
+}
+
+impl Talk {
+    fn open(device: &Path) -> Result<Self, TpmAccessError> {
+        let open = || -> io::Result<Box<dyn Channel>> {
+            if std::fs::metadata(device)?.file_type().is_socket() {
+                return Ok(Box::new(UnixStream::connect(device)?));
+            }
+            Ok(Box::new(File::options().read(true).write(true).open(device)?))
+        };
+        let channel = open().map_err(|source| TpmAccessError::Access { device: device.to_owned(), source })?;
+        Ok(Talk { device: device.to_owned(), channel })
+    }
+
+    fn send<T>(&mut self, command: &TpmCommand<T>) -> Result<Result<T, TpmError>, TpmAccessError> {
+        let response = self.exchange(command.bytes());
+        let response = response.map_err(|source| TpmAccessError::Access { device: self.device.clone(), source })?;
+        Ok(command.decode(&response))
+    }
+
+    /// A command that must succeed.
+    fn run<T>(&mut self, command: &TpmCommand<T>) -> Result<T, TpmAccessError> {
+        let answer = self.send(command)?;
+        answer.map_err(|source| TpmAccessError::Answer { device: self.device.clone(), source })
+    }
+
+    /// The device gives a response in one read; a socket may give it in parts.
+    fn exchange(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        self.channel.write_all(command)?;
+        let (mut response, mut filled) = (vec![0; TPM_MESSAGE_BYTES_MAX], 0);
+        loop {
+            let wanted = response_length(&response[..filled]);
+            if wanted.is_some_and(|wanted| filled >= wanted) {
+                break;
+            }
+            match self.channel.read(&mut response[filled..])? {
+                0 => return Err(ErrorKind::UnexpectedEof.into()),
+                read => filled += read,
+            }
+        }
+        response.truncate(filled);
+        Ok(response)
+    }
+
+    /// The counter's value; `None` while there is none.
+    fn counter(&mut self) -> Result<Option<u64>, TpmAccessError> {
+        match self.send(&nv_read_public(COUNTER_INDEX))? {
+            Ok(public) if !public.is_our_counter() => {
+                Err(TpmAccessError::Foreign { device: self.device.clone(), index: COUNTER_INDEX.0 })
+            }
+            Ok(public) if !public.is_written() => Ok(None),
+            Ok(_) => self.run(&nv_read_counter(COUNTER_INDEX)).map(Some),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(source) => Err(TpmAccessError::Answer { device: self.device.clone(), source }),
+        }
+    }
+
+    fn increment(&mut self) -> Result<u64, TpmAccessError> {
+        if self.counter()?.is_none() {
+            // Made and not incremented before a power cut: then it is there already.
+            match self.send(&nv_read_public(COUNTER_INDEX))? {
+                Ok(_) => {}
+                Err(_) => self.run(&nv_define_counter(COUNTER_INDEX))?,
+            }
+        }
+        self.run(&nv_increment(COUNTER_INDEX))?;
+        self.run(&nv_read_counter(COUNTER_INDEX))
+    }
+
+    fn quote(&mut self, nonce: &[u8], pcrs: &[Pcr]) -> Result<TpmEvidence, TpmAccessError> {
+        let key = self.run(&create_attestation_key())?;
+        let quoted =
+            self.run(&quote(key.handle, nonce, pcrs)).and_then(|quote| Ok((quote, self.run(&pcr_read(pcrs))?)));
+        // The resource manager forgets it with the file; a TPM without one has room for three.
+        self.run(&flush(key.handle))?;
+        let (quote, values) = quoted?;
+        Ok(TpmEvidence { key: key.public, quote, values })
+    }
+}
+
+impl LinuxTpm {
+    /// The TPM behind another device file, or behind the socket of a TPM made of software.
+    #[must_use]
+    pub fn at(device: &Path) -> Self {
+        LinuxTpm { device: device.to_owned(), turn: Arc::default() }
+    }
+
+    async fn talk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Talk) -> Result<T, TpmAccessError> + Send + 'static,
+    ) -> Result<T, TpmAccessError> {
+        let (device, turn) = (self.device.clone(), Arc::clone(&self.turn));
+        let talking = tokio::task::spawn_blocking(move || {
+            // A talk that panicked left nothing behind that the next one relies on.
+            let _turn = turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            work(&mut Talk::open(&device)?)
+        });
+        match tokio::time::timeout(LIMIT, talking).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(panic)) => {
+                Err(TpmAccessError::Access { device: self.device.clone(), source: io::Error::other(panic) })
+            }
+            Err(_) => Err(TpmAccessError::Silent { device: self.device.clone(), limit: LIMIT }),
+        }
+    }
+}
+
+impl TpmHost for LinuxTpm {
+    fn is_present(&self) -> bool {
+        // devtmpfs shows it as soon as the driver, which is built in, has found a TPM 2.0.
+        self.device.exists()
+    }
+
+    async fn counter(&self) -> Result<Option<u64>, TpmAccessError> {
+        self.talk(Talk::counter).await
+    }
+
+    async fn increment(&self) -> Result<u64, TpmAccessError> {
+        self.talk(Talk::increment).await
+    }
+
+    async fn extend(&self, pcr: Pcr, digest: [u8; 32]) -> Result<(), TpmAccessError> {
+        self.talk(move |talk| talk.run(&pcr_extend(pcr, &digest))).await
+    }
+
+    async fn registers(&self, pcrs: Vec<Pcr>) -> Result<Vec<(Pcr, PcrValue)>, TpmAccessError> {
+        self.talk(move |talk| talk.run(&pcr_read(&pcrs))).await
+    }
+
+    async fn quote(&self, nonce: Vec<u8>, pcrs: Vec<Pcr>) -> Result<TpmEvidence, TpmAccessError> {
+        self.talk(move |talk| talk.quote(&nonce, &pcrs)).await
+    }
+}
+
+#[cfg(test)]
+mod tests;
