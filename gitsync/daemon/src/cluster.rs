@@ -45,6 +45,8 @@ pub(crate) struct Target {
     pub(crate) identity: Fingerprint,
     /// This machine's signed report of what it accepted, for the others.
     pub(crate) mark: Option<SignedMark>,
+    /// The statements that it accepted with, for the others.
+    pub(crate) statements: Vec<String>,
     pub(crate) book: Book,
 }
 

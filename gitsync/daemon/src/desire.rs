@@ -212,6 +212,7 @@ impl Source {
             role: machine.config.role,
             identity: context.identity.clone(),
             mark: self.marker.signed().cloned(),
+            statements: self.kept.served(),
             book: self.book.clone(),
         };
         let changed = self.wires.target.send_if_modified(|known| {

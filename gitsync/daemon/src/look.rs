@@ -4,19 +4,22 @@
 //! side by side, and one that takes long is not waited for once another has answered.
 
 use crate::book::Fate;
+use crate::kept::Kind;
 use crate::machine::{Context, Reached};
 use crate::report::{Topic, condition};
 use crate::source::{Moment, Source, SourceError};
+use crate::statements::{Giver, Here};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use gitsync_fetch::{Answer, Brought, Dialect, FetchError, Fetched, Fetcher, Folders, RepositoryUrl, Request};
 use gitsync_verify::{
-    Chain, Introduction, ObjectSet, Offer, Position, Reason, Refusal, Statement, TrustState, introduce, verify,
+    Chain, Introduction, ObjectSet, Offer, PendingRecovery, Position, Reason, Refusal, TrustState, introduce, verify,
 };
 use machined_ids::CommitId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a look goes on for slow sources once one has answered; they are heard in a later look.
@@ -160,6 +163,15 @@ impl Sources {
     }
 }
 
+impl Origin {
+    fn giver(&self) -> Giver {
+        match self {
+            Origin::Repository(url) => Giver::Repository(url.clone()),
+            Origin::Bundle(_) => Giver::Bundle,
+        }
+    }
+}
+
 impl Source {
     /// Looks at every source and takes the longest valid chain that any of them has.
     pub(crate) async fn look(
@@ -178,8 +190,8 @@ impl Source {
         // With a trusted time, beacons count that did not before.
         let timed = moment.clock.now.is_some();
         let time_came = timed && !std::mem::replace(&mut self.sources.timed, timed);
-        if due || time_came || self.wires.marks.has_changed().unwrap_or(false) {
-            self.wires.marks.mark_unchanged();
+        let heard = self.hear_peers(introduction, context, moment).await?;
+        if due || time_came || heard {
             self.sources.judge_again();
         }
         self.start(introduction, context);
@@ -227,7 +239,8 @@ impl Source {
             Some(state) => state.history().iter().map(|position| position.commit.clone()).collect(),
             None => vec![introduction.start().clone()],
         };
-        stop_at.extend(self.pool.recoveries().cloned());
+        // Of those alone that recovery's threshold signed: the walk ends at each of these commits.
+        stop_at.extend(self.state.iter().flat_map(TrustState::pending_recoveries).filter_map(PendingRecovery::commit));
         let seen = self.sources.seen.get(origin);
         Request {
             folder: self.sources.folders.next(number),
@@ -260,7 +273,8 @@ impl Source {
             Ok(Fetched::Unchanged(_)) => round.reached = true,
             Ok(Fetched::New(tip, objects, brought)) => {
                 round.reached = true;
-                let again = self.absorb(&origin, brought);
+                let here = Here::of(introduction, self.state.as_ref());
+                let again = self.absorb(&origin, brought, &here);
                 let refused = self.judge(introduction, context, moment, (&tip, &objects)).await?;
                 if let Some(refusal) = &refused {
                     self.note_refusal(&tip, refusal, &moment.now);
@@ -289,13 +303,14 @@ impl Source {
 
     /// Takes statements. What is new may let another source's tip pass, and a recovery needs other objects: both are looked at again.
     /// Gives whether this source is.
-    fn absorb(&mut self, origin: &Origin, brought: Vec<Brought>) -> bool {
+    fn absorb(&mut self, origin: &Origin, brought: Vec<Brought>, here: &Here) -> bool {
         let (mut news, mut recovery) = (false, false);
+        let giver = origin.giver();
         let seen = self.sources.seen.entry(origin.clone()).or_default();
         for Brought { id, bytes } in brought {
-            if let Some(statement) = self.pool.add(&bytes) {
+            if let Some(kind) = self.pool.add(&giver, &bytes, here) {
                 news = true;
-                recovery |= matches!(statement.statement(), Statement::Recovery(_));
+                recovery |= kind == Kind::Recovery;
             }
             seen.statements.push(id);
         }
@@ -312,7 +327,7 @@ impl Source {
     }
 
     /// Judges a tip; what passes is recorded on disk before this returns. Gives why it stopped, if it did.
-    async fn judge(
+    pub(crate) async fn judge(
         &mut self,
         introduction: &Introduction,
         context: &Context,
@@ -330,13 +345,13 @@ impl Source {
                 Err(refusal) => return Ok(Some(refusal)),
             },
         };
-        let (statements, marks) = (self.pool.offer(), self.wires.marks.borrow().clone());
+        let (statements, heard) = (self.pool.offer(), Arc::clone(&self.taken_in));
         let offer = Offer {
             tip,
             objects,
             statements: &statements,
             clock: moment.clock,
-            marks: &marks,
+            marks: &heard.marks,
             machine: Some(&context.identity),
             presence: false,
         };
@@ -351,6 +366,11 @@ impl Source {
         if let Some(refusal) = missing {
             return Ok(Some(refusal.of_commit(tip)));
         }
+        // First, so that what this machine acts on is there for the others as well.
+        let counted = chain.steps.iter().flat_map(|step| step.statements()).chain(&chain.counted);
+        if self.kept.take(counted) {
+            self.kept_file.write(&self.kept)?;
+        }
         let moved = fresh.is_some() || !chain.steps.is_empty();
         if state.learn(&chain) || fresh.is_some() {
             self.file.write(&state).await?;
@@ -361,7 +381,7 @@ impl Source {
                 let signer = signer.as_ref().map(|name| name.as_str());
                 tracing::info!(epoch = %state.epoch(), %seq, %commit, signer, "a commit is accepted");
             }
-            self.pool.forget_accepted(&state);
+            self.pool.keep(&Here::of(introduction, Some(&state)));
             self.state = Some(state);
         }
         Ok(chain.refused)
@@ -383,6 +403,12 @@ impl Source {
     async fn tell_sources(&mut self, context: &Context, reached: bool, problems: &[String]) -> Result<(), SourceError> {
         let known: BTreeSet<_> = context.repositories.iter().cloned().map(Origin::Repository).collect();
         self.sources.seen.retain(|origin, _| known.contains(origin) || matches!(origin, Origin::Bundle(_)));
+        let heard = Arc::clone(&self.taken_in);
+        self.pool.keep_givers(|giver| match giver {
+            Giver::Own | Giver::Bundle => true,
+            Giver::Repository(url) => context.repositories.contains(url),
+            Giver::Peer(name) => heard.statements.contains_key(name),
+        });
         let told = if reached {
             condition(Topic::SourceReachable, true, "", "")
         } else if context.repositories.is_empty() {

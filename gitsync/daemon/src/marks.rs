@@ -1,18 +1,9 @@
-//! Marks: this machine's signed report of what it accepted, given to machined and to the other machines, and theirs read.
+//! Marks: this machine's signed report of what it accepted, given to machined; [`crate::peers`] shows it to the other machines.
 
-use crate::cluster::{ClusterError, HOW, Target};
 use crate::machine::{Context, Machine, MachineError};
-use crate::objects;
-use controlplane_client::{Client, ClientError, Optional, Selection};
-use gitsync_verify::limits::MAX_MARKS;
 use gitsync_verify::{Mark, SignedMark, TrustState, recovery_step, root_step};
 use machined_api::TrustPosition;
 use machined_ids::{Epoch, Seq, StepId};
-use serde_json::{Value, json};
-use std::time::{Duration, Instant};
-
-/// How often the marks of other machines are read: two stories are noticed within this time.
-const PERIOD: Duration = Duration::from_secs(10);
 
 /// What this machine says. Nothing where it began at an anchor: nobody knows the step before.
 pub(crate) fn of(state: &TrustState, context: &Context) -> Option<Mark> {
@@ -85,59 +76,5 @@ impl Marker {
         machine.report_accepted(position, text).await?;
         (self.signed, self.told) = (signed, Some((state.epoch(), accepted.step)));
         Ok(())
-    }
-}
-
-/// The marks of all machines, in the status of their objects.
-#[derive(Debug, Default)]
-pub(crate) struct Exchange {
-    read: Option<Instant>,
-    written: Option<SignedMark>,
-}
-
-impl Exchange {
-    /// Puts this machine's mark where the others see it, and reads theirs; `None` when it is not time yet.
-    ///
-    /// # Errors
-    /// [`ClusterError`]; the next round tries again.
-    pub(crate) async fn round(
-        &mut self,
-        client: &Client,
-        target: &Target,
-        now: Instant,
-    ) -> Result<Option<Vec<SignedMark>>, ClusterError> {
-        if self.written != target.mark && self.write(client, target).await? {
-            self.written.clone_from(&target.mark);
-        }
-        if self.read.is_some_and(|read| now.duration_since(read) < PERIOD) {
-            return Ok(None);
-        }
-        let listed = client.dynamic(objects::machines(), None).list(&Selection::default()).await?;
-        self.read = Some(now);
-        let text = |status: &Value| status.get("mark").and_then(Value::as_str).map(str::to_owned);
-        let texts = listed.items.iter().filter_map(|object| object.rest.get("status").and_then(text));
-        let mut marks: Vec<_> = texts.filter_map(|text| SignedMark::parse(text.as_bytes()).ok()).collect();
-        marks.sort();
-        marks.truncate(MAX_MARKS);
-        Ok(Some(marks))
-    }
-
-    /// Writes the own mark under a field manager of its own, so that whoever holds the Lease does not take it away. `false` while this
-    /// machine's object is not there.
-    async fn write(&self, client: &Client, target: &Target) -> Result<bool, ClientError> {
-        let Some(mark) = &target.mark else { return Ok(true) };
-        let name = target.machine.as_str();
-        let api = client.dynamic(objects::machines(), None);
-        if api.get(name).await.optional()?.is_none() {
-            return Ok(false);
-        }
-        let kind = objects::machines();
-        let object = json!({
-            "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": name},
-            "status": {"mark": mark.text()},
-        });
-        let manager = format!("cairn-mark-{name}");
-        let how = controlplane_client::Apply { manager: &manager, ..HOW };
-        api.apply_status(name, &object, how).await.map(|_| true)
     }
 }

@@ -4,17 +4,16 @@
 //! context   follows machined's stream      --watch<Option<Context>>-->  source
 //! source    owns trust state and book      --watch<Option<Target>>--->  cluster
 //! cluster   owns Lease and inventory       --watch<ClusterNews>------>  source
-//!           exchanges marks                --watch<Vec<SignedMark>>-->  source
+//!           exchanges with other machines  --watch<Heard>----------->  source
 //! ```
 
 use crate::api::Api;
 use crate::cluster::{Cluster, ClusterNews, Synced, Target};
 use crate::machine::{Context, ContextError, Machine, MachineError};
-use crate::marks::Exchange;
+use crate::peers::{Exchange, Heard};
 use crate::report::{Reporter, Topic, condition};
 use crate::source::{Moment, Source, Wires};
 use gitsync_fetch::Fetcher;
-use gitsync_verify::SignedMark;
 use jiff::Timestamp;
 use machined_config::Role;
 use machined_reconcile::{Restart, Stop, Supervisor, Trigger, story};
@@ -100,7 +99,7 @@ pub async fn run(places: Places, ended: impl Future<Output = ()>) {
     let (contexts, context) = watch::channel(None);
     let (targets, target) = watch::channel(None);
     let (news_sender, news) = watch::channel(ClusterNews::default());
-    let (marks_sender, marks) = watch::channel(Vec::new());
+    let (heard_sender, heard) = watch::channel(Arc::new(Heard::default()));
     let wake = Trigger::new();
 
     let latest = context.clone();
@@ -112,12 +111,12 @@ pub async fn run(places: Places, ended: impl Future<Output = ()>) {
     let source_cluster = cluster_wake.clone();
     supervisor.spawn("source", Restart::Always, move |stop| {
         let (target, cluster) = (targets.clone(), source_cluster.clone());
-        let wires = Wires { target, cluster, news: news.clone(), marks: marks.clone() };
+        let wires = Wires { target, cluster, news: news.clone(), heard: heard.clone() };
         let source = Source::new(reader.clone(), fetcher.clone(), folder.clone(), wires);
         keep_source(source, clock.clone(), context.clone(), source_wake.clone(), stop)
     });
     supervisor.spawn("cluster", Restart::Always, move |stop| {
-        let outlet = Outlet { news: news_sender.clone(), marks: marks_sender.clone(), wake: wake.clone() };
+        let outlet = Outlet { news: news_sender.clone(), heard: heard_sender.clone(), wake: wake.clone() };
         let wires = (target.clone(), latest.clone());
         keep_cluster((machine.clone(), places.api), wires, outlet, cluster_wake.clone(), stop)
     });
@@ -177,7 +176,7 @@ async fn keep_source(
 /// Where the cluster's side tells what it finds.
 struct Outlet {
     news: watch::Sender<ClusterNews>,
-    marks: watch::Sender<Vec<SignedMark>>,
+    heard: watch::Sender<Arc<Heard>>,
     wake: Trigger,
 }
 
@@ -248,17 +247,17 @@ async fn keep_cluster(
         {
             tracing::debug!(%error, "a condition was not told");
         }
-        marks(&mut exchange, &mut api, &wanted, &outlet).await;
+        talk(&mut exchange, &mut api, &wanted, &outlet).await;
     }
 }
 
-/// Shows this machine's mark to the others and hears theirs; what fails is tried again by the next round.
-async fn marks(exchange: &mut Exchange, api: &mut Api, target: &Target, outlet: &Outlet) {
+/// Shows the other machines what this one has and hears them; what fails is tried again by the next round.
+async fn talk(exchange: &mut Exchange, api: &mut Api, target: &Target, outlet: &Outlet) {
     let Ok(client) = api.client(&target.identity, Timestamp::now()).await else { return };
     match exchange.round(&client, target, Instant::now()).await {
-        Ok(Some(marks)) => tell(&outlet.marks, marks, &outlet.wake),
+        Ok(Some(heard)) => tell(&outlet.heard, Arc::new(heard), &outlet.wake),
         Ok(None) => {}
-        Err(error) => tracing::debug!(error = story(&error), "marks were not exchanged"),
+        Err(error) => tracing::debug!(error = story(&error), "nothing was exchanged with the other machines"),
     }
 }
 

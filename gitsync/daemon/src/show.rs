@@ -19,7 +19,7 @@ impl Source {
             None => condition(Topic::Equivocation, false, "", ""),
         });
         let own = |mark: &gitsync_verify::SignedMark| mark.mark().machine == context.identity;
-        let peers = self.wires.marks.borrow().iter().any(|mark| !own(mark));
+        let peers = self.taken_in.marks.iter().any(|mark| !own(mark));
         told.push(if peers {
             condition(Topic::RollbackUndetectable, false, "", "")
         } else {

@@ -13,18 +13,20 @@
 use crate::book::Book;
 use crate::cluster::{ClusterNews, Target};
 use crate::desire::Pending;
+use crate::kept::{Kept, KeptFile};
 use crate::look::Sources;
 use crate::machine::{Context, Machine, MachineError};
 use crate::marks::Marker;
 use crate::orders::{self, Rollout};
+use crate::peers::Heard;
 use crate::report::{Reporter, Topic, condition};
 use crate::rollout::RolloutFile;
 use crate::run::WallClock;
-use crate::statements::Pool;
+use crate::statements::{Giver, Here, Pool};
 use crate::store::{StateFile, StoreError};
 use gitsync_fetch::{FetchError, Fetcher};
 use gitsync_plan::DesiredState;
-use gitsync_verify::{Clock, Introduction, Reason, Refusal, SignedMark, TrustState, Wanted};
+use gitsync_verify::{Clock, Introduction, Reason, Refusal, TrustState, Wanted};
 use machined_ids::{Epoch, Seq, StepId};
 use machined_reconcile::Trigger;
 use std::path::PathBuf;
@@ -68,7 +70,7 @@ pub(crate) struct Wires {
     pub(crate) target: watch::Sender<Option<Arc<Target>>>,
     pub(crate) cluster: Trigger,
     pub(crate) news: watch::Receiver<ClusterNews>,
-    pub(crate) marks: watch::Receiver<Vec<SignedMark>>,
+    pub(crate) heard: watch::Receiver<Arc<Heard>>,
 }
 
 /// The source and all that is known about it.
@@ -78,6 +80,11 @@ pub(crate) struct Source {
     pub(crate) state: Option<TrustState>,
     pub(crate) sources: Sources,
     pub(crate) pool: Pool,
+    /// What accepted steps were accepted with.
+    pub(crate) kept: Kept,
+    pub(crate) kept_file: KeptFile,
+    /// What the other machines had said when it was taken last.
+    pub(crate) taken_in: Arc<Heard>,
     pub(crate) marker: Marker,
     /// What was rendered last (what should run, whose people, and how many keys are revoked), so that a refused one is rendered once.
     pub(crate) rendered: Option<(StepId, StepId, usize)>,
@@ -108,6 +115,9 @@ impl Source {
             file,
             state: None,
             pool: Pool::default(),
+            kept: Kept::default(),
+            kept_file: KeptFile::new(&folder),
+            taken_in: Arc::default(),
             marker: Marker::default(),
             rendered: None,
             content: None,
@@ -179,6 +189,11 @@ impl Source {
                     return Ok(false);
                 }
             };
+            self.kept = self.kept_file.read();
+            let here = Here::of(introduction, self.state.as_ref());
+            for signed in self.kept.iter() {
+                self.pool.put(&Giver::Own, signed.clone(), &here);
+            }
             if let Some(state) = &self.state {
                 self.book = Book::of(state, now);
             }

@@ -44,17 +44,14 @@ impl StateFile {
         StateFile { path: folder.join("trust-state"), machine }
     }
 
-    fn failed(&self, call: &'static str) -> impl FnOnce(io::Error) -> StoreError {
-        let path = self.path.display().to_string();
-        move |source| StoreError::File { call, path, source }
-    }
-
     /// What was recorded last; `None` when nothing ever was.
     pub(crate) async fn read(&self) -> Result<Option<TrustState>, StoreError> {
-        let text = match read_bounded(&self.path) {
+        let text = match read_bounded(&self.path, MAX_STATE_BYTES) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(self.failed("read")(error)),
+            Err(source) => {
+                return Err(StoreError::File { call: "read", path: self.path.display().to_string(), source });
+            }
         };
         let sealed = text.split_once('\n').and_then(|(seal, json)| Some((STANDARD.decode(seal).ok()?, json)));
         let unsealed = || StoreError::Seal { path: self.path.display().to_string() };
@@ -72,15 +69,22 @@ impl StateFile {
         let mut text = seal.into_bytes();
         text.push(b'\n');
         text.extend_from_slice(&json);
-        let folder = self.path.parent().expect("because the state lies in gitsync's folder");
-        fs::create_dir_all(folder).map_err(self.failed("make the folder of"))?;
-        replace(&RealDisk, &self.path, &text).map_err(self.failed("write"))
+        replace_file(&self.path, &text)
     }
 }
 
-fn read_bounded(path: &Path) -> io::Result<String> {
+/// Replaces a file of gitsync's folder, and makes the folder if need be; when this returns, it is on the disk.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let failed = |call| move |source| StoreError::File { call, path: path.display().to_string(), source };
+    let folder = path.parent().expect("because the file lies in gitsync's folder");
+    fs::create_dir_all(folder).map_err(failed("make the folder of"))?;
+    replace(&RealDisk, path, bytes).map_err(failed("write"))
+}
+
+/// Reads a file, at most `limit` bytes of it.
+pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<String> {
     let mut text = String::new();
-    io::Read::read_to_string(&mut io::Read::take(File::open(path)?, MAX_STATE_BYTES), &mut text)?;
+    io::Read::read_to_string(&mut io::Read::take(File::open(path)?, limit), &mut text)?;
     Ok(text)
 }
 

@@ -19,7 +19,7 @@ use crate::recovery::{self, PendingRecovery, Recoveries};
 use crate::refusal::{Reason, Refusal};
 use crate::revocation::{Revocation, revocations};
 use crate::state::{TrustState, next_step};
-use crate::statement::Statement;
+use crate::statement::{SignedStatement, Statement};
 use crate::step::{Judged, Parent, Run};
 use crate::tree::Trees;
 use crate::verified::{Commit, Verified};
@@ -39,6 +39,9 @@ pub struct Chain {
     pub learned: Learned,
     /// Statements that did not count, and why; for people. At most [`crate::limits::MAX_IGNORED`].
     pub ignored: Vec<Refusal>,
+    /// Revocations, beacons and recoveries that counted. With the releases of [`Commit::statements`], what a machine keeps and serves to its
+    /// peers. At most [`crate::limits::MAX_STATEMENTS`].
+    pub counted: Vec<SignedStatement>,
     /// How many of these are about recoveries, which no step's policy judges.
     recoveries_ignored: usize,
 }
@@ -70,6 +73,7 @@ pub fn verify(state: &TrustState, offer: &Offer<'_>) -> Result<Chain, Refusal> {
     let mut chain = Chain { learned: Learned { at: offer.clock.now, ..Learned::default() }, ..Chain::default() };
     let recoveries = Recoveries::of(state, offer, &mut chain.ignored);
     chain.recoveries_ignored = chain.ignored.len();
+    chain.counted = recoveries.counted;
     chain.learned.pending = (recoveries.pending != state.pending_recoveries()).then_some(recoveries.pending);
     if let Some(equivocation) = recoveries.equivocation {
         return Ok(stopped(chain, equivocation));
@@ -216,7 +220,7 @@ fn steps_ahead(run: &mut Run<'_>, accepted: &Parent, ahead: &[ObjectId]) -> BTre
 /// Takes in the statements that a policy lets count: revocations and beacons.
 fn hear(state: &TrustState, policy: &Policy, offer: &Offer<'_>, chain: &mut Chain) {
     let mut ignored = Vec::new();
-    let found = revocations(state, policy, offer.statements, &mut ignored);
+    let (found, mut counted) = revocations(state, policy, offer.statements, &mut ignored);
     chain.learned.revocations.extend(found);
     for signed in offer.statements {
         let Statement::Beacon(beacon) = signed.statement() else { continue };
@@ -229,9 +233,15 @@ fn hear(state: &TrustState, policy: &Policy, offer: &Offer<'_>, chain: &mut Chai
                 if known.is_none_or(newer) {
                     learned.clock_floor = learned.clock_floor.max(Some(seen.issued));
                     learned.beacons.insert(signed.key().clone(), seen);
+                    counted.push(signed);
                 }
             }
             Err(refusal) => ignored.push(refusal),
+        }
+    }
+    for signed in counted {
+        if !chain.counted.contains(signed) {
+            chain.counted.push(signed.clone());
         }
     }
     // What the newer policy lets count is no longer ignored.

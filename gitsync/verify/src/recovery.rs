@@ -22,7 +22,7 @@ use crate::statement::{Recovery, SignedStatement, Statement};
 use crate::tree::Trees;
 use crate::verified::{Commit, Verified};
 use jiff::{SignedDuration, Timestamp};
-use machined_ids::{Epoch, Fingerprint, PrincipalName, Seq};
+use machined_ids::{CommitId, Epoch, Fingerprint, PrincipalName, Seq};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -72,6 +72,14 @@ pub struct PendingRecovery {
     pub since: Option<Timestamp>,
 }
 
+impl PendingRecovery {
+    /// The commit to start from; its objects are needed although no accepted commit leads there.
+    #[must_use]
+    pub fn commit(&self) -> Option<CommitId> {
+        read(&self.body).map(|recovery| recovery.commit)
+    }
+}
+
 /// The recovery that this epoch began with, to know another one of the same epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -87,6 +95,8 @@ pub(crate) struct Recoveries {
     pub(crate) equivocation: Option<Equivocation>,
     /// The one whose time has come.
     pub(crate) due: Option<(Recovery, PendingRecovery)>,
+    /// The statements behind those that wait, or that contradict the one that this epoch began with.
+    pub(crate) counted: Vec<SignedStatement>,
 }
 
 impl Recoveries {
@@ -102,6 +112,7 @@ impl Recoveries {
             let here = Side { step: None, commit: state.history()[0].commit.clone(), machine: None };
             two_stories(state, state.epoch(), here, other)
         });
+        let contradicting = contradicts_begun.map(|(body, ..)| body.clone());
         let barred = state.equivocation().map_or(state.epoch(), |known| known.epoch.max(state.epoch()));
         for (body, recovery, keys) in &offered {
             let right = recovery.old_epoch == state.epoch() && recovery.new_epoch > barred;
@@ -130,7 +141,14 @@ impl Recoveries {
             equivocation = Some(two_stories(state, one.new_epoch, side, other));
         }
         let due = first.filter(|(_, waiting)| equivocation.is_none() && is_due(state, waiting, offer));
-        Recoveries { pending, equivocation, due }
+        let counts = |signed: &&SignedStatement| {
+            let Statement::Recovery(recovery) = signed.statement() else { return false };
+            let body = signed.statement().body();
+            let known = contradicting.as_ref() == Some(&body) || pending.iter().any(|waiting| waiting.body == body);
+            known && usable(state, signed, recovery).is_ok()
+        };
+        let counted = offer.statements.iter().filter(counts).cloned().collect();
+        Recoveries { pending, equivocation, due, counted }
     }
 }
 

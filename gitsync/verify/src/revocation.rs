@@ -43,27 +43,37 @@ impl Revocation {
     }
 }
 
-/// Every revocation among the statements that counts under the accepted policy; why others do not goes to `ignored`.
-pub(crate) fn revocations(
+/// What was signed for one revocation.
+#[derive(Default)]
+struct Signed<'a> {
+    roots: BTreeSet<PrincipalName>,
+    /// The key itself signed.
+    by_key: bool,
+    statements: Vec<&'a SignedStatement>,
+}
+
+/// Every revocation that counts under the accepted policy, and the statements that say so; why others do not goes to `ignored`.
+pub(crate) fn revocations<'a>(
     state: &TrustState,
     policy: &Policy,
-    statements: &[SignedStatement],
+    statements: &'a [SignedStatement],
     ignored: &mut Vec<Refusal>,
-) -> BTreeMap<Fingerprint, Revocation> {
-    let mut by_body: BTreeMap<&Revoke, (BTreeSet<PrincipalName>, bool)> = BTreeMap::new();
+) -> (BTreeMap<Fingerprint, Revocation>, Vec<&'a SignedStatement>) {
+    let mut by_body: BTreeMap<&Revoke, Signed<'a>> = BTreeMap::new();
     for signed in statements {
         let Statement::Revoke(revoke) = signed.statement() else { continue };
         match signer(state, policy, signed, revoke) {
             Ok((principal, own)) => {
                 let entry = by_body.entry(revoke).or_default();
-                entry.0.extend(principal);
-                entry.1 |= own;
+                entry.roots.extend(principal);
+                entry.by_key |= own;
+                entry.statements.push(signed);
             }
             Err(refusal) => ignored.push(refusal),
         }
     }
-    let mut found = BTreeMap::<Fingerprint, Revocation>::new();
-    for (revoke, (roots, by_key)) in by_body {
+    let (mut found, mut counted) = (BTreeMap::<Fingerprint, Revocation>::new(), Vec::new());
+    for (revoke, Signed { roots, by_key, statements }) in by_body {
         let by_root = roots.intersection(&policy.root().members).count() >= policy.root().threshold as usize;
         if !by_root && !by_key {
             let message = format!(
@@ -77,8 +87,9 @@ pub(crate) fn revocations(
         }
         let revocation = Revocation { epoch: revoke.epoch, last_good: revoke.last_good, by_root, by_key };
         found.entry(revoke.key.clone()).and_modify(|known| *known = known.and(revocation)).or_insert(revocation);
+        counted.extend(statements);
     }
-    found
+    (found, counted)
 }
 
 /// Who of root signed, and whether the key signed its own end.

@@ -3,6 +3,7 @@
 mod cluster;
 mod hosts;
 mod machined;
+mod peers;
 mod repository;
 mod trust;
 
@@ -22,6 +23,9 @@ use tokio::task::JoinHandle;
 /// How long a value may take; far more than it does.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The git host of the second machine.
+const MIRROR: &str = "mirror.git";
+
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/web";
 const SERVICE: &str = "/api/v1/namespaces/default/services/web";
 
@@ -36,7 +40,7 @@ const SERVICE_YAML: &str =
     "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  selector: {app: web}\n  ports:\n  - port: 80\n";
 
 struct Lab {
-    repository: Repository,
+    repository: Arc<Repository>,
     machined: Machined,
     cluster: Cluster,
     places: Places,
@@ -68,7 +72,23 @@ impl Lab {
         repository.write("apps/web/service.yaml", SERVICE_YAML);
         repository.commit(Some("ada"), "run web");
         let gitsync = start(&places);
-        Lab { repository, machined, cluster, places, ahead, gitsync }
+        Lab { repository: Arc::new(repository), machined, cluster, places, ahead, gitsync }
+    }
+
+    /// Another machine of the same cluster, enrolled, that is not started yet; its git host is a mirror as it was a moment ago.
+    async fn second(&self) -> Lab {
+        let machined = Machined::new();
+        let api = self.cluster.listen(&machined.identity, SocketAddr::from(([127, 0, 0, 1], 0))).await;
+        let folder = self.repository.path();
+        let places =
+            Places { socket: folder.join("second.sock"), folder: folder.join("second"), api, ..self.places.clone() };
+        let (served, socket) = (machined.clone(), places.socket.clone());
+        tokio::spawn(async move { served.serve(&socket).await });
+        self.repository.enroll_as("cp2", &machined.identity.fingerprint());
+        let url = self.repository.mirror(MIRROR);
+        machined.introduce(&self.repository.introduction(), &[url]);
+        let (repository, cluster) = (Arc::clone(&self.repository), self.cluster.clone());
+        Lab { repository, machined, cluster, places, ahead: Arc::clone(&self.ahead), gitsync: tokio::spawn(async {}) }
     }
 
     /// Waits until what `find` looks for is there.

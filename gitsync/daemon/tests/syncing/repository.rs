@@ -1,7 +1,9 @@
 //! A signed repository, made by real git and ssh-keygen, served over HTTP.
 
 use gitsync_verify::statement::{Beacon, Intent, Recovery, Release, Revoke, whole_seconds};
-use gitsync_verify::{DeployRef, Introduction, Offer, Statement, TrustState, introduce, next_step, verify};
+use gitsync_verify::{
+    DeployRef, Introduction, Offer, SignedStatement, Statement, TrustState, introduce, next_step, verify,
+};
 use machined_ids::{ClusterId, CommitId, Fingerprint};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -69,10 +71,23 @@ impl Repository {
         let introduction = Introduction::from_json(self.introduction().as_bytes()).expect("because it was just made");
         let (tip, objects) = gitsync_fetch::local::read(&self.work(), revision, &[]).expect("because git made it");
         let (mut state, _) = introduce(&introduction, &objects).expect("because it is the introduction's");
-        let chain = verify(&state, &Offer::of(&tip, &objects)).expect("because it descends");
+        let statements = self.statements();
+        let offer = Offer { statements: &statements, ..Offer::of(&tip, &objects) };
+        let chain = verify(&state, &offer).expect("because it descends");
         assert_eq!(chain.refused, None);
         state.learn(&chain);
         state
+    }
+
+    /// Every statement that is served.
+    fn statements(&self) -> Vec<SignedStatement> {
+        let served = self.path().join("served/demo.git");
+        let names = run(&served, "git", &["for-each-ref", "--format=%(objectname)", "refs/cairn/"]);
+        let read = |id| run(&served, "git", &["cat-file", "blob", id]).trim_end().to_owned() + "\n";
+        names
+            .lines()
+            .map(|id| SignedStatement::parse(read(id).as_bytes()).expect("because it was signed here"))
+            .collect()
     }
 
     /// Approves the step from a revision's parent to the revision, and pushes the statement.
@@ -162,6 +177,28 @@ impl Repository {
         format!("http://{}/{name}", self.server.address())
     }
 
+    /// A mirror that serves the branch and the approvals beside it, and nothing else.
+    pub(crate) fn mirror_with_approvals(&self, name: &str) -> String {
+        let url = self.mirror(name);
+        let served = self.path().join("served").join(name);
+        run(&served, "git", &["fetch", "-q", "../demo.git", "+refs/cairn/approvals/*:refs/cairn/approvals/*"]);
+        url
+    }
+
+    /// Has a mirror serve the branch as it is now, and none of the statements beside it.
+    pub(crate) fn catch_up(&self, name: &str) {
+        let served = self.path().join("served").join(name);
+        run(&served, "git", &["fetch", "-q", "../demo.git", "+refs/heads/main:refs/heads/main"]);
+    }
+
+    /// Takes every statement from the served repository.
+    pub(crate) fn drop_statements(&self) {
+        let served = self.path().join("served/demo.git");
+        for name in run(&served, "git", &["for-each-ref", "--format=%(refname)", "refs/cairn/"]).lines() {
+            run(&served, "git", &["update-ref", "-d", name]);
+        }
+    }
+
     /// Puts an unsigned commit on top of a mirror.
     pub(crate) fn deface(&self, name: &str) -> CommitId {
         let served = self.path().join("served").join(name);
@@ -240,11 +277,16 @@ impl Repository {
 
     /// The document of machine cp1.
     pub(crate) fn enroll(&self, identity: &Fingerprint) -> CommitId {
+        self.enroll_as("cp1", identity)
+    }
+
+    /// The document of a control-plane machine.
+    pub(crate) fn enroll_as(&self, name: &str, identity: &Fingerprint) -> CommitId {
         self.write(
-            "machines/cp1.kdl",
-            &format!("machine \"cp1\" {{\n    identity \"{identity}\"\n    role \"control-plane\"\n}}\n"),
+            &format!("machines/{name}.kdl"),
+            &format!("machine \"{name}\" {{\n    identity \"{identity}\"\n    role \"control-plane\"\n}}\n"),
         );
-        self.commit(Some("ada"), "enrol cp1")
+        self.commit(Some("ada"), &format!("enrol {name}"))
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 const SETTINGS: &str = "/api/v1/namespaces/default/configmaps/settings";
 
-fn settings(number: u32) -> String {
+pub(crate) fn settings(number: u32) -> String {
     format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: settings\n  namespace: default\ndata:\n  number: \"{number}\"\n"
     )
@@ -20,7 +20,7 @@ fn settings(number: u32) -> String {
 
 impl Lab {
     /// A lab whose accepted step is healthy: nothing in it needs a pod.
-    async fn calm() -> Self {
+    pub(crate) async fn calm() -> Self {
         let lab = Lab::new().await;
         lab.until_replicas(2).await;
         lab.repository.remove("apps/web/deployment.yaml");
@@ -31,30 +31,30 @@ impl Lab {
     }
 
     /// Pushes a healthy step.
-    async fn settings(&self, number: u32) -> CommitId {
+    pub(crate) async fn settings(&self, number: u32) -> CommitId {
         self.repository.write("apps/settings.yaml", &settings(number));
         let commit = self.repository.commit(Some("ada"), &format!("settings {number}"));
         self.until_commit(&commit, "healthy").await;
         commit
     }
 
-    async fn until_condition(&self, kind: &str, status: bool, reason: &str) -> Condition {
+    pub(crate) async fn until_condition(&self, kind: &str, status: bool, reason: &str) -> Condition {
         let find = async || self.machined.condition(kind).filter(|c| c.status == status && c.reason == reason);
         self.until(&format!("{kind} to be {status} for {reason:?}"), find).await
     }
 
-    async fn until_applied(&self, commit: &CommitId) {
+    pub(crate) async fn until_applied(&self, commit: &CommitId) {
         let find = async || (self.applied() == commit.as_str()).then_some(());
         self.until(&format!("{} to be handed down", commit.short()), find).await;
     }
 
     /// The commit that was handed down last.
-    fn applied(&self) -> String {
+    pub(crate) fn applied(&self) -> String {
         self.machined.told().applied.last().map(|applied| applied.commit.clone()).unwrap_or_default()
     }
 
     /// The position that machined was told last.
-    fn accepted(&self) -> String {
+    pub(crate) fn accepted(&self) -> String {
         let told = self.machined.told();
         told.accepted.last().and_then(|told| told.accepted.as_ref()).map(|p| p.commit.clone()).unwrap_or_default()
     }
@@ -354,7 +354,7 @@ async fn t82_without_a_trusted_time_a_beacon_counts_as_ended_and_with_it_the_sou
 }
 
 impl Lab {
-    fn policy(&self) -> String {
+    pub(crate) fn policy(&self) -> String {
         std::fs::read_to_string(self.repository.path().join("work/trust/root.kdl")).expect("because it is there")
     }
 

@@ -151,6 +151,19 @@ fn t80_a_forged_revocation_stops_nobody() {
     assert_eq!(machine.revocations().keys().collect::<Vec<_>>(), [&fingerprint(&lab, "bob")]);
 }
 
+#[test]
+fn what_counted_is_handed_out_to_be_served_and_nothing_else_is() {
+    let lab = Lab::with_policy("");
+    let machine = lab.machine();
+    let thief = lab.sign_statement("bob", &Statement::Revoke(revoke(&lab, "ada", 0)));
+    let own = lab.sign_statement("bob", &Statement::Revoke(revoke(&lab, "bob", 0)));
+    let root = lab.sign_statement("ada", &Statement::Revoke(revoke(&lab, "bob", 0)));
+    lab.statements.replace(vec![thief, own.clone(), root.clone()]);
+    let counted = lab.judge(&machine).expect("because the branch is where it was").counted;
+    assert_eq!(counted.len(), 2);
+    assert!(counted.contains(&own) && counted.contains(&root));
+}
+
 fn healthy(machine: &mut TrustState) {
     let step = machine.accepted().step;
     machine.activate(&step).expect("because it is accepted");
