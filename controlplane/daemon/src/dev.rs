@@ -5,6 +5,7 @@
 
 use crate::audit::Audit;
 use crate::leaf::LeafSource;
+use crate::member::MemberConfig;
 use crate::node::{self, NodeConfig, Places};
 use crate::pki::write_secret;
 use crate::server::{Server, ServerConfig};
@@ -96,6 +97,7 @@ async fn serve(
     let config = ServerConfig {
         folder: arguments.data.clone(),
         bootstrap: true,
+        member: MemberConfig { machine: name.clone(), address: None, others: Vec::new() },
         listen: arguments.listen,
         names: addresses.chain(advertise.map(|own| own.to_string())).collect(),
         advertise,

@@ -5,6 +5,7 @@
 use crate::audit::Audit;
 use crate::leaf::LeafSource;
 use crate::local::{Local, Place};
+use crate::member::MemberConfig;
 use crate::node::{self, NodeConfig, Places};
 use crate::server::{Server, ServerConfig};
 use crate::table::{Table, TableWriter, table};
@@ -41,7 +42,13 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
     tracing::info!(machine = %place.machine.name, role = ?place.machine.role, "this machine's place in the cluster");
     let started = Start::of(&place)?;
     let server = match started.role {
-        Role::ControlPlane => control_plane(&arguments, &place, &started, table, leaf, audit, supervisor).await?,
+        Role::ControlPlane => {
+            tokio::select! {
+                // It may wait long until the others take it in.
+                server = control_plane(&arguments, &place, &started, table, leaf, audit, supervisor) => server?,
+                ended = follow(&mut places, &started, &writer) => return ended,
+            }
+        }
         Role::Worker => bail!("workers cannot join yet: give this machine the role \"control-plane\""),
     };
     tokio::select! {
@@ -61,9 +68,15 @@ async fn control_plane(
 ) -> Result<Server> {
     let mut names: Vec<String> = place.addresses.iter().map(|cidr| cidr.address().to_string()).collect();
     names.extend(start.names.iter().cloned());
+    let others = place.cluster.endpoints.iter().map(|host| format!("{host}:{}", controlplane_members::PORT));
     let config = ServerConfig {
         folder: arguments.data.clone(),
         bootstrap: start.bootstrap,
+        member: MemberConfig {
+            machine: place.machine.name.clone(),
+            address: Some(start.address),
+            others: others.collect(),
+        },
         listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, API_PORT)),
         names,
         advertise: Some(start.address),

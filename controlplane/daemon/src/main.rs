@@ -11,6 +11,7 @@ mod leaf;
 mod listener;
 mod local;
 mod machine;
+mod member;
 mod node;
 mod pki;
 mod server;

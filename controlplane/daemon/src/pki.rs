@@ -10,6 +10,7 @@ use rcgen::{
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use serde::{Deserialize, Serialize};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -57,6 +58,31 @@ pub(crate) struct Pki {
     service_accounts_pem: String,
 }
 
+/// The files in the folder.
+const AUTHORITY: &str = "ca.crt";
+const AUTHORITY_KEY: &str = "ca.key";
+const SERVICE_ACCOUNTS_KEY: &str = "sa.key";
+
+/// The keys of a cluster on their way from one control-plane machine to another. Secret; never logged.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Bundle {
+    authority: String,
+    authority_key: String,
+    service_accounts_key: String,
+}
+
+impl Bundle {
+    /// Writes the keys into `folder`, where [`Pki::open`] finds them.
+    pub(crate) fn keep(&self, folder: &Path) -> Result<(), PkiError> {
+        make_folder(folder)?;
+        write_secret(&folder.join(AUTHORITY_KEY), &self.authority_key)?;
+        write_secret(&folder.join(SERVICE_ACCOUNTS_KEY), &self.service_accounts_key)?;
+        // The last file written is the sign that all are there.
+        write_secret(&folder.join(AUTHORITY), &self.authority)
+    }
+}
+
 fn certificate(doing: &'static str) -> impl FnOnce(rcgen::Error) -> PkiError {
     move |source| PkiError::Certificate { doing, source }
 }
@@ -64,23 +90,30 @@ fn certificate(doing: &'static str) -> impl FnOnce(rcgen::Error) -> PkiError {
 impl Pki {
     /// Reads the keys in `folder`, or makes them where there are none and `bootstrap` allows it.
     pub(crate) fn open(folder: &Path, bootstrap: bool) -> Result<Pki, PkiError> {
-        let (certificate_file, key_file) = (folder.join("ca.crt"), folder.join("ca.key"));
-        let accounts_file = folder.join("sa.key");
-        // The last file written is the sign that all are there.
+        let (certificate_file, key_file) = (folder.join(AUTHORITY), folder.join(AUTHORITY_KEY));
+        let accounts_file = folder.join(SERVICE_ACCOUNTS_KEY);
         if !certificate_file.exists() {
             if !bootstrap {
                 return Err(PkiError::Missing { folder: folder.to_owned() });
             }
-            make_folder(folder)?;
             let (key, own) = make_authority()?;
             let accounts = ServiceAccountKeys::generate_pem().map_err(PkiError::ServiceAccount)?;
-            write_secret(&key_file, &key.serialize_pem())?;
-            write_secret(&accounts_file, &accounts)?;
-            write_secret(&certificate_file, &own.pem())?;
+            let made =
+                Bundle { authority: own.pem(), authority_key: key.serialize_pem(), service_accounts_key: accounts };
+            made.keep(folder)?;
             tracing::info!(folder = %folder.display(), "made the Kubernetes certificate authority");
         }
         let authority_key = KeyPair::from_pem(&read(&key_file)?).map_err(certificate("read the authority's key"))?;
         Ok(Pki { authority_pem: read(&certificate_file)?, authority_key, service_accounts_pem: read(&accounts_file)? })
+    }
+
+    /// Everything that another control-plane machine needs to have the same keys. Secret.
+    pub(crate) fn bundle(&self) -> Bundle {
+        Bundle {
+            authority: self.authority_pem.clone(),
+            authority_key: self.authority_key.serialize_pem(),
+            service_accounts_key: self.service_accounts_pem.clone(),
+        }
     }
 
     /// The authority's certificate, for clients.

@@ -1,29 +1,29 @@
 //! The server role: keys, store, API server, listener. Everything that talks to the API in this process gets a transport from it.
 //!
-//! Tasks: `api listener` and one `api connection` for each, `leaf renewal`, `event expiry`, and those of the store, all under the Supervisor.
+//! Tasks: `api listener` and one `api connection` for each, `leaf renewal`, `event expiry`, `controllers`, and those of the store, all
+//! under the Supervisor.
 
 use crate::agents::Agents;
 use crate::audit::Audit;
 use crate::in_process::InProcess;
 use crate::leaf::LeafSource;
 use crate::listener::Listener;
-use crate::pki::{Pki, PkiError};
+use crate::member::{self, MemberConfig, MemberError, Opened};
+use crate::pki::PkiError;
 use crate::table::Table;
 use controlplane_apiserver::{ApiServer, Caller, Failure, Options};
 use controlplane_client::Transport;
-use controlplane_replica::{Alone, Folder, OpenError, Replica};
+use controlplane_replica::Replica;
 use controlplane_store::Store;
 use machined_access::tls::{self, ServerKeys};
 use machined_reconcile::{Restart, Stop, Supervisor};
+use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-
-/// The store's member id of a control plane of one.
-const ONLY_MEMBER: u64 = 1;
 
 /// What a server is to be.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ pub(crate) struct ServerConfig {
     pub(crate) folder: PathBuf,
     /// Whether keys and store may be made where there are none.
     pub(crate) bootstrap: bool,
+    /// This machine's member of the store.
+    pub(crate) member: MemberConfig,
     /// Where to listen.
     pub(crate) listen: SocketAddr,
     /// Names and addresses for the server certificate.
@@ -49,8 +51,8 @@ pub(crate) struct ServerConfig {
 pub(crate) enum StartError {
     #[error("the cluster's keys cannot be used")]
     Pki(#[from] PkiError),
-    #[error("the store did not open")]
-    Store(#[from] OpenError),
+    #[error("this machine is no member of the store")]
+    Member(#[from] MemberError),
     #[error("the first objects could not be written")]
     Bootstrap(#[source] Failure),
     #[error("the certificates cannot be served")]
@@ -81,8 +83,9 @@ impl Server {
         audit: Audit,
         supervisor: &Supervisor,
     ) -> Result<Server, StartError> {
-        let pki = Pki::open(&config.folder.join("pki"), config.bootstrap)?;
-        let store = open_store(&config, supervisor).await?;
+        let opened =
+            member::open(&config.folder, config.bootstrap, &config.member, table.clone(), leaf.clone(), supervisor);
+        let Opened { replica: store, pki } = opened.await?;
         let socket = TcpListener::bind(config.listen).await;
         let socket = socket.map_err(|source| StartError::Listen { address: config.listen, source })?;
         let address = socket.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
@@ -96,6 +99,8 @@ impl Server {
             tokens: Some(Arc::new(pki.service_accounts()?)),
         };
         let api = ApiServer::new(Arc::clone(&store) as Arc<dyn Store>, options);
+        // A new member has nothing to serve before the others took it in.
+        store.led().await;
         api.bootstrap().await.map_err(StartError::Bootstrap)?;
         let keys = ServerKeys::new(leaf.current())?;
         keys.set_public(pki.server_leaf(&server_names(&config))?)?;
@@ -110,11 +115,16 @@ impl Server {
         Ok(Server { api, store, authority_pem: pki.authority_pem().to_owned(), address })
     }
 
-    /// Starts the scheduler and the other controllers. One process of a cluster does.
+    /// Runs the scheduler and the other controllers while this member of the store leads, so that one process of a cluster does.
+    ///
+    /// Two may for a moment when the lead changes: each write has the precondition that what it was computed from still stands.
     pub(crate) fn run_controllers(&self, machine: &str, supervisor: &Supervisor) {
         let settings =
             controlplane_controllers::Settings { instance: machine.to_owned(), root_ca: self.authority_pem.clone() };
-        controlplane_controllers::run(self.transport(Caller::controllers()), supervisor, settings);
+        let (transport, store) = (self.transport(Caller::controllers()), Arc::clone(&self.store));
+        supervisor.spawn("controllers", Restart::Always, move |stop| {
+            control(Arc::clone(&store), Arc::clone(&transport), settings.clone(), stop)
+        });
     }
 
     /// Waits until the store cannot go on, and says why. The process should end then: opened again, the store recovers.
@@ -128,20 +138,29 @@ impl Server {
     }
 }
 
-async fn open_store(config: &ServerConfig, supervisor: &Supervisor) -> Result<Arc<Replica>, OpenError> {
-    let path = config.folder.join("store");
-    let place = path.display().to_string();
-    let files = Folder::create(path).map_err(|source| OpenError::Directory { place, source })?;
-    let options = controlplane_replica::Options {
-        files: Box::new(files),
-        id: ONLY_MEMBER,
-        address: config.listen.to_string(),
-        bootstrap: config.bootstrap,
-        peers: Arc::new(Alone),
-    };
-    let store = Replica::open(options).await?;
-    store.maintain(supervisor);
-    Ok(store)
+/// How long controllers have to end when the lead is lost.
+const CONTROLLERS_GRACE: Duration = Duration::from_secs(5);
+
+async fn control(
+    store: Arc<Replica>,
+    transport: Arc<dyn Transport>,
+    settings: controlplane_controllers::Settings,
+    mut stop: Stop,
+) -> Result<(), Infallible> {
+    loop {
+        tokio::select! {
+            () = store.leading(true) => {}
+            () = stop.requested() => return Ok(()),
+        }
+        tracing::info!("this machine runs the controllers");
+        let controllers = Supervisor::new();
+        controlplane_controllers::run(Arc::clone(&transport), &controllers, settings.clone());
+        tokio::select! {
+            () = store.leading(false) => tracing::info!("another machine runs the controllers"),
+            () = stop.requested() => {}
+        }
+        controllers.stop(CONTROLLERS_GRACE).await;
+    }
 }
 
 /// The names that clients use: those of the machine, and those that pods know.

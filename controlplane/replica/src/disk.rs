@@ -40,9 +40,14 @@ pub(crate) struct StateDisk {
 impl StateDisk {
     /// Opens or makes the file.
     pub(crate) fn open(files: &dyn Files) -> Result<Self, DiskError> {
+        Self::open_as(files, "state.redb")
+    }
+
+    /// Opens or makes a file of this kind under another name.
+    pub(crate) fn open_as(files: &dyn Files, name: &str) -> Result<Self, DiskError> {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
-        let database = files.open("state.redb", &builder).map_err(|error| failed("open", error))?;
+        let database = files.open(name, &builder).map_err(|error| failed("open", error))?;
         let disk = StateDisk { database, unsynced: AtomicUsize::new(0) };
         // Makes all tables, so that views find them, and checks the format.
         disk.commit(Durability::Immediate, |batch| controlplane_store::machine::prepare(batch))?;
@@ -207,11 +212,19 @@ impl<'a> StateBatch<'a> {
         Ok(())
     }
 
+    /// Empties the tables.
+    pub(crate) fn clear(&mut self) -> Result<(), DiskError> {
+        for table in Table::ALL {
+            self.table_mut(table).retain(|_, _| false).map_err(|error| failed("write to", error))?;
+        }
+        Ok(())
+    }
+
     /// Makes the tables equal to another state's.
     pub(crate) fn replace_with(&mut self, other: &StateView) -> Result<(), DiskError> {
+        self.clear()?;
         for table in Table::ALL {
             let ours = self.table_mut(table);
-            ours.retain(|_, _| false).map_err(|error| failed("write to", error))?;
             other.rows(table, &mut |key, value| {
                 ours.insert(key, value).map(drop).map_err(|error| failed("write to", error))
             })?;

@@ -4,7 +4,7 @@ use redb::{Builder, Database, DatabaseError};
 use std::io;
 use std::path::PathBuf;
 
-/// Opens a member's two files.
+/// Opens a member's files.
 pub trait Files: Send + Sync + 'static {
     /// Where they are, for people.
     fn place(&self) -> String;
@@ -14,6 +14,12 @@ pub trait Files: Send + Sync + 'static {
     /// # Errors
     /// When it cannot be read or made, another process has it open, or it is no such file.
     fn open(&self, name: &str, builder: &Builder) -> Result<Database, DatabaseError>;
+
+    /// Removes a file; one that is not there is no error.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    fn remove(&self, name: &str) -> io::Result<()>;
 
     /// Makes the names of new files survive a power cut.
     ///
@@ -45,6 +51,13 @@ impl Files for Folder {
 
     fn open(&self, name: &str, builder: &Builder) -> Result<Database, DatabaseError> {
         builder.create(self.0.join(name))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match std::fs::remove_file(self.0.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn sync_names(&self) -> io::Result<()> {

@@ -9,9 +9,12 @@
 
 mod disk;
 mod files;
+mod forward;
+mod image;
 mod log;
 mod machine;
 mod maintenance;
+mod members;
 mod peers;
 mod replica;
 #[cfg(test)]
@@ -21,7 +24,9 @@ mod suite;
 mod types;
 
 pub use files::{Files, Folder};
-pub use machine::{Image, Machine};
-pub use peers::{Alone, Peer, Peers, SnapshotInFlight};
+pub use image::{Gathering, Image};
+pub use machine::Machine;
+pub use members::{Change, Members};
+pub use peers::{Alone, Led, Peer, Peers, SnapshotInFlight};
 pub use replica::{OpenError, Options, Replica};
-pub use types::{Command, Member, MemberId, Reply, Types};
+pub use types::{Command, Member, MemberId, Reply, SnapshotMeta, Types, Vote, decode, encode};

@@ -7,10 +7,10 @@
 //! The writer task lives from [`LogStore::open`] to [`LogStore::close`]; it commits where the runtime lets work block.
 
 use crate::files::Files;
-use crate::types::{Entry, LogId, Types, Vote, decode, encode};
+use crate::types::{Command, Entry, LogId, Types, Vote, decode, encode};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
-use openraft::{AsyncRuntime, OptionalSend, RaftLogReader};
+use openraft::{AsyncRuntime, EntryPayload, OptionalSend, RaftLogReader};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -29,6 +29,9 @@ const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Entries kept in memory once they are on disk: what followers close behind and the state machine still want.
 const TAIL_LIMIT: usize = 256;
+
+/// Bytes of entries that one message to a follower carries, but for a single entry that is larger.
+const MESSAGE_LIMIT: usize = 4 * 1024 * 1024;
 
 /// Requests that wait for the writer; more wait in their senders.
 const QUEUE_LIMIT: usize = 256;
@@ -221,8 +224,8 @@ impl Shared {
         }
     }
 
-    /// Entries of `start..end`, as far as there are any.
-    fn entries(&self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+    /// Entries of `start..end`, as far as there are any; no more than make up `bytes` when they are written down, but at least one.
+    fn entries(&self, start: u64, end: u64, bytes: usize) -> io::Result<Vec<Entry>> {
         let from_tail: Vec<Entry> = {
             let state = self.state();
             if start >= end {
@@ -232,17 +235,33 @@ impl Shared {
             }
         };
         let end_on_disk = from_tail.first().map_or(end, RaftEntry::index);
-        let mut found = Vec::new();
+        let (mut found, mut left) = (Vec::new(), bytes);
+        let mut fits = |size: usize| {
+            let first = left == bytes;
+            left = left.saturating_sub(size.max(1));
+            first || left > 0
+        };
         if start < end_on_disk {
             let transaction = self.database.begin_read().map_err(io::Error::other)?;
             let entries = transaction.open_table(ENTRIES).map_err(io::Error::other)?;
             for row in entries.range(start..end_on_disk).map_err(io::Error::other)? {
                 let (_, bytes) = row.map_err(io::Error::other)?;
+                if !fits(bytes.value().len()) {
+                    return Ok(found);
+                }
                 found.push(decode(bytes.value())?);
             }
         }
-        found.extend(from_tail);
+        found.extend(from_tail.into_iter().take_while(|entry| fits(size(entry))));
         Ok(found)
+    }
+}
+
+/// About what an entry takes when it is written down; keys and values are nearly all of it.
+fn size(entry: &Entry) -> usize {
+    match &entry.payload {
+        EntryPayload::Normal(Command::Txn(txn)) => txn.bytes(),
+        EntryPayload::Normal(Command::Compact(_)) | EntryPayload::Blank | EntryPayload::Membership(_) => 0,
     }
 }
 
@@ -274,7 +293,11 @@ impl<R: AsyncRuntime> RaftLogReader<Types<R>> for LogStore<R> {
             Bound::Excluded(index) => *index,
             Bound::Unbounded => u64::MAX,
         };
-        self.shared.entries(start, end)
+        self.shared.entries(start, end, usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        self.shared.entries(start, end, MESSAGE_LIMIT)
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {

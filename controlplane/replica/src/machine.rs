@@ -1,7 +1,8 @@
 //! Applies the ordered log to the state file and tells the watchers. Called by openraft only, one call at a time.
 
-use crate::disk::{Applied, StateDisk, StateView};
-use crate::types::{Command, Entry, LogId, Membership, Reply, SnapshotMeta, Types};
+use crate::disk::{Applied, StateDisk};
+use crate::image::Image;
+use crate::types::{Command, Entry, LogId, Member, MemberId, Membership, Reply, SnapshotMeta, Types};
 use controlplane_store::{DiskError, EventBatch, Hub, machine};
 use futures_util::{Stream, StreamExt};
 use openraft::entry::RaftEntry;
@@ -23,10 +24,7 @@ pub struct Machine<R = TokioRuntime> {
     runtime: PhantomData<fn() -> R>,
 }
 
-/// A snapshot's content: a view of the state file; it costs nothing until it is read.
-pub struct Image(pub(crate) StateView);
-
-type SnapshotOf = Snapshot<openraft::type_config::alias::CommittedLeaderIdOf<Types>, u64, openraft::BasicNode, Image>;
+type SnapshotOf = Snapshot<openraft::type_config::alias::CommittedLeaderIdOf<Types>, MemberId, Member, Image>;
 
 impl<R> Clone for Machine<R> {
     fn clone(&self) -> Self {
@@ -55,7 +53,7 @@ impl<R: AsyncRuntime> Machine<R> {
             disk.sync()?;
             let view = disk.snapshot()?;
             let (last_log_id, last_membership) = view.applied()?;
-            Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: Image(view) })
+            Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: Image::of(view) })
         })
         .await
     }
@@ -136,7 +134,7 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for Machine<R> {
         let position = self
             .blocking(move |disk| {
                 disk.commit(Durability::Immediate, |batch| {
-                    batch.replace_with(&snapshot.0)?;
+                    batch.replace_with(snapshot.view())?;
                     batch.set_applied(&applied)?;
                     machine::position(batch)
                 })

@@ -1,15 +1,19 @@
-//! How a member talks to the others: traits that the daemon implements with gRPC and the simulator with a function call.
+//! How a member talks to the others: traits that `controlplane/members` implements with gRPC and the simulator with a function call.
 
-use crate::machine::Image;
-use crate::types::{Member, MemberId, Types, Vote};
+use crate::image::Image;
+use crate::types::{Command, Member, MemberId, Reply, Types, Vote};
 use controlplane_store::BoxFuture;
 use openraft::async_runtime::Select2;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::impls::TokioRuntime;
 use openraft::network::RPCOption;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
 use openraft::storage::Snapshot;
 use openraft::{AsyncRuntime, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use serde::{Deserialize, Serialize};
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -48,6 +52,29 @@ pub trait Peer<R: AsyncRuntime = TokioRuntime>: Send + Sync + 'static {
         snapshot: SnapshotInFlight,
         limit: Duration,
     ) -> BoxFuture<'_, io::Result<SnapshotResponse<Types<R>>>>;
+
+    /// Tells that the leader steps back for a member.
+    fn transfer(
+        &self,
+        request: TransferLeaderRequest<Types<R>>,
+        limit: Duration,
+    ) -> BoxFuture<'_, io::Result<TransferLeaderResponse<Types<R>>>>;
+
+    /// Has the leader order a command, as [`Replica::lead`](crate::Replica::lead) answers. An error of the kind
+    /// [`NotConnected`](io::ErrorKind::NotConnected) says that it was never sent.
+    fn propose(&self, command: Command, limit: Duration) -> BoxFuture<'_, io::Result<Led<Reply>>>;
+
+    /// Asks the leader how far a read has to wait, as [`Replica::read_index`](crate::Replica::read_index) answers.
+    fn read_index(&self, limit: Duration) -> BoxFuture<'_, io::Result<Led<u64>>>;
+}
+
+/// What a member that is taken for the leader says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Led<T> {
+    /// It led, and this is the answer.
+    Done(T),
+    /// It does not lead. Nothing happened.
+    Elsewhere,
 }
 
 /// The peers of a group of one: there are none, so nobody is reached.
@@ -92,6 +119,22 @@ impl<R: AsyncRuntime> Peer<R> for Alone {
         _: SnapshotInFlight,
         _: Duration,
     ) -> BoxFuture<'_, io::Result<SnapshotResponse<Types<R>>>> {
+        alone()
+    }
+
+    fn transfer(
+        &self,
+        _: TransferLeaderRequest<Types<R>>,
+        _: Duration,
+    ) -> BoxFuture<'_, io::Result<TransferLeaderResponse<Types<R>>>> {
+        alone()
+    }
+
+    fn propose(&self, _: Command, _: Duration) -> BoxFuture<'_, io::Result<Led<Reply>>> {
+        alone()
+    }
+
+    fn read_index(&self, _: Duration) -> BoxFuture<'_, io::Result<Led<u64>>> {
         alone()
     }
 }
@@ -152,5 +195,13 @@ impl<R: AsyncRuntime> RaftNetworkV2<Types<R>> for Connection<R> {
             Select2::First(closed) => Err(StreamingError::Closed(closed)),
             Select2::Second(sent) => sent.map_err(|error| StreamingError::Unreachable(Unreachable::new(&error))),
         }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<Types<R>>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types<R>>, RPCError<Types<R>>> {
+        self.0.transfer(rpc, option.hard_ttl()).await.map_err(|error| unreachable(&error))
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::disk::StateDisk;
 use crate::files::Files;
+use crate::image::Gathering;
 use crate::log::LogStore;
 use crate::machine::Machine;
 use crate::maintenance;
@@ -15,10 +16,10 @@ use controlplane_store::{
 use machined_ids::Revision;
 use machined_reconcile::{Restart, Supervisor};
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError};
 use openraft::impls::TokioRuntime;
-use openraft::{AsyncRuntime, Config, Raft, RaftState, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{AsyncRuntime, Config, Raft, RaftState, ServerState, SnapshotPolicy};
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +35,10 @@ const LOG_KEPT: u64 = 1000;
 /// Milliseconds between heartbeats, and bounds of the election timeout: etcd's defaults, for members in one place.
 const HEARTBEAT_MS: u64 = 100;
 const ELECTION_MIN_MS: u64 = 1000;
-const ELECTION_MAX_MS: u64 = 2000;
+pub(crate) const ELECTION_MAX_MS: u64 = 2000;
+
+/// Milliseconds in which a whole snapshot has to be with a member and installed: 8 GiB at 100 Mbit/s take that long.
+const SNAPSHOT_LIMIT_MS: u64 = 15 * 60 * 1000;
 
 /// Changes that one step of a sweep looks at: some milliseconds during which writes wait.
 const SWEEP_LIMIT: usize = 1000;
@@ -42,11 +46,11 @@ const SWEEP_LIMIT: usize = 1000;
 /// How a member is opened.
 pub struct Options<R: AsyncRuntime = TokioRuntime> {
     /// Where its files are.
-    pub files: Box<dyn Files>,
+    pub files: Arc<dyn Files>,
     /// Its number.
     pub id: MemberId,
-    /// Its own address, as others reach it.
-    pub address: String,
+    /// What the log says of it when it makes a new group.
+    pub member: Member,
     /// Whether it makes a new group of one when its directory is empty. Wrong for a member that is to join others.
     pub bootstrap: bool,
     /// The way to the others.
@@ -63,7 +67,7 @@ pub enum OpenError {
         place: String,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The state file cannot be used.
     #[error("cannot open the store's state in {place}")]
@@ -81,7 +85,7 @@ pub enum OpenError {
         place: String,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// openraft did not start or did not recover.
     #[error("cannot start the store's member {id}: {reason}")]
@@ -95,10 +99,12 @@ pub enum OpenError {
 
 /// A running member.
 pub struct Replica<R: AsyncRuntime = TokioRuntime> {
-    raft: Raft<Types<R>, Machine<R>>,
+    pub(crate) raft: Raft<Types<R>, Machine<R>>,
     disk: Arc<StateDisk>,
     hub: Arc<Hub>,
     log: LogStore<R>,
+    pub(crate) peers: Arc<dyn Peers<R>>,
+    files: Arc<dyn Files>,
 }
 
 impl Replica {
@@ -118,7 +124,7 @@ impl<R: AsyncRuntime> Replica<R> {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(options: Options<R>) -> Result<Arc<Self>, OpenError> {
-        let Options { files, id, address, bootstrap, peers } = options;
+        let Options { files, id, member, bootstrap, peers } = options;
         let (disk, log) = open_files(&*files)?;
         let raft_failed = |reason: String| OpenError::Raft { id, reason };
         let disk = Arc::new(disk);
@@ -127,15 +133,15 @@ impl<R: AsyncRuntime> Replica<R> {
         let hub = Hub::new(position.revision);
         let config = config().validate().map_err(|error| raft_failed(error.to_string()))?;
         let machine = Machine::new(Arc::clone(&disk), Arc::clone(&hub));
-        let raft = Raft::new(id, Arc::new(config), Network(peers), log.clone(), machine)
+        let raft = Raft::new(id, Arc::new(config), Network(Arc::clone(&peers)), log.clone(), machine)
             .await
             .map_err(|error| raft_failed(error.to_string()))?;
-        let replica = Arc::new(Replica { raft, disk, hub, log });
-        replica.start(id, address, bootstrap).await.map_err(raft_failed)?;
+        let replica = Arc::new(Replica { raft, disk, hub, log, peers, files });
+        replica.start(id, member, bootstrap).await.map_err(raft_failed)?;
         Ok(replica)
     }
 
-    async fn start(&self, id: MemberId, address: String, bootstrap: bool) -> Result<(), String> {
+    async fn start(&self, id: MemberId, member: Member, bootstrap: bool) -> Result<(), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         if self.raft.is_initialized().await.map_err(|error| text(&error))? {
             let voters = |state: &RaftState<Types<R>>| state.membership_state.effective().voter_ids().collect();
@@ -146,8 +152,7 @@ impl<R: AsyncRuntime> Replica<R> {
             // Nobody else can lead, so there is no election timeout to wait for.
             self.raft.trigger().elect(false).await.map_err(|error| text(&error))?;
         } else if bootstrap {
-            let members = BTreeMap::from([(id, Member { addr: address })]);
-            self.raft.initialize(members).await.map_err(|error| text(&error))?;
+            self.raft.initialize(BTreeMap::from([(id, member)])).await.map_err(|error| text(&error))?;
         } else {
             return Ok(());
         }
@@ -155,6 +160,14 @@ impl<R: AsyncRuntime> Replica<R> {
         wait.state(ServerState::Leader, "a lone member leads").await.map_err(|error| text(&error))?;
         self.raft.wait_for_recovery(Some(RECOVERY_LIMIT)).await.map_err(|error| text(&error))?;
         Ok(())
+    }
+
+    /// Begins to receive a snapshot, beside this member's files. Blocks on the disk. One at a time.
+    ///
+    /// # Errors
+    /// When its file cannot be made.
+    pub fn gather(&self) -> io::Result<Gathering> {
+        Gathering::begin(Arc::clone(&self.files))
     }
 
     /// Whether this member leads, as far as it knows.
@@ -180,7 +193,7 @@ impl<R: AsyncRuntime> Replica<R> {
     /// Refuses reads older than `oldest` from now on, on every member. Going back changes nothing.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when this member does not lead.
+    /// [`StoreError::Unavailable`] when no leader takes it.
     pub async fn compact(&self, oldest: Revision) -> Result<(), StoreError> {
         self.propose(Command::Compact(oldest)).await.map(drop)
     }
@@ -212,17 +225,6 @@ impl<R: AsyncRuntime> Replica<R> {
         Ok(self.disk.sync()?)
     }
 
-    async fn propose(&self, command: Command) -> Result<Reply, StoreError> {
-        match self.raft.client_write(command).await {
-            Ok(response) => Ok(response.data),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                let reason = forward.to_string();
-                Err(StoreError::Unavailable { reason, sent: false })
-            }
-            Err(error) => Err(StoreError::Unavailable { reason: error.to_string(), sent: true }),
-        }
-    }
-
     /// Removes what compaction made superfluous, in steps between which writes get their turn.
     ///
     /// # Errors
@@ -244,8 +246,7 @@ impl<R: AsyncRuntime> Replica<R> {
 
     async fn read(&self, request: RangeRequest, consistency: Consistency) -> Result<RangeAnswer, StoreError> {
         if consistency == Consistency::Linearizable {
-            let ensured = self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
-            ensured.map_err(|error| StoreError::Unavailable { reason: error.to_string(), sent: false })?;
+            self.catch_up().await?;
         }
         // Inline: the pages are in redb's or the kernel's cache, and a list is some milliseconds at worst.
         machine::range(&*self.disk.view()?, &request)
@@ -269,6 +270,7 @@ fn config() -> Config {
         election_timeout_max: ELECTION_MAX_MS,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_PERIOD),
         max_in_snapshot_log_to_keep: LOG_KEPT,
+        install_snapshot_timeout: SNAPSHOT_LIMIT_MS,
         // A member that was cut off asks first, and so does not depose a leader that the others still hear.
         enable_pre_vote: Some(true),
         // The state file lags behind the log after a crash. A leader that came back without an election would take what it has

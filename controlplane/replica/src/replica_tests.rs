@@ -1,6 +1,6 @@
 //! A replica through the [`Store`] interface, on real files.
 
-use crate::{Alone, Folder, Options, Replica};
+use crate::{Alone, Folder, Member, Options, Replica};
 use bytes::Bytes;
 use controlplane_store::{Condition, Consistency, Op, RangeRequest, Store, StoreError, Txn, prefix_end};
 use machined_ids::Revision;
@@ -19,9 +19,9 @@ impl Running {
     async fn open(dir: &Path) -> Self {
         let supervisor = Supervisor::new();
         let options = Options {
-            files: Box::new(Folder::create(dir).expect("because a directory can be made")),
+            files: Arc::new(Folder::create(dir).expect("because a directory can be made")),
             id: 1,
-            address: "alone".to_owned(),
+            member: Member::default(),
             bootstrap: true,
             peers: Arc::new(Alone),
         };
@@ -183,4 +183,32 @@ async fn a_member_that_has_stopped_says_so_and_takes_no_writes() {
     let put = Op::Put(Bytes::from_static(b"/a/x"), Bytes::from_static(b"1"));
     let refused = store.replica.txn(Txn { then: vec![put], ..Txn::default() }).await;
     assert!(matches!(refused, Err(StoreError::Unavailable { .. })));
+}
+
+#[tokio::test]
+async fn a_message_to_a_follower_is_bounded_whatever_the_log_holds() {
+    use crate::log::LogStore;
+    use openraft::RaftLogReader;
+    use openraft::impls::TokioRuntime;
+
+    let dir = TempDir::new().expect("because a temporary directory can be made");
+    let store = Running::open(dir.path()).await;
+    for number in 0..8 {
+        store.put(&format!("/a/{number}"), &"x".repeat(1_500_000)).await;
+    }
+    let last = store.replica.members().last;
+    store.close().await;
+    let folder = Folder::create(dir.path()).expect("because the directory is there");
+    let mut log = LogStore::<TokioRuntime>::open(&folder).expect("because the file is there");
+    let (mut next, mut messages) = (0, Vec::new());
+    while next <= last {
+        let entries = log.limited_get_log_entries(next, last + 1).await.expect("because the file is whole");
+        next += entries.len() as u64;
+        messages.push(entries.len());
+        assert!(entries.len() <= 5, "4 MiB have room for two of the eight large entries, and the first small ones");
+    }
+    assert!(messages.len() >= 4, "{messages:?}");
+    let all = log.try_get_log_entries(0..=last).await.expect("because the file is whole");
+    assert_eq!(all.len() as u64, last + 1, "reading the log itself has no such limit");
+    log.close().await;
 }

@@ -13,8 +13,14 @@ use std::marker::PhantomData;
 /// A member's number in the raft group. Given by the log to each birth of a data directory, and never again.
 pub type MemberId = u64;
 
-/// A member's address: how peers reach it.
-pub type Member = openraft::BasicNode;
+/// A member as the log names it to all others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The machine that it runs on: whom a peer expects at the other end.
+    pub machine: String,
+    /// Address and port where its peers reach it.
+    pub address: String,
+}
 
 /// What the log orders.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,17 +79,25 @@ impl<R: AsyncRuntime> RaftTypeConfig for Types<R> {
 
 pub(crate) type Entry = alias::EntryOf<Types>;
 pub(crate) type LogId = alias::LogIdOf<Types>;
-pub(crate) type Vote = alias::VoteOf<Types>;
+/// A vote as it travels and as it is kept.
+pub type Vote = alias::VoteOf<Types>;
 pub(crate) type Membership = alias::StoredMembershipOf<Types>;
-pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<Types>;
+/// What a snapshot is of.
+pub type SnapshotMeta = alias::SnapshotMetaOf<Types>;
 
-/// The binary form of everything in the log file and beside the state machine's tables.
-pub(crate) fn encode<T: Serialize>(value: &T) -> std::io::Result<Vec<u8>> {
+/// The binary form of everything in the log file, beside the state machine's tables and between members.
+///
+/// # Errors
+/// When a value cannot be written down, which would be a mistake in its type.
+pub fn encode<T: Serialize>(value: &T) -> std::io::Result<Vec<u8>> {
     postcard::to_stdvec(value).map_err(std::io::Error::other)
 }
 
 /// The reverse of [`encode`].
-pub(crate) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> std::io::Result<T> {
+///
+/// # Errors
+/// When the bytes are no such value.
+pub fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> std::io::Result<T> {
     postcard::from_bytes(bytes).map_err(std::io::Error::other)
 }
 

@@ -19,12 +19,24 @@ pub const OPS_LIMIT: usize = 128;
 /// object sizes.
 pub const WATCH_BUFFER_LIMIT: usize = 4096;
 
+impl Txn {
+    /// Bytes of all its keys and values: what [`TXN_LIMIT`] bounds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let size = |op: &Op| match op {
+            Op::Get(key) | Op::Delete(key) => key.len(),
+            Op::Put(key, value) => key.len() + value.len(),
+        };
+        let conditions = self.conditions.iter().map(|Condition::Modified(key, _)| key.len());
+        conditions.chain(self.then.iter().chain(&self.otherwise).map(size)).sum()
+    }
+}
+
 /// Checks a transaction against the limits, and that it writes no key twice.
 ///
 /// # Errors
 /// [`StoreError::TooLarge`] or [`StoreError::Invalid`].
 pub fn check(txn: &Txn) -> Result<(), StoreError> {
-    let mut total = 0;
     for branch in [&txn.then, &txn.otherwise] {
         let mut written = BTreeSet::new();
         for op in branch {
@@ -35,7 +47,6 @@ pub fn check(txn: &Txn) -> Result<(), StoreError> {
             };
             within("a key", key.len(), KEY_LIMIT)?;
             within("a value", value, VALUE_LIMIT)?;
-            total += key.len() + value;
             if key.is_empty() {
                 return Err(StoreError::Invalid { reason: "a key is empty" });
             }
@@ -46,9 +57,8 @@ pub fn check(txn: &Txn) -> Result<(), StoreError> {
     }
     for Condition::Modified(key, _) in &txn.conditions {
         within("a key", key.len(), KEY_LIMIT)?;
-        total += key.len();
     }
-    within("the transaction", total, TXN_LIMIT)?;
+    within("the transaction", txn.bytes(), TXN_LIMIT)?;
     if txn.conditions.len() + txn.then.len() + txn.otherwise.len() > OPS_LIMIT {
         return Err(StoreError::Invalid { reason: "it has more than 128 conditions and operations" });
     }

@@ -22,6 +22,10 @@ const SIGHT_PERIOD: Duration = Duration::from_millis(20);
 /// How long a change of the members may take before the harness goes on; it may still happen.
 const MEMBERSHIP_LIMIT: Duration = Duration::from_secs(10);
 
+fn member(id: MemberId) -> Member {
+    Member { machine: format!("machine-{id}"), address: format!("member-{id}") }
+}
+
 /// Machines, by member number, and what connects them.
 pub(crate) struct Cluster {
     seed: u64,
@@ -98,9 +102,9 @@ impl Cluster {
         machine.process = Process::start();
         let process = machine.process.clone();
         let options = Options {
-            files: Box::new(machine.disk.mount(&process)),
+            files: Arc::new(machine.disk.mount(&process)),
             id,
-            address: format!("member-{id}"),
+            member: member(id),
             bootstrap,
             peers: Arc::new(Cable { from: id, network: Arc::clone(&self.network) }),
         };
@@ -202,7 +206,7 @@ impl Cluster {
     pub(crate) async fn grow(&self, id: MemberId) -> Result<()> {
         let leader = self.leader().context("somebody leads")?;
         let raft = leader.replica.raft().clone();
-        let member = Member { addr: format!("member-{id}") };
+        let member = member(id);
         let change = leader.process.run(async move {
             raft.add_learner(id, member, true).await.map_err(|error| error.to_string())?;
             let add = openraft::ChangeMembers::AddVoterIds(BTreeSet::from([id]));

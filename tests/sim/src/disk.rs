@@ -173,6 +173,13 @@ impl Files for Mounted {
         builder.create_with_backend(Handle { mounted: self.clone(), name: name.to_owned() })
     }
 
+    fn remove(&self, name: &str) -> io::Result<()> {
+        if self.process.alive() {
+            self.disk.state().files.remove(name);
+        }
+        Ok(())
+    }
+
     fn sync_names(&self) -> io::Result<()> {
         Ok(())
     }

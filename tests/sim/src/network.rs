@@ -3,10 +3,13 @@
 //! A message is a task in the receiver's process. What is lost is never answered; the sender's own limit ends the wait.
 
 use crate::runtime::{Process, Sim};
-use controlplane_replica::{Member, MemberId, Peer, Peers, Replica, SnapshotInFlight, Types};
+use controlplane_replica::{Command, Led, Member, MemberId, Peer, Peers, Replica, Reply, SnapshotInFlight, Types};
 use controlplane_store::{BoxFuture, Store};
 use openraft::AsyncRuntime;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
 use openraft::type_config::alias::VoteOf;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -166,7 +169,7 @@ impl Line {
         let exchange = async move {
             network.travel(from, to).await;
             let Some(receiver) = network.at(to) else {
-                return Err(io::Error::from(io::ErrorKind::ConnectionRefused));
+                return Err(io::Error::from(io::ErrorKind::NotConnected));
             };
             let answer = receiver.process.run(handle(receiver.replica)).await;
             network.travel(to, from).await;
@@ -209,6 +212,29 @@ impl Peer<Sim> for Line {
         snapshot: SnapshotInFlight,
         limit: Duration,
     ) -> BoxFuture<'_, io::Result<SnapshotResponse<Types<Sim>>>> {
-        self.call(limit, move |replica| async move { replica.raft().install_full_snapshot(vote, snapshot).await })
+        self.call(limit, move |replica| async move {
+            // As over a wire: taken apart, and gathered on the receiver's disk.
+            let SnapshotInFlight { meta, snapshot: image } = snapshot;
+            let mut gathering = replica.gather()?;
+            image.pieces(|piece| gathering.add(&piece))?;
+            let received = SnapshotInFlight { meta, snapshot: gathering.finish()? };
+            replica.raft().install_full_snapshot(vote, received).await.map_err(io::Error::other)
+        })
+    }
+
+    fn transfer(
+        &self,
+        request: TransferLeaderRequest<Types<Sim>>,
+        limit: Duration,
+    ) -> BoxFuture<'_, io::Result<TransferLeaderResponse<Types<Sim>>>> {
+        self.call(limit, move |replica| async move { replica.raft().handle_transfer_leader(request).await })
+    }
+
+    fn propose(&self, command: Command, limit: Duration) -> BoxFuture<'_, io::Result<Led<Reply>>> {
+        self.call(limit, move |replica| async move { replica.lead(command).await })
+    }
+
+    fn read_index(&self, limit: Duration) -> BoxFuture<'_, io::Result<Led<u64>>> {
+        self.call(limit, move |replica| async move { replica.read_index().await })
     }
 }

@@ -1,0 +1,276 @@
+//! This machine's member of the store: as it was, as the first of a new cluster, or as a new one that the others take in.
+//!
+//! ```text
+//! member.json has a number       -> open it
+//! nobody answers, may bootstrap  -> number 1, a new group, new keys
+//! somebody answers               -> the number and the keys that it gives
+//! ```
+//! A folder without a number never becomes part of two groups: its birth is drawn and kept before anybody is asked.
+
+use crate::leaf::LeafSource;
+use crate::pki::{Bundle, Pki, PkiError, write_secret};
+use crate::table::Table;
+use controlplane_members::{
+    Birth, Dialler, FIRST, JoinError, PORT, Roster, Trust, announce, ask_to_join, keep_membership, serve,
+};
+use controlplane_replica::{Alone, Folder, Member, MemberId, OpenError, Options, Peers, Replica};
+use controlplane_store::StoreError;
+use machined_access::{Leaf, MachineRole};
+use machined_ids::MachineName;
+use machined_reconcile::{Restart, Supervisor};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// File in the store's folder: who this member is.
+const FILE: &str = "member.json";
+
+/// Pause between two rounds of asking to be taken in.
+const JOIN_PAUSE: Duration = Duration::from_secs(3);
+
+/// What a machine's member is to be.
+#[derive(Debug, Clone)]
+pub(crate) struct MemberConfig {
+    /// The machine.
+    pub(crate) machine: MachineName,
+    /// Where the others reach it; `None` for a group of one that nobody joins.
+    pub(crate) address: Option<Ipv4Addr>,
+    /// Where other members may be found: `host:port`.
+    pub(crate) others: Vec<String>,
+}
+
+/// Why this machine has no member.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MemberError {
+    #[error("cannot use {}", path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the cluster's keys cannot be used")]
+    Pki(#[from] PkiError),
+    #[error("the keys that another machine gave cannot be read")]
+    Keys(#[source] serde_json::Error),
+    #[error("the store did not open")]
+    Open(#[from] OpenError),
+    #[error("this member cannot be put on record")]
+    Record(#[source] StoreError),
+    #[error("the store knows this member as number {known}, its folder says {own}: restore one of them from a backup")]
+    Number { known: MemberId, own: MemberId },
+    #[error("cannot listen on port {PORT}; another program may have it")]
+    Listen(#[source] io::Error),
+}
+
+/// Who this folder's member is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Identity {
+    birth: Birth,
+    /// None until somebody gave one.
+    id: Option<MemberId>,
+}
+
+impl Identity {
+    /// Reads it, or makes one that is kept before this returns.
+    fn open(folder: &Path) -> Result<Identity, MemberError> {
+        let path = folder.join(FILE);
+        let failed = |source| MemberError::File { path: path.clone(), source };
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| failed(error.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(folder).map_err(failed)?;
+                let mut birth = [0; 16];
+                getrandom::fill(&mut birth).map_err(|error| failed(io::Error::other(error)))?;
+                // A store that is there already was made by the release that knew groups of one only.
+                let id = folder.join("state.redb").exists().then_some(FIRST);
+                let identity = Identity { birth: Birth(birth), id };
+                identity.keep(folder)?;
+                Ok(identity)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn keep(&self, folder: &Path) -> Result<(), MemberError> {
+        let path = folder.join(FILE);
+        let text = serde_json::to_string(self)
+            .map_err(|error| MemberError::File { path: path.clone(), source: error.into() })?;
+        Ok(write_secret(&path, &text)?)
+    }
+}
+
+/// The members of the cluster, by the access table.
+struct Circle {
+    table: Table,
+    leaf: LeafSource,
+    welcome: OnceLock<Vec<u8>>,
+}
+
+impl Trust for Circle {
+    fn roster(&self) -> Roster {
+        let table = self.table.current();
+        let members = table.machines.iter().filter(|(_, machine)| machine.role == MachineRole::ControlPlane);
+        let machines = members.map(|(name, machine)| (name.clone(), machine.identity.clone())).collect();
+        Roster { seq: table.seq, machines }
+    }
+
+    fn leaf(&self) -> Leaf {
+        self.leaf.current()
+    }
+
+    fn welcome(&self) -> Vec<u8> {
+        self.welcome.get().cloned().unwrap_or_default()
+    }
+}
+
+/// A member that runs, and the cluster's keys.
+pub(crate) struct Opened {
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) pki: Pki,
+}
+
+/// Opens the member in `folder`. Where it is a new one of an old cluster, waits until somebody takes it in.
+///
+/// Tasks: those of the store, `store peers`, `store membership` and `store record`.
+pub(crate) async fn open(
+    folder: &Path,
+    bootstrap: bool,
+    config: &MemberConfig,
+    table: Table,
+    leaf: LeafSource,
+    supervisor: &Supervisor,
+) -> Result<Opened, MemberError> {
+    let (store, keys) = (folder.join("store"), folder.join("pki"));
+    let circle = Arc::new(Circle { table, leaf, welcome: OnceLock::new() });
+    let trust = Arc::clone(&circle) as Arc<dyn Trust>;
+    let mut identity = Identity::open(&store)?;
+    let own = config.address.map(|ip| SocketAddr::from((ip, PORT)));
+    let mut first = false;
+    let id = match identity.id {
+        Some(id) => id,
+        None => {
+            let (id, welcome) = place(&trust, config, own, identity.birth, bootstrap).await;
+            first = welcome.is_none();
+            if let Some(bundle) = welcome {
+                let bundle: Bundle = serde_json::from_slice(&bundle).map_err(MemberError::Keys)?;
+                bundle.keep(&keys)?;
+            }
+            identity.id = Some(id);
+            id
+        }
+    };
+    let pki = Pki::open(&keys, first)?;
+    identity.keep(&store)?;
+    let bundle = serde_json::to_vec(&pki.bundle()).map_err(MemberError::Keys)?;
+    circle.welcome.get_or_init(|| bundle);
+    let files = Folder::create(&store).map_err(|source| MemberError::File { path: store.clone(), source })?;
+    let member =
+        Member { machine: config.machine.to_string(), address: own.map(|own| own.to_string()).unwrap_or_default() };
+    let peers: Arc<dyn Peers> = match own {
+        Some(_) => Dialler::new(Arc::clone(&trust)),
+        None => Arc::new(Alone),
+    };
+    let options = Options { files: Arc::new(files), id, member, bootstrap: id == FIRST, peers };
+    let replica = Replica::open(options).await?;
+    replica.maintain(supervisor);
+    if let Some(own) = own {
+        let record = On { birth: identity.birth, id, machine: config.machine.clone(), address: own };
+        connect(&replica, &trust, record, supervisor).await?;
+    }
+    Ok(Opened { replica, pki })
+}
+
+/// Finds this machine's place: a number with the keys of the cluster that took it in, or the first number of a new one.
+async fn place(
+    trust: &Arc<dyn Trust>,
+    config: &MemberConfig,
+    own: Option<SocketAddr>,
+    birth: Birth,
+    bootstrap: bool,
+) -> (MemberId, Option<Vec<u8>>) {
+    let Some(own) = own.map(|own| own.to_string()) else { return (FIRST, None) };
+    loop {
+        let alone = trust.roster().machines.keys().all(|machine| *machine == config.machine);
+        if alone && bootstrap {
+            return (FIRST, None);
+        }
+        let others: Vec<String> = config.others.iter().filter(|one| **one != own).cloned().collect();
+        match ask_to_join(trust, &others, birth, &own).await {
+            Ok(joined) => return (joined.id, Some(joined.welcome)),
+            Err(error) if bootstrap => {
+                tracing::info!(reason = describe(&error), "no cluster answers: this machine makes it");
+                return (FIRST, None);
+            }
+            Err(error) => tracing::warn!(
+                reason = describe(&error),
+                "this machine is not a member of the store yet; `cluster.kdl` names where others are asked as `endpoint`"
+            ),
+        }
+        tokio::time::sleep(JOIN_PAUSE).await;
+    }
+}
+
+fn describe(error: &JoinError) -> String {
+    let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+    format!("{error}{cause}")
+}
+
+/// What the store is told of this member.
+#[derive(Clone)]
+struct On {
+    birth: Birth,
+    id: MemberId,
+    machine: MachineName,
+    address: SocketAddr,
+}
+
+impl On {
+    async fn record(&self, replica: &Replica, trust: &dyn Trust) -> Result<(), MemberError> {
+        let (address, seq) = (self.address.to_string(), trust.roster().seq);
+        let known = announce(replica, self.birth, &self.machine, &address, seq).await.map_err(MemberError::Record)?;
+        if known == self.id { Ok(()) } else { Err(MemberError::Number { known, own: self.id }) }
+    }
+}
+
+/// Speaks with the others from now on.
+async fn connect(
+    replica: &Arc<Replica>,
+    trust: &Arc<dyn Trust>,
+    on: On,
+    supervisor: &Supervisor,
+) -> Result<(), MemberError> {
+    let socket = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await.map_err(MemberError::Listen)?;
+    if replica.members().voters.keys().eq([&on.id]) {
+        // Before anybody else can ask for a number.
+        on.record(replica, &**trust).await?;
+    } else {
+        let (replica, trust) = (Arc::clone(replica), Arc::clone(trust));
+        supervisor.spawn("store record", Restart::Always, move |mut stop| {
+            let (replica, trust, on) = (Arc::clone(&replica), Arc::clone(&trust), on.clone());
+            async move {
+                tokio::select! {
+                    () = replica.led() => on.record(&replica, &*trust).await?,
+                    () = stop.requested() => {}
+                }
+                stop.requested().await;
+                Ok::<_, MemberError>(())
+            }
+        });
+    }
+    let socket = Arc::new(socket);
+    let (served, believed) = (Arc::clone(replica), Arc::clone(trust));
+    supervisor.spawn("store peers", Restart::Always, move |stop| {
+        serve(Arc::clone(&socket), Arc::clone(&served), Arc::clone(&believed), stop)
+    });
+    let (replica, trust) = (Arc::clone(replica), Arc::clone(trust));
+    supervisor.spawn("store membership", Restart::Always, move |stop| {
+        keep_membership(Arc::clone(&replica), Arc::clone(&trust), stop)
+    });
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! What members of the store say to each other: raft's messages, writes and reads for the leader, and how a machine becomes a member.
+//!
+//! `controlplane/daemon` runs it on control-plane machines, `tests/etcd-facade` where etcd's tools judge the store. It decides who is a
+//! member by the [`Roster`] that it is given, which is the accepted step's, and by nothing that a peer says of itself.
+//!
+//! ```text
+//! Replica -> Dialler -> TLS, pinned to one machine -> Service -> Replica
+//! a new machine -> ask_to_join -> Service: a number for its birth -> records in the store
+//! the leader's membership task: records + roster + who is how far -> plan -> one change at a time
+//! ```
+
+mod client;
+mod join;
+mod listener;
+mod membership;
+mod records;
+mod server;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use client::Dialler;
+pub use join::{JoinError, Joined, ask_to_join};
+pub use membership::run as keep_membership;
+pub use records::{Birth, Record, announce};
+pub use server::{ServeError, serve};
+
+use machined_access::Leaf;
+use machined_ids::{Fingerprint, MachineName, Seq};
+use std::collections::BTreeMap;
+
+/// Port of every member, as etcd's for its peers.
+pub const PORT: u16 = 2380;
+
+/// The number of the member that makes a new group.
+pub const FIRST: controlplane_replica::MemberId = 1;
+
+/// The service whose leaf a member shows.
+pub const SERVICE: &str = "controlplane";
+
+/// The control-plane machines of the accepted step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roster {
+    /// The step's place. An older roster takes nobody out whom a newer one let in.
+    pub seq: Seq,
+    /// Machines with the fingerprints of their identities.
+    pub machines: BTreeMap<MachineName, Fingerprint>,
+}
+
+/// Who this machine is and whom it believes; always the newest.
+pub trait Trust: Send + Sync + 'static {
+    /// The control-plane machines.
+    fn roster(&self) -> Roster;
+
+    /// This machine's leaf for [`SERVICE`].
+    fn leaf(&self) -> Leaf;
+
+    /// What a machine that becomes a member gets to know. Secret; sent to machines of the roster only.
+    fn welcome(&self) -> Vec<u8>;
+}

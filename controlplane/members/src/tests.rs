@@ -1,0 +1,271 @@
+//! Real members on loopback: real TLS, real files, real elections.
+
+use crate::{Birth, Dialler, Joined, Roster, SERVICE, Trust, announce, ask_to_join, keep_membership, serve};
+use controlplane_replica::{Folder, Member, MemberId, Options, Peers, Replica};
+use controlplane_store::{Consistency, Op, RangeRequest, Store, StoreError, Txn};
+use jiff::Timestamp;
+use machined_access::tls::MACHINE_NAME;
+use machined_access::{IdentityKey, Leaf, LeafKey};
+use machined_ids::{Fingerprint, MachineName, Revision, Seq};
+use machined_reconcile::{Restart, Supervisor};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+/// Far longer than anything here takes, on a machine that is busy with something else.
+const LONG: Duration = Duration::from_secs(60);
+
+/// The step that all machines have accepted.
+#[derive(Clone)]
+struct Accepted(Arc<Mutex<Roster>>);
+
+impl Accepted {
+    fn new() -> Self {
+        Accepted(Arc::new(Mutex::new(Roster { seq: Seq(1), machines: BTreeMap::new() })))
+    }
+
+    fn step(&self, change: impl FnOnce(&mut BTreeMap<MachineName, Fingerprint>)) {
+        let mut roster = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        roster.seq = Seq(roster.seq.0 + 1);
+        change(&mut roster.machines);
+    }
+}
+
+struct Circle {
+    accepted: Accepted,
+    identity: IdentityKey,
+    service: &'static str,
+}
+
+impl Trust for Circle {
+    fn roster(&self) -> Roster {
+        self.accepted.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn leaf(&self) -> Leaf {
+        let key = LeafKey::generate().expect("because the system has randomness");
+        let names = [MACHINE_NAME.to_owned()];
+        let chain = self.identity.issue_leaf(&key.spki(), self.service, &names, Timestamp::now());
+        key.with_chain(chain.expect("because the names are good"))
+    }
+
+    fn welcome(&self) -> Vec<u8> {
+        b"the cluster's keys".to_vec()
+    }
+}
+
+fn name(text: &str) -> MachineName {
+    MachineName::parse(text).expect("because it is a label")
+}
+
+/// A machine with an identity of its own; nobody knows it yet.
+fn stranger(accepted: &Accepted, service: &'static str) -> Arc<Circle> {
+    let identity = IdentityKey::generate().expect("because the system has randomness");
+    Arc::new(Circle { accepted: accepted.clone(), identity, service })
+}
+
+/// A machine that runs a member.
+struct Running {
+    name: MachineName,
+    id: MemberId,
+    address: String,
+    replica: Arc<Replica>,
+    supervisor: Supervisor,
+    circle: Arc<Circle>,
+    _folder: TempDir,
+}
+
+impl Running {
+    /// Brings a machine of the repository: the first makes the store, others are taken in by `others`.
+    async fn start(accepted: &Accepted, text: &str, others: &[&Running]) -> Running {
+        let circle = stranger(accepted, SERVICE);
+        accepted.step(|machines| drop(machines.insert(name(text), circle.identity.fingerprint())));
+        let trust = Arc::clone(&circle) as Arc<dyn Trust>;
+        let socket = TcpListener::bind("127.0.0.1:0").await.expect("because a port is free");
+        let address = socket.local_addr().expect("because it listens").to_string();
+        let birth = Birth(circle.identity.public_key()[..16].try_into().expect("because a key is longer"));
+        // All keys begin with the same bytes: what they are a key of.
+        let birth = Birth(std::array::from_fn(|at| birth.0[at] ^ text.as_bytes()[at % text.len()]));
+        let id = match others {
+            [] => crate::FIRST,
+            _ => {
+                let addresses: Vec<String> = others.iter().map(|other| other.address.clone()).collect();
+                let joined = ask_to_join(&trust, &addresses, birth, &address).await;
+                let Joined { id, welcome } = joined.expect("because the repository names the machine");
+                assert_eq!(welcome, circle.welcome());
+                id
+            }
+        };
+        let folder = TempDir::new().expect("because the system has a temporary folder");
+        let options = Options {
+            files: Arc::new(Folder::create(folder.path()).expect("because the folder is there")),
+            id,
+            member: Member { machine: text.to_owned(), address: address.clone() },
+            bootstrap: others.is_empty(),
+            peers: Dialler::new(Arc::clone(&trust)) as Arc<dyn Peers>,
+        };
+        let replica = Replica::open(options).await.expect("because the folder is new");
+        if others.is_empty() {
+            let given = announce(&*replica, birth, &name(text), &address, Seq(1)).await;
+            assert_eq!(given, Ok(crate::FIRST));
+        }
+        let supervisor = Supervisor::new();
+        let (socket, served, believed) = (Arc::new(socket), Arc::clone(&replica), Arc::clone(&trust));
+        supervisor.spawn("store peers", Restart::Never, move |stop| {
+            serve(Arc::clone(&socket), Arc::clone(&served), Arc::clone(&believed), stop)
+        });
+        let keeping = Arc::clone(&replica);
+        supervisor.spawn("store membership", Restart::Never, move |stop| {
+            keep_membership(Arc::clone(&keeping), Arc::clone(&trust), stop)
+        });
+        Running { name: name(text), id, address, replica, supervisor, circle, _folder: folder }
+    }
+
+    /// Waits until this member knows exactly these voters.
+    async fn sees(&self, voters: &[MemberId]) {
+        let voters: BTreeSet<MemberId> = voters.iter().copied().collect();
+        let wait = self.replica.raft().wait(Some(LONG));
+        let seen = wait.metrics(
+            |metrics| {
+                metrics.membership_config.membership().voter_ids().collect::<BTreeSet<_>>() == voters
+                    && metrics.membership_config == metrics.committed_membership_config
+            },
+            "the voters are these",
+        );
+        seen.await.unwrap_or_else(|error| panic!("member {} does not see {voters:?}: {error}", self.id));
+    }
+
+    async fn put(&self, key: &str, value: &str) -> Result<Revision, StoreError> {
+        let then = vec![Op::Put(key.to_owned().into(), value.to_owned().into())];
+        self.replica.txn(Txn { then, ..Txn::default() }).await.map(|answer| answer.revision)
+    }
+
+    async fn get(&self, key: &str) -> Result<Vec<u8>, StoreError> {
+        let answer = self.replica.range(RangeRequest::key(key.to_owned()), Consistency::Linearizable).await?;
+        Ok(answer.entries.first().map(|entry| entry.value.to_vec()).unwrap_or_default())
+    }
+
+    async fn stop(&self) {
+        self.supervisor.stop(Duration::from_secs(1)).await;
+        self.replica.close().await.expect("because the disk works");
+    }
+}
+
+async fn three() -> (Accepted, [Running; 3]) {
+    let accepted = Accepted::new();
+    let first = Running::start(&accepted, "cp1", &[]).await;
+    let second = Running::start(&accepted, "cp2", &[&first]).await;
+    let third = Running::start(&accepted, "cp3", &[&first, &second]).await;
+    assert_eq!([first.id, second.id, third.id], [1, 2, 3]);
+    for running in [&first, &second, &third] {
+        running.sees(&[1, 2, 3]).await;
+    }
+    (accepted, [first, second, third])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_of_three_members_takes_writes_and_fresh_reads() {
+    let (_accepted, members) = three().await;
+    for (number, writer) in members.iter().enumerate() {
+        let value = format!("from {}", writer.id);
+        writer.put("/a/x", &value).await.expect("because a majority runs");
+        let reader = &members[(number + 1) % members.len()];
+        assert_eq!(reader.get("/a/x").await, Ok(value.into_bytes()), "read at {} from {}", reader.id, writer.id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_three_go_on_without_the_one_that_led() {
+    let (_accepted, members) = three().await;
+    let before = members[1].put("/a/x", "1").await.expect("because all run");
+    let leader = members.iter().position(|running| running.replica.is_leader()).expect("because somebody leads");
+    members[leader].stop().await;
+    let left: Vec<&Running> = (0..3).filter(|number| *number != leader).map(|number| &members[number]).collect();
+    let led = left[0].replica.raft().wait(Some(LONG));
+    let lost = members[leader].id;
+    let elected = led.metrics(|metrics| metrics.current_leader.is_some_and(|id| id != lost), "another leads").await;
+    elected.expect("because two of three elect one of them");
+    let after = left[1].put("/a/x", "2").await.expect("because a majority runs");
+    assert_eq!(after, before.next());
+    assert_eq!(left[0].get("/a/x").await, Ok(b"2".to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_far_behind_gets_the_whole_state() {
+    let accepted = Accepted::new();
+    let first = Running::start(&accepted, "cp1", &[]).await;
+    for number in 0..20 {
+        first.put(&format!("/a/{number:02}"), &"x".repeat(200_000)).await.expect("because it is alone");
+    }
+    let raft = first.replica.raft();
+    raft.trigger().snapshot().await.expect("because it runs");
+    let built = raft.wait(Some(LONG)).metrics(|metrics| metrics.snapshot.is_some(), "a snapshot").await;
+    let upto = built.expect("because the disk works").snapshot.expect("because it was waited for").index;
+    raft.trigger().purge_log(upto).await.expect("because it runs");
+    let purged = raft.wait(Some(LONG)).metrics(|metrics| metrics.purged.is_some(), "the log is gone").await;
+    purged.expect("because the disk works");
+
+    let second = Running::start(&accepted, "cp2", &[&first]).await;
+    second.sees(&[1, 2]).await;
+    assert_eq!(second.get("/a/19").await.map(|value| value.len()), Ok(200_000));
+    let counted = second.replica.range(RangeRequest::new("/a/", "/a0"), Consistency::Linearizable).await;
+    assert_eq!(counted.map(|answer| (answer.count, answer.revision)), Ok((20, first.replica.revision())));
+    let left = std::fs::read_dir(second._folder.path()).expect("because it is there").flatten();
+    assert!(left.into_iter().all(|file| file.file_name() != "incoming.redb"), "what it came in is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_birth_has_one_number_and_another_birth_another() {
+    let accepted = Accepted::new();
+    let first = Running::start(&accepted, "cp1", &[]).await;
+    let circle = stranger(&accepted, SERVICE);
+    accepted.step(|machines| drop(machines.insert(name("cp2"), circle.identity.fingerprint())));
+    let trust = circle as Arc<dyn Trust>;
+    let mut given = Vec::new();
+    for birth in [7, 7, 8] {
+        let joined = ask_to_join(&trust, std::slice::from_ref(&first.address), Birth([birth; 16]), "127.0.0.1:1").await;
+        given.push(joined.expect("because the repository names the machine").id);
+    }
+    assert_eq!(given, [2, 2, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_control_planes_own_service_is_heard() {
+    let accepted = Accepted::new();
+    let first = Running::start(&accepted, "cp1", &[]).await;
+    let address = [first.address.clone()];
+    let ask = |circle: Arc<Circle>| {
+        let address = address.clone();
+        async move { ask_to_join(&(circle as Arc<dyn Trust>), &address, Birth([9; 16]), "127.0.0.1:1").await }
+    };
+    let refusal = |asked: Result<Joined, crate::JoinError>| {
+        let error = asked.expect_err("because it is nobody");
+        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default()
+    };
+    let unknown = stranger(&accepted, SERVICE);
+    assert!(refusal(ask(Arc::clone(&unknown)).await).contains("only control-plane machines"));
+    accepted.step(|machines| drop(machines.insert(name("cp2"), unknown.identity.fingerprint())));
+    assert_eq!(ask(unknown).await.map(|joined| joined.id).ok(), Some(2), "it was the roster that was missing");
+    let other = stranger(&accepted, "gitsync");
+    accepted.step(|machines| drop(machines.insert(name("cp3"), other.identity.fingerprint())));
+    assert!(refusal(ask(other).await).contains("only control-plane machines"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_left_the_repository_is_out_and_not_heard_any_more() {
+    let (accepted, members) = three().await;
+    members[0].put("/a/x", "1").await.expect("because all run");
+    let gone = members.iter().rposition(|running| !running.replica.is_leader()).expect("because one leads");
+    let left: Vec<&Running> = (0..3).filter(|number| *number != gone).map(|number| &members[number]).collect();
+    accepted.step(|machines| drop(machines.remove(&members[gone].name)));
+    let voters: Vec<MemberId> = left.iter().map(|running| running.id).collect();
+    left[0].sees(&voters).await;
+    left[1].sees(&voters).await;
+    assert!(matches!(members[gone].put("/a/x", "2").await, Err(StoreError::Unavailable { .. })));
+    let trust = Arc::clone(&members[gone].circle) as Arc<dyn Trust>;
+    let again = ask_to_join(&trust, std::slice::from_ref(&left[0].address), Birth([3; 16]), "127.0.0.1:1").await;
+    assert!(again.is_err());
+    assert_eq!(left[0].get("/a/x").await, Ok(b"1".to_vec()));
+}
