@@ -14,10 +14,12 @@ use crate::objects;
 use crate::source::{Moment, Source, SourceError};
 use crate::statements::{Giver, Here};
 use controlplane_client::{Client, ClientError, DynamicObject, Object, Optional, Selection};
+use gitsync_plan::Machine;
 use gitsync_verify::limits::{MAX_MARKS, MAX_STATEMENT_BYTES, MAX_STATEMENTS};
-use gitsync_verify::{Introduction, SignedMark};
+use gitsync_verify::{Introduction, Mark, SignedMark, TrustState};
 use machined_config::Role;
-use machined_ids::MachineName;
+use machined_ids::{Fingerprint, MachineName};
+use machined_reconcile::story;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,6 +33,10 @@ const MAX_MACHINES: usize = MAX_MARKS;
 
 /// Objects in one answer: at the API's largest, an answer that the client still takes.
 const PAGE: usize = 16;
+
+/// How long a machine that comes back waits to hear the others before it follows its sources without: about as long as a control plane
+/// takes to start. Not for ever, or a cluster whose control plane is broken could not be repaired by a commit.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the machines said.
 #[derive(Debug, Default, PartialEq)]
@@ -98,6 +104,13 @@ impl Exchange {
 }
 
 impl Said {
+    /// Whether a mark is this machine's, of this cluster, and further than what it says now.
+    fn is_behind(&self, before: &Mark, target: &Target) -> bool {
+        let here = self.mark.as_ref().map_or(target.accepted, |mark| mark.mark().place());
+        let cluster = target.desired.documents.cluster.id;
+        before.machine == target.identity && before.cluster == cluster && before.place() > here
+    }
+
     /// As an object holds it.
     fn texts(&self) -> (Option<String>, Vec<String>) {
         (self.mark.as_ref().map(|mark| mark.text().to_owned()), self.statements.clone())
@@ -118,6 +131,15 @@ fn texts_of(object: &DynamicObject) -> (Option<String>, Vec<String>) {
 }
 
 impl Heard {
+    /// What a machine said last of the history that a state is of.
+    pub(crate) fn newest_of<'a>(&'a self, machine: &Fingerprint, state: &TrustState) -> Option<&'a Mark> {
+        let introduction = state.introduction();
+        let marks = self.marks.iter().map(SignedMark::mark).filter(|mark| {
+            (&mark.machine, mark.cluster, &mark.deploy_ref) == (machine, introduction.cluster, &introduction.deploy_ref)
+        });
+        marks.max_by_key(|mark| mark.place())
+    }
+
     fn take(&mut self, object: &DynamicObject, target: &Target) {
         let (mark, statements) = texts_of(object);
         self.marks.extend(mark.and_then(|text| SignedMark::parse(text.as_bytes()).ok()));
@@ -133,11 +155,14 @@ impl Heard {
 }
 
 /// Writes what this machine says under a field manager of its own, so that whoever holds the Lease does not take it away. `false` while
-/// this machine's object is not there.
+/// this machine's object is not there, or holds a mark of this machine that is further than the one it has now: only an old copy of its
+/// disk explains that, and overwriting the mark would destroy what shows it.
 async fn write(client: &Client, target: &Target, said: &Said) -> Result<bool, ClientError> {
     let name = target.machine.as_str();
     let api = client.dynamic(objects::machines(), None);
-    if api.get(name).await.optional()?.is_none() {
+    let Some(object) = api.get(name).await.optional()? else { return Ok(false) };
+    let before = texts_of(&object).0.and_then(|text| SignedMark::parse(text.as_bytes()).ok());
+    if before.is_some_and(|before| said.is_behind(before.mark(), target)) {
         return Ok(false);
     }
     let kind = objects::machines();
@@ -154,6 +179,31 @@ async fn write(client: &Client, target: &Target, said: &Said) -> Result<bool, Cl
 }
 
 impl Source {
+    /// Whether nothing new is followed yet: this process found a recorded state, which may be an old copy, and the other machines, which
+    /// would know, were not heard yet. What the state says was applied is handed down again, and its cluster is asked.
+    pub(crate) async fn waits_for_peers(&mut self, context: &Context, moment: &Moment) -> Result<bool, SourceError> {
+        let Some(since) = self.came_back else { return Ok(false) };
+        let waited = moment.instant.saturating_duration_since(since);
+        if self.wires.heard.borrow().is_none() && waited < PATIENCE {
+            match self.follow(None, context, moment).await {
+                Ok(()) if self.has_peers(context) => return Ok(true),
+                Ok(()) => {}
+                Err(error) => tracing::debug!(error = story(&error), "what was applied is looked for at the sources"),
+            }
+        }
+        self.came_back = None;
+        Ok(false)
+    }
+
+    /// Whether another machine of what is applied could have said something that this one can read.
+    fn has_peers(&self, context: &Context) -> bool {
+        let Some(applied) = &self.applied else { return false };
+        let is = |machine: &Machine| machine.config.role == Role::ControlPlane;
+        let machines = &applied.documents.machines;
+        let here = machines.values().any(|machine| is(machine) && machine.config.identity == context.identity);
+        here && machines.values().any(|machine| is(machine) && machine.config.identity != context.identity)
+    }
+
     /// Takes what the other machines said, when it is something else than before. Gives whether every source's tip must be judged again.
     pub(crate) async fn hear_peers(
         &mut self,
@@ -161,7 +211,7 @@ impl Source {
         context: &Context,
         moment: &Moment,
     ) -> Result<bool, SourceError> {
-        let heard = Arc::clone(&self.wires.heard.borrow_and_update());
+        let Some(heard) = self.wires.heard.borrow_and_update().clone() else { return Ok(false) };
         let before = std::mem::replace(&mut self.taken_in, Arc::clone(&heard));
         if Arc::ptr_eq(&before, &heard) {
             return Ok(false);

@@ -99,7 +99,7 @@ pub async fn run(places: Places, ended: impl Future<Output = ()>) {
     let (contexts, context) = watch::channel(None);
     let (targets, target) = watch::channel(None);
     let (news_sender, news) = watch::channel(ClusterNews::default());
-    let (heard_sender, heard) = watch::channel(Arc::new(Heard::default()));
+    let (heard_sender, heard) = watch::channel(None);
     let wake = Trigger::new();
 
     let latest = context.clone();
@@ -176,7 +176,7 @@ async fn keep_source(
 /// Where the cluster's side tells what it finds.
 struct Outlet {
     news: watch::Sender<ClusterNews>,
-    heard: watch::Sender<Arc<Heard>>,
+    heard: watch::Sender<Option<Arc<Heard>>>,
     wake: Trigger,
 }
 
@@ -255,7 +255,7 @@ async fn keep_cluster(
 async fn talk(exchange: &mut Exchange, api: &mut Api, target: &Target, outlet: &Outlet) {
     let Ok(client) = api.client(&target.identity, Timestamp::now()).await else { return };
     match exchange.round(&client, target, Instant::now()).await {
-        Ok(Some(heard)) => tell(&outlet.heard, Arc::new(heard), &outlet.wake),
+        Ok(Some(heard)) => tell(&outlet.heard, Some(Arc::new(heard)), &outlet.wake),
         Ok(None) => {}
         Err(error) => tracing::debug!(error = story(&error), "nothing was exchanged with the other machines"),
     }

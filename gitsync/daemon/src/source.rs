@@ -15,7 +15,7 @@ use crate::cluster::{ClusterNews, Target};
 use crate::desire::Pending;
 use crate::kept::{Kept, KeptFile};
 use crate::look::Sources;
-use crate::machine::{Context, Machine, MachineError};
+use crate::machine::{Context, Machine, MachineError, Reached};
 use crate::marks::Marker;
 use crate::orders::{self, Rollout};
 use crate::peers::Heard;
@@ -26,7 +26,7 @@ use crate::statements::{Giver, Here, Pool};
 use crate::store::{StateFile, StoreError};
 use gitsync_fetch::{FetchError, Fetcher};
 use gitsync_plan::DesiredState;
-use gitsync_verify::{Clock, Introduction, Reason, Refusal, TrustState, Wanted};
+use gitsync_verify::{Clock, Introduction, ObjectSet, Reason, Refusal, TrustState, Wanted};
 use machined_ids::{Epoch, Seq, StepId};
 use machined_reconcile::Trigger;
 use std::path::PathBuf;
@@ -70,7 +70,8 @@ pub(crate) struct Wires {
     pub(crate) target: watch::Sender<Option<Arc<Target>>>,
     pub(crate) cluster: Trigger,
     pub(crate) news: watch::Receiver<ClusterNews>,
-    pub(crate) heard: watch::Receiver<Arc<Heard>>,
+    /// Nothing until they were asked once.
+    pub(crate) heard: watch::Receiver<Option<Arc<Heard>>>,
 }
 
 /// The source and all that is known about it.
@@ -94,6 +95,8 @@ pub(crate) struct Source {
     pub(crate) pending: Option<Pending>,
     /// machined refused the number of the last activation.
     pub(crate) taken: bool,
+    /// When this process found a recorded state, until the other machines were heard once: it may be an old copy.
+    pub(crate) came_back: Option<Instant>,
     /// What machined took from this process.
     pub(crate) applied: Option<Arc<DesiredState>>,
     /// The step whose rollout is watched, and since when.
@@ -123,6 +126,7 @@ impl Source {
             content: None,
             pending: None,
             taken: false,
+            came_back: None,
             applied: None,
             rollout: None,
             rollout_file,
@@ -149,11 +153,24 @@ impl Source {
         moment: &Moment,
     ) -> Result<(), SourceError> {
         let Some(introduction) = &context.introduction else { return Ok(()) };
-        if !self.load(introduction, &moment.now).await? {
+        if !self.load(introduction, moment).await? {
             return Ok(());
         }
-        let objects = self.look(introduction, context, moment).await?;
-        let context = &newest();
+        if !self.waits_for_peers(context, moment).await? {
+            let objects = self.look(introduction, context, moment).await?;
+            self.follow(objects, &newest(), moment).await?;
+        }
+        self.show(context, moment).await?;
+        Ok(self.reporter.book(&self.book).await?)
+    }
+
+    /// Has what is accepted done: on disk, at machined, in the cluster.
+    pub(crate) async fn follow(
+        &mut self,
+        objects: Option<ObjectSet>,
+        context: &Context,
+        moment: &Moment,
+    ) -> Result<(), SourceError> {
         if self.may_move(context).await? {
             self.follow_order(context, moment).await?;
             if let Some(state) = &self.state {
@@ -165,12 +182,11 @@ impl Source {
             self.hear(moment).await?;
             self.publish(context);
         }
-        self.show(context, moment).await?;
-        Ok(self.reporter.book(&self.book).await?)
+        Ok(())
     }
 
     /// Reads what was recorded, once. `false`: it cannot be trusted, and nothing moves.
-    async fn load(&mut self, introduction: &Introduction, now: &str) -> Result<bool, SourceError> {
+    async fn load(&mut self, introduction: &Introduction, moment: &Moment) -> Result<bool, SourceError> {
         if self.state.is_none() {
             self.state = match self.file.read().await {
                 Ok(state) => state,
@@ -195,7 +211,8 @@ impl Source {
                 self.pool.put(&Giver::Own, signed.clone(), &here);
             }
             if let Some(state) = &self.state {
-                self.book = Book::of(state, now);
+                self.book = Book::of(state, &moment.now);
+                self.came_back = Some(moment.instant);
             }
         }
         let conflict = self.state.as_ref().and_then(|state| state.check_introduction(introduction).err());
@@ -207,11 +224,22 @@ impl Source {
         Ok(true)
     }
 
-    /// Whether the recorded state is at least as far as machined remembers, and the cluster was told one story. If not, what runs keeps
+    /// Whether the recorded state is at least as far as machined and the others remember, and the cluster was told one story. If not, what runs keeps
     /// running and nothing is handed down.
     async fn may_move(&mut self, context: &Context) -> Result<bool, SourceError> {
         let Some(state) = &self.state else { return Ok(true) };
-        let told = match context.accepted.filter(|reached| !reached.is_held_by(state)) {
+        let own = Heard::newest_of(&self.taken_in, &context.identity, state).map(|mark| Reached {
+            epoch: mark.epoch,
+            seq: mark.seq,
+            step: mark.step,
+        });
+        let known = context
+            .accepted
+            .into_iter()
+            .chain(own)
+            .max_by_key(Reached::place)
+            .filter(|reached| !reached.is_held_by(state));
+        let told = match known {
             Some(reached) => {
                 let message = format!(
                     "this machine had accepted step {} of epoch {}, and its recorded state ends at step {} of epoch {}: an old copy \
@@ -285,7 +313,7 @@ impl Source {
     }
 }
 
-impl crate::machine::Reached {
+impl Reached {
     fn place(&self) -> (Epoch, Seq) {
         (self.epoch, self.seq)
     }

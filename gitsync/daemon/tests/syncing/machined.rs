@@ -81,6 +81,19 @@ impl Machined {
         self.told().conditions.get(kind).cloned()
     }
 
+    /// What it has on its disk.
+    pub(crate) fn disk(&self) -> ContextReply {
+        self.context.borrow().clone()
+    }
+
+    /// Puts an older copy of its disk back, and starts again.
+    pub(crate) fn put_back(&self, disk: ContextReply) {
+        self.told().applied.retain(|applied| applied.generation <= disk.generation);
+        self.told().accepted.clear();
+        self.forget();
+        self.context.send_replace(disk);
+    }
+
     /// Forgets what it had in memory, as a restart does; the ledger stays.
     pub(crate) fn forget(&self) {
         let mut told = self.told();

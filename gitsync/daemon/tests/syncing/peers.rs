@@ -37,6 +37,16 @@ impl Lab {
         texts.iter().filter_map(Value::as_str).map(str::to_owned).collect()
     }
 
+    /// Waits until a machine's object holds its mark of a commit.
+    async fn until_mark(&self, name: &str, commit: &CommitId) {
+        let line = format!("\ncommit {commit}\n");
+        let find = async || {
+            let object = self.cluster.get(&format!("{MACHINES}/{name}")).await?;
+            object["status"]["mark"].as_str().filter(|mark| mark.contains(&line)).map(drop)
+        };
+        self.until(&format!("the mark of {name} at {}", commit.short()), find).await;
+    }
+
     async fn until_serves(&self, name: &str, word: &str) {
         let find = async || self.shown(name).await.iter().any(|text| text.contains(word)).then_some(());
         self.until(&format!("{name} to serve {word:?}"), find).await;
@@ -144,4 +154,70 @@ async fn what_a_hostile_machine_serves_costs_nothing() {
     lab.until_commit(&last, "healthy").await;
     assert_eq!(lab.shown("cp1").await.len(), 2, "what is served on is what counted here");
     assert!(lab.machined.condition("StateTrusted").is_some_and(|condition| condition.status));
+}
+
+/// Copies a machine's folder.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let _none = std::fs::remove_dir_all(to);
+    let (from, to) = (from.display().to_string(), to.display().to_string());
+    tests_support::git::run(std::path::Path::new("/"), "cp", &["-a", &from, &to]).expect("because /tmp can be written");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t45_an_old_copy_of_a_whole_disk_moves_nothing_until_the_chain_to_its_own_mark_is_there() {
+    let lab = Lab::calm().await;
+    assert!(
+        lab.machined.condition("RollbackUndetectable").is_some_and(|told| told.status && told.reason == "NoWitness")
+    );
+    let mut second = lab.second().await;
+    let base = lab.repository.head();
+    second.gitsync = start(&second.places);
+    second.until_applied(&base).await;
+    // Of gitsync's state and of machined's record alike.
+    second.stop().await;
+    let (saved, disk) = (lab.repository.path().join("saved"), second.machined.disk());
+    copy(&second.places.folder, &saved);
+    second.gitsync = start(&second.places);
+    let next = lab.settings(2).await;
+    lab.repository.catch_up(MIRROR);
+    second.until_applied(&next).await;
+    second.until_condition("RollbackUndetectable", false, "").await;
+    second.until_mark("cp2", &next).await;
+    second.stop().await;
+
+    copy(&saved, &second.places.folder);
+    second.machined.put_back(disk);
+    // Its git host serves another story from the start, which somebody signed whom the lost step might have removed.
+    lab.repository.reset(&base);
+    lab.repository.write("apps/settings.yaml", &settings(9));
+    let other = lab.repository.commit(Some("ada"), "nine, instead of two");
+    lab.repository.catch_up(MIRROR);
+    lab.repository.reset(&next);
+    second.gitsync = start(&second.places);
+    let told = second.until_condition("StateTrusted", false, "FreshnessUnproven").await;
+    assert!(told.message.contains("an old copy"), "{}", told.message);
+    let refused = second.until_commit(&other, "refused").await;
+    assert_eq!(refused.reason, "FreshnessUnproven");
+    assert_eq!((second.applied(), second.accepted()), (base.to_string(), base.to_string()));
+    second.until_mark("cp2", &next).await;
+    lab.repository.catch_up(MIRROR);
+    second.until_condition("StateTrusted", true, "").await;
+    second.until_applied(&next).await;
+    assert_eq!(second.accepted(), next.as_str());
+    assert!(lab.machined.condition("Equivocation").is_some_and(|told| !told.status));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_comes_back_follows_its_source_although_no_other_machine_can_be_heard() {
+    let lab = Lab::calm().await;
+    let mut second = lab.second().await;
+    second.gitsync = start(&second.places);
+    second.until_applied(&lab.repository.head()).await;
+    second.stop().await;
+    // No control plane answers it any more.
+    second.places.api = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    let next = lab.settings(2).await;
+    lab.repository.catch_up(MIRROR);
+    second.gitsync = start(&second.places);
+    second.until_applied(&next).await;
 }
