@@ -3,7 +3,9 @@
 mod trust;
 mod upgrade;
 
-pub(crate) use trust::{Approve, Beacon, Clone, Hold, Overriding, Pin, Push, Recover, Repair, Revoke, Signing, Verify};
+pub(crate) use trust::{
+    Approve, Beacon, Clone, Hold, Overriding, Pin, Push, Recover, Repair, Revoke, Signing, Verify, Vouch,
+};
 
 pub(crate) use upgrade::{Rollback, Upgrade, UpgradeCommand};
 
@@ -72,6 +74,7 @@ pub(crate) enum Command {
     Pin(Pin),
     /// End the hold or pin of a machine
     Resume,
+    Vouch(Vouch),
     Push(Push),
     /// Bring a machine that waits in maintenance mode into the cluster
     Enroll(Enroll),

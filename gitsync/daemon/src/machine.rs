@@ -11,6 +11,7 @@ use machined_api::{
     TrustPosition,
 };
 use machined_ids::{CommitId, Epoch, Fingerprint, Generation, MachineName, PrincipalName, Seq, StepId};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
@@ -38,6 +39,19 @@ pub(crate) struct Context {
     pub(crate) bundle: Option<Bundle>,
     /// What this machine told machined that it accepted; machined's own record, so that an old state is noticed.
     pub(crate) accepted: Option<Reached>,
+    /// A TPM counts what is accepted.
+    pub(crate) counted: bool,
+    /// Why that record may be an old one; nothing moves then.
+    pub(crate) doubt: Option<Doubt>,
+    /// Fingerprints of the machines that the step names whose people machined looks up.
+    pub(crate) machines: BTreeSet<Fingerprint>,
+}
+
+/// Why machined's record may be an old copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    pub(crate) reason: String,
+    pub(crate) message: String,
 }
 
 /// A bundle that somebody brought.
@@ -85,6 +99,12 @@ fn reached(position: TrustPosition) -> Result<Reached, ContextError> {
     Ok(Reached { epoch: Epoch(position.epoch), seq: Seq(position.seq), step })
 }
 
+/// The machines of a table; none before there is one.
+fn machines(access: &[u8]) -> BTreeSet<Fingerprint> {
+    let table: Option<AccessTable> = serde_json::from_slice(access).ok();
+    table.map(|table| table.machines.into_values().map(|machine| machine.identity).collect()).unwrap_or_default()
+}
+
 impl TryFrom<ContextReply> for Context {
     type Error = ContextError;
 
@@ -112,6 +132,9 @@ impl TryFrom<ContextReply> for Context {
             time_synchronised: reply.time_synchronised,
             bundle: reply.bundle.map(|bundle| Bundle { path: bundle.path.into(), sha256: bundle.sha256 }),
             accepted: reply.accepted.map(reached).transpose()?,
+            machines: machines(&reply.access),
+            counted: reply.counted,
+            doubt: reply.doubt.map(|doubt| Doubt { reason: doubt.reason, message: doubt.message }),
         })
     }
 }
@@ -225,8 +248,13 @@ impl Machine {
     }
 
     /// Tells what is accepted; when this returns, machined remembers it through a power cut.
-    pub(crate) async fn report_accepted(&self, accepted: TrustPosition, mark: String) -> Result<(), MachineError> {
-        let request = ReportAcceptedRequest { accepted: Some(accepted), mark };
+    pub(crate) async fn report_accepted(
+        &self,
+        accepted: TrustPosition,
+        mark: String,
+        proven: bool,
+    ) -> Result<(), MachineError> {
+        let request = ReportAcceptedRequest { accepted: Some(accepted), mark, proven };
         self.client.clone().report_accepted(request).await.map(drop).map_err(failed("remember what is accepted"))
     }
 

@@ -1,7 +1,7 @@
 //! Marks: this machine's signed report of what it accepted, given to machined; [`crate::peers`] shows it to the other machines.
 
 use crate::machine::{Context, Machine, MachineError};
-use gitsync_verify::{Mark, SignedMark, TrustState, recovery_step, root_step};
+use gitsync_verify::{Mark, Position, SignedMark, TrustState, recovery_step, root_step};
 use machined_api::TrustPosition;
 use machined_ids::{Epoch, Seq, StepId};
 
@@ -27,6 +27,24 @@ pub(crate) fn of(state: &TrustState, context: &Context) -> Option<Mark> {
     })
 }
 
+/// Whether other machines' memory shows that nothing newer was accepted here than `state` holds: one remembers a position behind machined's
+/// record, as every machine does that saw this one's newest mark, and none a position that is not in `state`. Marks that are as old as the
+/// record prove nothing: they may lie in an old copy of the same disk.
+pub(crate) fn prove_newest(state: &TrustState, context: &Context, marks: &[SignedMark]) -> bool {
+    let recorded = context.accepted.map(|reached| (reached.epoch, reached.seq));
+    let introduction = state.introduction();
+    let ours = |mark: &&Mark| mark.cluster == introduction.cluster && mark.deploy_ref == introduction.deploy_ref;
+    let of_machines = |mark: &&Mark| context.machines.contains(&mark.machine);
+    let newest = marks.iter().map(SignedMark::mark).filter(ours).filter(of_machines).max_by_key(|mark| mark.place());
+    newest.is_some_and(|mark| Some(mark.place()) > recorded && holds(state, mark))
+}
+
+/// Whether a mark's position lies in the remembered history.
+fn holds(state: &TrustState, mark: &Mark) -> bool {
+    let here = |position: &Position| position.seq == mark.seq && position.step == mark.step;
+    state.epoch() == mark.epoch && state.history().iter().any(here)
+}
+
 /// Keeps machined's record at what is accepted.
 #[derive(Debug, Default)]
 pub(crate) struct Marker {
@@ -46,7 +64,8 @@ impl Marker {
         self.signed.as_ref()
     }
 
-    /// Tells machined, once for each step. When this returns, the position lies in machined's record on the disk.
+    /// Tells machined, once for each step. When this returns, the position lies in machined's record on the disk. The caller has seen to it
+    /// that what machined doubts is proven.
     ///
     /// # Errors
     /// When machined does not answer, or remembers a later position.
@@ -57,7 +76,7 @@ impl Marker {
         context: &Context,
     ) -> Result<(), MachineError> {
         let accepted = state.accepted();
-        if self.told == Some((state.epoch(), accepted.step)) {
+        if self.told == Some((state.epoch(), accepted.step)) && context.doubt.is_none() {
             return Ok(());
         }
         let mut signed = None;
@@ -73,7 +92,7 @@ impl Marker {
             commit: accepted.commit.to_string(),
         };
         let text = signed.as_ref().map(|signed| signed.text().to_owned()).unwrap_or_default();
-        machine.report_accepted(position, text).await?;
+        machine.report_accepted(position, text, context.doubt.is_some()).await?;
         (self.signed, self.told) = (signed, Some((state.epoch(), accepted.step)));
         Ok(())
     }

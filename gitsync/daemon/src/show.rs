@@ -20,7 +20,8 @@ impl Source {
         });
         let own = |mark: &gitsync_verify::SignedMark| mark.mark().machine == context.identity;
         let peers = self.taken_in.marks.iter().any(|mark| !own(mark));
-        told.push(if peers {
+        // A doubt is told as an untrusted state; it was noticed, after all.
+        told.push(if peers || context.counted || context.doubt.is_some() {
             condition(Topic::RollbackUndetectable, false, "", "")
         } else {
             let message = "there is neither a TPM nor another control-plane machine that would notice an old copy of this disk; \

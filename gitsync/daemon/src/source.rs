@@ -15,8 +15,8 @@ use crate::cluster::{ClusterNews, Target};
 use crate::desire::Pending;
 use crate::kept::{Kept, KeptFile};
 use crate::look::Sources;
-use crate::machine::{Context, Machine, MachineError, Reached};
-use crate::marks::Marker;
+use crate::machine::{Context, Doubt, Machine, MachineError, Reached};
+use crate::marks::{self, Marker};
 use crate::orders::{self, Rollout};
 use crate::peers::Heard;
 use crate::report::{Reporter, Topic, condition};
@@ -228,6 +228,7 @@ impl Source {
     /// running and nothing is handed down.
     async fn may_move(&mut self, context: &Context) -> Result<bool, SourceError> {
         let Some(state) = &self.state else { return Ok(true) };
+        let proven = marks::prove_newest(state, context, &self.taken_in.marks);
         let own = Heard::newest_of(&self.taken_in, &context.identity, state).map(|mark| Reached {
             epoch: mark.epoch,
             seq: mark.seq,
@@ -239,8 +240,9 @@ impl Source {
             .chain(own)
             .max_by_key(Reached::place)
             .filter(|reached| !reached.is_held_by(state));
-        let told = match known {
-            Some(reached) => {
+        let told = match (context.doubt.as_ref().filter(|_| !proven), known) {
+            (Some(Doubt { reason, message }), _) => condition(Topic::StateTrusted, false, reason, message.clone()),
+            (None, Some(reached)) => {
                 let message = format!(
                     "this machine had accepted step {} of epoch {}, and its recorded state ends at step {} of epoch {}: an old copy \
                      was put back; nothing moves until a source leads there: cairnctl push --bundle",
@@ -251,7 +253,7 @@ impl Source {
                 );
                 condition(Topic::StateTrusted, false, Reason::FreshnessUnproven.as_str(), message)
             }
-            None => condition(Topic::StateTrusted, true, "", ""),
+            (None, None) => condition(Topic::StateTrusted, true, "", ""),
         };
         let may = told.status && state.equivocation().is_none();
         self.reporter.condition(told).await?;

@@ -20,8 +20,8 @@ use machined_controllers::time::TimeController;
 use machined_controllers::trust::TrustController;
 use machined_controllers::upgrade::{SingleMachine, UpgradeController, UpgradeInbox};
 use machined_host::{
-    InitSocket, LinuxBlock, LinuxClock, LinuxDhcp, LinuxFiles, LinuxLinks, LinuxMeta, LinuxServices, LinuxUpgrade,
-    Staging,
+    InitSocket, LinuxBlock, LinuxClock, LinuxDhcp, LinuxFiles, LinuxLinks, LinuxMeta, LinuxServices, LinuxTpm,
+    LinuxUpgrade, Staging,
 };
 use machined_reconcile::{Supervisor, Trigger};
 use machined_runtime::{Ports, Reader, Store, start};
@@ -157,8 +157,10 @@ pub(crate) fn start_all(store: &Store, supervisor: &Supervisor, facts: &Facts, p
     let (controller, apply) = LedgerController::new(&mut ports, Arc::clone(&files));
     start(supervisor, &ports, controller);
 
+    let tpm = Arc::new(LinuxTpm::default());
     let mut ports = Ports::new(store, "trust");
-    let (controller, orders) = TrustController::new(&mut ports, Arc::clone(&files), Box::new(jiff::Timestamp::now));
+    let (controller, orders) =
+        TrustController::new(&mut ports, Arc::clone(&files), tpm, Box::new(jiff::Timestamp::now));
     start(supervisor, &ports, controller);
 
     let mut ports = Ports::new(store, "service config");

@@ -15,7 +15,7 @@ use machined_controllers::ledger::{ApplyInbox, DesiredMachine, LedgerRead};
 use machined_controllers::network::{LinkStatus, Names};
 use machined_controllers::services::{RestartRequests, ServiceSpec, ServiceStatus, Stopping};
 use machined_controllers::time::TimeStatus;
-use machined_controllers::trust::{Order, OrderAction, TrustInbox, TrustRecord};
+use machined_controllers::trust::{Order, OrderAction, Rollback, TrustInbox, TrustRecord};
 use machined_controllers::upgrade::{Outcome, UpgradeInbox, UpgradeStatus};
 use machined_host::Staging;
 use machined_runtime::{Reader, Store};
@@ -38,6 +38,7 @@ pub(crate) struct Model {
     pub(crate) stopping: Reader<Stopping>,
     pub(crate) time: Reader<TimeStatus>,
     pub(crate) trust: Reader<TrustRecord>,
+    pub(crate) rollback: Reader<Rollback>,
     failures: watch::Receiver<BTreeMap<&'static str, String>>,
     pub(crate) introduce: IntroduceInbox,
     pub(crate) apply: ApplyInbox,
@@ -92,6 +93,7 @@ impl Model {
             stopping: store.reader(),
             time: store.reader(),
             trust: store.reader(),
+            rollback: store.reader(),
             failures: store.failures().watch(),
             introduce,
             apply,
@@ -222,6 +224,7 @@ impl Model {
             _ = self.stopping.changed() => {}
             _ = self.time.changed() => {}
             _ = self.trust.changed() => {}
+            _ = self.rollback.changed() => {}
             _ = self.upgrade.changed() => {}
             () = self.deliveries.changed() => {}
             Ok(()) = self.failures.changed() => {}

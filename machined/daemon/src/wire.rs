@@ -1,7 +1,7 @@
 //! Orders and positions as the APIs carry them.
 
 use machined_api::TrustPosition;
-use machined_controllers::trust::{AcceptedPosition, Order, OrderAction};
+use machined_controllers::trust::{AcceptedPosition, Doubt, Order, OrderAction};
 use machined_ids::{Epoch, Seq};
 use tonic::Status;
 
@@ -23,6 +23,11 @@ pub(crate) fn order(order: &Order) -> machined_api::Order {
     }
 }
 
+/// Why the newest position is not known.
+pub(crate) fn doubt(doubt: &Doubt) -> machined_api::Doubt {
+    machined_api::Doubt { reason: doubt.reason().to_owned(), message: doubt.to_string() }
+}
+
 /// A position, for those who ask.
 pub(crate) fn position(position: &AcceptedPosition) -> TrustPosition {
     TrustPosition {
@@ -33,7 +38,7 @@ pub(crate) fn position(position: &AcceptedPosition) -> TrustPosition {
     }
 }
 
-/// A position as gitsync sends it.
+/// A position as gitsync or a person sends it.
 pub(crate) fn accepted_of(position: TrustPosition) -> Result<AcceptedPosition, Status> {
     fn field<T, E: std::fmt::Display>(name: &str, parsed: Result<T, E>) -> Result<T, Status> {
         parsed.map_err(|error| Status::invalid_argument(format!("{name}: {error}")))

@@ -49,6 +49,16 @@ pub(crate) struct Verify {
     pub(crate) at: Option<Timestamp>,
 }
 
+/// Tell a machine that it may move on from this commit, when its TPM says that an old copy of its disk was put back
+///
+/// Run it in a checkout that you know to be up to date: the commit is judged here first, and from then on the machine takes only what follows
+/// it. Needs the right `admin`.
+#[derive(Debug, Args)]
+pub(crate) struct Vouch {
+    /// The newest commit that the machine can have accepted [default: the deploy ref]
+    pub(crate) commit: Option<String>,
+}
+
 /// Get a checkout of a cluster's repository: signing, hook, introduction and context set up
 ///
 ///   cairnctl clone https://git.example.org/demo.git --ssh-key ~/.ssh/id_ed25519 --introduction demo.json

@@ -59,6 +59,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Hold(arguments) => order::hold(&around, &arguments).await,
         Command::Pin(arguments) => order::pin(&around, &arguments).await,
         Command::Resume => order::resume(&around).await,
+        Command::Vouch(arguments) => order::vouch(&around, &arguments).await,
         Command::Push(arguments) => order::push(&around, &arguments).await,
         Command::Introduction { checkout } => checkout::introduction(&checkout),
         Command::Repair(arguments) => checkout::repair(&around, &arguments),

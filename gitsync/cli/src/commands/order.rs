@@ -2,7 +2,8 @@
 
 use super::Surroundings;
 use super::machine::{ask, told};
-use crate::arguments::{Form, Hold, Overriding, Pin, Push};
+use crate::arguments::{Form, Hold, Overriding, Pin, Push, Vouch};
+use crate::judge::Repository;
 use crate::output;
 use crate::repository::Checkout;
 use anyhow::{Context as _, Result, bail, ensure};
@@ -68,6 +69,31 @@ pub(super) async fn resume(around: &Surroundings) -> Result<()> {
         }
         None => bail!("{machine} follows the branch already; there was no hold and no pin"),
     }
+}
+
+pub(super) async fn vouch(around: &Surroundings, vouch: &Vouch) -> Result<()> {
+    let repository = Repository::open(Path::new("."), None)?;
+    let judgement = repository.judge(vouch.commit.as_deref(), false)?;
+    if let Some(refusal) = judgement.refusal {
+        bail!("a machine would not accept this commit: {refusal}; look at it: cairnctl verify");
+    }
+    let state = judgement.state.context("nothing here was accepted; look at it: cairnctl verify")?;
+    let accepted = state.accepted();
+    let newest = api::TrustPosition {
+        epoch: state.epoch().0,
+        seq: accepted.seq.0,
+        step: accepted.step.to_string(),
+        commit: accepted.commit.to_string(),
+    };
+    let (machine, mut client) = ask(around).await?;
+    client.vouch(api::VouchRequest { newest: Some(newest) }).await.map_err(told)?;
+    println!(
+        "{machine} moves on from step {}, commit {}, as soon as a source leads there",
+        accepted.seq,
+        accepted.commit.short()
+    );
+    println!("to bring it by hand: cairnctl push --bundle");
+    Ok(())
 }
 
 fn say(around: &Surroundings, machine: &str, order: Option<api::Order>, what: &str) -> Result<()> {

@@ -195,7 +195,14 @@ impl Local for Machined {
         if self.context.borrow().accepted.as_ref().is_some_and(|known| place(known) > place(&offered)) {
             return Err(Status::failed_precondition("a later position was accepted"));
         }
-        self.context.send_modify(|context| context.accepted = Some(offered));
+        let proven = request.get_ref().proven;
+        if self.context.borrow().doubt.is_some() && !proven {
+            return Err(Status::failed_precondition("what is the newest position is doubted"));
+        }
+        self.context.send_modify(|context| {
+            context.accepted = Some(offered);
+            context.doubt = None;
+        });
         self.told().accepted.push(request.into_inner());
         Ok(Response::new(ReportAcceptedReply {}))
     }

@@ -470,6 +470,57 @@ async fn t60_another_machines_mark_for_another_step_stops_this_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t45_what_the_tpm_doubts_moves_nothing_until_another_machine_shows_a_newer_mark() {
+    let lab = Lab::calm().await;
+    let peer = IdentityKey::generate().expect("because there is randomness");
+    let document =
+        format!("machine \"cp2\" {{\n    identity \"{}\"\n    role \"control-plane\"\n}}\n", peer.fingerprint());
+    lab.repository.write("machines/cp2.kdl", &document);
+    let known = lab.settings(2).await;
+    let access = lab.machined.told().applied.last().expect("because a machine was handed down").access.clone();
+    lab.machined.say(|context| {
+        context.access = access;
+        let (reason, message) = ("FreshnessUnproven".to_owned(), "an old copy was put back".to_owned());
+        context.doubt = Some(machined_api::Doubt { reason, message });
+    });
+    lab.until_condition("StateTrusted", false, "FreshnessUnproven").await;
+    lab.until_condition("RollbackUndetectable", false, "").await;
+    let path = "/apis/cairn.dev/v1alpha1/machines/cp2";
+    let own = async || {
+        let machine = lab.cluster.get("/apis/cairn.dev/v1alpha1/machines/cp1").await?;
+        let mark = SignedMark::parse(machine["status"]["mark"].as_str()?.as_bytes()).ok()?;
+        (mark.mark().commit == known).then_some(mark)
+    };
+    let own = lab.until("this machine's mark", own).await;
+    lab.until("the other machine's object", async || lab.cluster.get(path).await).await;
+    let publish = async |mark: Mark| {
+        let mark = Mark { machine: peer.fingerprint(), ..mark };
+        let signature = peer.sign_mark(mark.body().as_bytes()).expect("because there is randomness");
+        let signed = SignedMark::join(&mark, &peer.public_key(), &signature).expect("because it is its own");
+        lab.cluster.patch(&format!("{path}/status"), json!({"status": {"mark": signed.text()}})).await;
+    };
+    // A mark as old as the record may come from an old copy of the store.
+    publish(own.mark().clone()).await;
+    let generation = lab.generation();
+    lab.repository.write("apps/settings.yaml", &settings(3));
+    let next = lab.repository.commit(Some("ada"), "three");
+    lab.until_commit(&next, "accepted").await;
+    assert_eq!((lab.generation(), lab.accepted()), (generation, known.to_string()), "it moved without a proof");
+    let position = lab.repository.accepted("HEAD").accepted().clone();
+    publish(Mark {
+        seq: position.seq,
+        step: position.step,
+        parent: own.mark().step,
+        commit: next.clone(),
+        ..own.mark().clone()
+    })
+    .await;
+    lab.until_commit(&next, "healthy").await;
+    lab.until_condition("StateTrusted", true, "").await;
+    assert!(lab.machined.told().accepted.iter().any(|told| told.proven), "machined was not told of the proof");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t87_another_introduction_later_is_refused_and_nothing_moves() {
     let lab = Lab::calm().await;
     let head = lab.repository.head();

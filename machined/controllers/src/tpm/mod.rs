@@ -3,6 +3,9 @@
 //! `trust` counts in it, `measure` extends it. A machine without one works; it says what it cannot notice. Nothing here
 //! decides what a counter's value means.
 
+#[cfg(test)]
+pub(crate) mod fake;
+
 use init_boot::tpm::{AttestationPublic, Pcr, PcrValue, RawQuote, TpmError};
 use std::future::Future;
 use std::path::PathBuf;

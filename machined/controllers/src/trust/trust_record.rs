@@ -1,17 +1,25 @@
-//! Keeps the record: reads it at start, takes orders and positions, ends orders when their time has come.
+//! Keeps the record: reads it at start, compares it with the TPM's counter, takes orders and positions, ends orders when their time has
+//! come.
 
+use super::count::{Counter, Verdict, judge};
 use super::{AcceptedPosition, Order, OrderForm, TrustRecord};
+use super::{Count, Doubt, Rollback, TRUST_RECORD_VERSION};
 use crate::block::{STATE, Volume};
 use crate::files::{FileError, FilesHost, Lasting};
+use crate::tpm::{TpmAccessError, TpmHost};
 use jiff::Timestamp;
-use machined_reconcile::Outcome;
+use machined_reconcile::{Outcome, story};
 use machined_runtime::{Controller, Inbox, Ports, Reader, Writer};
+use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest record in bytes: one order and one position have less than a tenth of it.
 const RECORD_BYTES_MAX: usize = 16 * 1024;
+
+/// When a move that the TPM did not count is counted again.
+const COUNT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Something is to be remembered.
 #[derive(Debug, Clone)]
@@ -21,7 +29,14 @@ pub enum TrustRequest {
     /// A person ends the order in force.
     Resume,
     /// gitsync accepted.
-    Accept(AcceptedPosition),
+    Accept {
+        /// What.
+        position: AcceptedPosition,
+        /// Another machine's memory shows that nothing newer was accepted here.
+        proven: bool,
+    },
+    /// A person knows that this is the newest position, or that it is not far behind it.
+    Vouch(AcceptedPosition),
 }
 
 /// Why something is not remembered.
@@ -41,6 +56,12 @@ pub enum TrustError {
         /// What is remembered.
         known: Box<AcceptedPosition>,
     },
+    /// What is the newest position must be proven first.
+    #[error("{0}")]
+    Doubted(Doubt),
+    /// There is nothing to vouch for.
+    #[error("this machine knows its newest accepted step; there is nothing to vouch for")]
+    NoDoubt,
     /// It could not be kept.
     #[error("the trust record could not be written; nothing changed")]
     Write(#[source] FileError),
@@ -64,6 +85,12 @@ pub enum TrustRecordError {
     /// An order's end could not be written down.
     #[error("the end of an order could not be written down")]
     End(#[source] TrustError),
+    /// The TPM failed.
+    #[error("the trust record cannot be compared with the counter in the TPM")]
+    Tpm(#[source] TpmAccessError),
+    /// That counting begins could not be written down.
+    #[error("the counter's value could not be written into the trust record")]
+    Count(#[source] TrustError),
 }
 
 /// The record before a request that was taken.
@@ -75,21 +102,45 @@ pub type TrustInbox = Inbox<TrustRequest, TrustAnswer>;
 /// The machine's clock.
 type Clock = Box<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Writes [`TrustRecord`].
-pub struct TrustController<H> {
+/// How far comparing record and counter came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compared {
+    /// There is no file at all.
+    First,
+    /// There is a record.
+    Not,
+    /// A newer release wrote the record, which nothing here may replace.
+    Never,
+    /// What [`Rollback`] says holds.
+    Done,
+}
+
+/// Writes [`TrustRecord`] and [`Rollback`].
+pub struct TrustController<H, T> {
     host: Arc<H>,
+    tpm: Arc<T>,
     volumes: Reader<Volume>,
     record: Writer<TrustRecord>,
+    rollback: Writer<Rollback>,
+    compared: Compared,
     inbox: TrustInbox,
     clock: Clock,
 }
 
-impl<H: FilesHost> TrustController<H> {
-    /// Declares inputs and output at `ports`; gives the inbox too. `clock` is the machine's.
-    pub fn new(ports: &mut Ports, host: Arc<H>, clock: Clock) -> (Self, TrustInbox) {
+impl<H: FilesHost, T: TpmHost> TrustController<H, T> {
+    /// Declares inputs and outputs at `ports`; gives the inbox too. `clock` is the machine's.
+    pub fn new(ports: &mut Ports, host: Arc<H>, tpm: Arc<T>, clock: Clock) -> (Self, TrustInbox) {
         let inbox = Inbox::new(ports.trigger());
-        let controller =
-            TrustController { host, volumes: ports.input(), record: ports.output(), inbox: inbox.clone(), clock };
+        let controller = TrustController {
+            host,
+            tpm,
+            volumes: ports.input(),
+            record: ports.output(),
+            rollback: ports.output(),
+            compared: Compared::First,
+            inbox: inbox.clone(),
+            clock,
+        };
         (controller, inbox)
     }
 
@@ -101,28 +152,102 @@ impl<H: FilesHost> TrustController<H> {
         self.record.current().get(TrustRecord::ID).cloned()
     }
 
-    async fn load(&self) -> Result<(), TrustRecordError> {
+    async fn load(&mut self) -> Result<(), TrustRecordError> {
         if self.current().is_some() || !self.volumes.all().contains_key(STATE) {
             return Ok(());
         }
         let path = Self::path();
         let bytes = self.host.read(&path, RECORD_BYTES_MAX).await.map_err(TrustRecordError::File)?;
+        self.compared = if bytes.is_none() { Compared::First } else { Compared::Not };
+        if let Some(version) = bytes.as_deref().and_then(newer) {
+            self.compared = Compared::Never;
+            self.record.put(TrustRecord::ID, TrustRecord::default());
+            self.rollback.put(Rollback::ID, Rollback::Doubted(Doubt::Newer { version }));
+            return Ok(());
+        }
         let read = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
-        // A damaged record is said once; it must not keep the machine from following its repository for ever.
-        self.record.put(TrustRecord::ID, read.as_ref().ok().cloned().flatten().unwrap_or_default());
-        read.map(drop).map_err(|source| TrustRecordError::Json { path, source })
+        // A damaged record is said once; without a TPM it must not keep the machine from following its repository for ever.
+        let record = read.as_ref().ok().cloned().flatten().unwrap_or_default();
+        // Before anybody sees the record it is known whether it is the newest.
+        let compared = self.compare(record).await;
+        read.map(drop).map_err(|source| TrustRecordError::Json { path, source }).and(compared)
     }
 
-    async fn write(&self, record: TrustRecord) -> Result<(), TrustError> {
+    /// Compares a record with the counter, finishes what a power cut left, and shows both.
+    async fn compare(&mut self, record: TrustRecord) -> Result<(), TrustRecordError> {
+        let first = self.compared == Compared::First;
+        let (record, outcome) = match self.settle(first, record.clone()).await {
+            Ok((record, rollback)) => {
+                self.compared = Compared::Done;
+                (record, Ok(rollback))
+            }
+            Err(error) => (record, Err(error)),
+        };
+        let (rollback, outcome) = match outcome {
+            Ok(rollback) => (rollback, Ok(())),
+            // Nothing moves; what runs keeps running, and this is tried again.
+            Err(error) => (Rollback::Doubted(Doubt::TpmFails { story: story(&error) }), Err(error)),
+        };
+        self.rollback.put(Rollback::ID, rollback);
+        self.record.put(TrustRecord::ID, record);
+        outcome
+    }
+
+    async fn settle(&self, first: bool, mut record: TrustRecord) -> Result<(TrustRecord, Rollback), TrustRecordError> {
+        let counter = match self.tpm.is_present() {
+            false => Counter::NoTpm,
+            true => self.tpm.counter().await.map_err(TrustRecordError::Tpm)?.map_or(Counter::Never, Counter::At),
+        };
+        match judge(first, record.count, counter) {
+            Verdict::Undetectable => return Ok((record, Rollback::Undetectable)),
+            Verdict::Doubt(doubt) => return Ok((record, Rollback::Doubted(doubt))),
+            Verdict::Newest => {}
+            Verdict::Finish => {
+                self.tpm.increment().await.map_err(TrustRecordError::Tpm)?;
+            }
+            Verdict::Begin => {
+                record = self.counted(record, Count::Starting {}).await?;
+                record = self.adopt(record).await?;
+            }
+            Verdict::Adopt => record = self.adopt(record).await?,
+        }
+        Ok((record, Rollback::Newest))
+    }
+
+    /// Counting begins at the counter's next value: an old copy that names the last one is noticed.
+    async fn adopt(&self, record: TrustRecord) -> Result<TrustRecord, TrustRecordError> {
+        let value = self.tpm.increment().await.map_err(TrustRecordError::Tpm)?;
+        self.counted(record, Count::At { value }).await
+    }
+
+    async fn counted(&self, record: TrustRecord, count: Count) -> Result<TrustRecord, TrustRecordError> {
+        let record = TrustRecord { count: Some(count), ..record };
+        self.write(record).await.map_err(TrustRecordError::Count)
+    }
+
+    /// Invariant: on the disk before anything acts on it.
+    async fn write(&self, mut record: TrustRecord) -> Result<TrustRecord, TrustError> {
+        record.version = record.count.map(|_| TRUST_RECORD_VERSION);
         let bytes = serde_json::to_vec(&record).expect("because its map keys are strings");
-        // Invariant: on the disk before anything acts on it.
         self.host.replace(&Self::path(), &bytes, Lasting::Durable).await.map_err(TrustError::Write)?;
+        Ok(record)
+    }
+
+    async fn keep(&self, record: TrustRecord) -> Result<(), TrustError> {
+        let record = self.write(record).await?;
         self.record.put(TrustRecord::ID, record);
         Ok(())
     }
 
-    async fn take(&self, request: TrustRequest) -> TrustAnswer {
+    fn standing(&self) -> Rollback {
+        self.rollback.current().get(Rollback::ID).cloned().unwrap_or(Rollback::Undetectable)
+    }
+
+    async fn take(&mut self, request: TrustRequest) -> TrustAnswer {
         let before = self.current().ok_or(TrustError::NotReady)?;
+        if let (Compared::Never, Rollback::Doubted(doubt)) = (self.compared, self.standing()) {
+            return Err(TrustError::Doubted(doubt));
+        }
         let mut record = before.clone();
         match request {
             TrustRequest::Give(order) => {
@@ -133,17 +258,54 @@ impl<H: FilesHost> TrustController<H> {
             TrustRequest::Resume => {
                 record.orders += u64::from(record.order.take().is_some());
             }
-            TrustRequest::Accept(offered) => {
-                if let Some(known) = &before.accepted
-                    && !follows(&offered, known)
-                {
-                    return Err(TrustError::Older { offered: offered.into(), known: known.clone().into() });
-                }
-                record.accepted = Some(offered);
-            }
+            TrustRequest::Accept { position, proven } => return self.accept(before, position, proven).await,
+            TrustRequest::Vouch(position) => match self.standing() {
+                Rollback::Doubted(_) => return self.accept(before, position, true).await,
+                Rollback::Undetectable | Rollback::Newest => return Err(TrustError::NoDoubt),
+            },
         }
         if record != before {
-            self.write(record).await?;
+            self.keep(record).await?;
+        }
+        Ok(before)
+    }
+
+    async fn accept(&mut self, before: TrustRecord, offered: AcceptedPosition, proven: bool) -> TrustAnswer {
+        if let Some(known) = &before.accepted
+            && !follows(&offered, known)
+        {
+            return Err(TrustError::Older { offered: offered.into(), known: known.clone().into() });
+        }
+        let moved = before.accepted.as_ref().is_none_or(|known| !same_place(known, &offered));
+        let mut record = TrustRecord { accepted: Some(offered), ..before.clone() };
+        let standing = self.standing();
+        if let Rollback::Doubted(doubt) = &standing {
+            if !proven {
+                return Err(TrustError::Doubted(doubt.clone()));
+            }
+            // From here on it counts afresh; what the proof came to is on the disk first.
+            record.count = self.tpm.is_present().then_some(Count::Starting {});
+        }
+        let count = match (&standing, record.count) {
+            (Rollback::Newest, Some(Count::At { value })) if moved => {
+                let value = value.saturating_add(1);
+                record.count = Some(Count::At { value });
+                true
+            }
+            (Rollback::Newest | Rollback::Undetectable | Rollback::Doubted(_), _) => false,
+        };
+        if record == before {
+            return Ok(before);
+        }
+        let record = self.write(record).await?;
+        // On the disk; the counter follows, and if it does not, the comparison that comes next finishes it.
+        if !matches!(standing, Rollback::Doubted(_)) && (!count || self.tpm.increment().await.is_ok()) {
+            self.record.put(TrustRecord::ID, record);
+            return Ok(before);
+        }
+        self.compared = Compared::Not;
+        if let Err(error) = self.compare(record).await {
+            tracing::error!(error = story(&error), "a move is not counted yet");
         }
         Ok(before)
     }
@@ -157,12 +319,26 @@ impl<H: FilesHost> TrustController<H> {
             Ok(left) if !left.is_zero() => Ok(Outcome::Again(left)),
             Ok(_) | Err(_) => {
                 tracing::info!(kind = order.action.as_str(), by = %order.by, "an order is over");
-                self.write(TrustRecord { order: None, orders: record.orders + 1, ..record })
+                self.keep(TrustRecord { order: None, orders: record.orders + 1, ..record })
                     .await
                     .map(|()| Outcome::Done)
             }
         }
     }
+}
+
+fn same_place(one: &AcceptedPosition, other: &AcceptedPosition) -> bool {
+    (one.epoch, one.seq, one.step) == (other.epoch, other.seq, other.step)
+}
+
+/// The version of a record that a newer release wrote. Its other fields may be anything.
+fn newer(bytes: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: Option<u32>,
+    }
+    let found: Versioned = serde_json::from_slice(bytes).ok()?;
+    found.version.filter(|version| *version > TRUST_RECORD_VERSION)
 }
 
 /// Whether `offered` is later than `known`, or the same step (a twin's commit may take its place).
@@ -171,152 +347,22 @@ fn follows(offered: &AcceptedPosition, known: &AcceptedPosition) -> bool {
     place(offered) > place(known) || (place(offered) == place(known) && offered.step == known.step)
 }
 
-impl<H: FilesHost> Controller for TrustController<H> {
+impl<H: FilesHost, T: TpmHost> Controller for TrustController<H, T> {
     type Error = TrustRecordError;
 
     async fn reconcile(&mut self) -> Result<Outcome, TrustRecordError> {
-        let loaded = self.load().await;
+        let mut loaded = self.load().await;
+        if let (Ok(()), Compared::Not | Compared::First, Some(record)) = (&loaded, self.compared, self.current()) {
+            loaded = self.compare(record).await;
+        }
         while let Some((request, answer)) = self.inbox.take() {
             // A caller that went away has its wish done all the same.
             let _caller_gone = answer.send(self.take(request).await);
         }
         let next = self.expire().await.map_err(TrustRecordError::End)?;
-        loaded.map(|()| next)
+        loaded.map(|()| if self.compared == Compared::Not { Outcome::Again(COUNT_AGAIN) } else { next })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::OrderAction;
-    use super::*;
-    use crate::files::fake::FakeFiles;
-    use machined_ids::{Epoch, Fingerprint, Seq, StepId};
-    use machined_runtime::Store;
-    use std::sync::Mutex;
-
-    struct Machine {
-        controller: TrustController<FakeFiles>,
-        inbox: TrustInbox,
-        store: Store,
-        now: Arc<Mutex<Timestamp>>,
-    }
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().expect("because it is a time")
-    }
-
-    fn machine(files: &Arc<FakeFiles>) -> Machine {
-        let store = Store::new();
-        let mut ports = Ports::new(&store, "trust");
-        let now = Arc::new(Mutex::new(at("2026-11-21T12:00:00Z")));
-        let clock = Arc::clone(&now);
-        let clock = Box::new(move || *clock.lock().expect("because no holder panics"));
-        let (controller, inbox) = TrustController::new(&mut ports, Arc::clone(files), clock);
-        let volume = Volume { device: PathBuf::new(), formatted: false };
-        store.writer().expect("because nobody else writes it").put(STATE, volume);
-        Machine { controller, inbox, store, now }
-    }
-
-    impl Machine {
-        async fn ask(&mut self, request: TrustRequest) -> TrustAnswer {
-            let inbox = self.inbox.clone();
-            let (answer, outcome) = tokio::join!(biased; inbox.ask(request), self.controller.reconcile());
-            outcome.expect("because nothing is damaged");
-            answer.expect("because the controller answers")
-        }
-        fn record(&self) -> Option<TrustRecord> {
-            self.store.reader::<TrustRecord>().get(TrustRecord::ID)
-        }
-        fn order(&self) -> Option<Order> {
-            self.record().and_then(|record| record.order)
-        }
-        async fn reconcile_at(&mut self, now: &str) -> Outcome {
-            *self.now.lock().expect("because no holder panics") = at(now);
-            self.controller.reconcile().await.expect("because nothing is damaged")
-        }
-    }
-
-    fn hold(until: &str) -> Order {
-        Order {
-            action: OrderAction::Hold {},
-            until: at(until),
-            reason: "the disk is full".to_owned(),
-            by: "ada".parse().expect("because it is a name"),
-            key: Fingerprint::from_sha256(&[1; 32]),
-            given: at("2026-11-21T12:00:00Z"),
-        }
-    }
-
-    fn position(epoch: u64, seq: u64, step: u8) -> AcceptedPosition {
-        AcceptedPosition {
-            epoch: Epoch(epoch),
-            seq: Seq(seq),
-            step: StepId::from_bytes([step; 32]),
-            commit: "c".repeat(40).parse().expect("because it is an id"),
-        }
-    }
-
-    #[tokio::test]
-    async fn an_order_survives_a_restart_and_ends_by_itself() {
-        let files = Arc::new(FakeFiles::default());
-        let mut first = machine(&files);
-        first.ask(TrustRequest::Give(hold("2026-11-21T13:00:00Z"))).await.expect("because its form is good");
-        assert_eq!(files.lasting("/state/machined/trust.json"), Some(Lasting::Durable));
-        let mut second = machine(&files);
-        let left = second.reconcile_at("2026-11-21T12:59:00Z").await;
-        assert_eq!(left, Outcome::Again(Duration::from_secs(60)));
-        assert_eq!(second.order(), Some(hold("2026-11-21T13:00:00Z")));
-        assert_eq!(second.reconcile_at("2026-11-21T13:00:00Z").await, Outcome::Done);
-        assert_eq!(second.order(), None);
-        let mut third = machine(&files);
-        third.reconcile_at("2026-11-21T12:30:00Z").await;
-        assert_eq!(third.order(), None, "a clock that goes back brings no order back");
-    }
-
-    #[tokio::test]
-    async fn an_order_without_an_end_in_time_is_refused_and_the_old_one_stays() {
-        let files = Arc::new(FakeFiles::default());
-        let mut machine = machine(&files);
-        machine.ask(TrustRequest::Give(hold("2026-11-22T00:00:00Z"))).await.expect("because its form is good");
-        let refused = machine.ask(TrustRequest::Give(hold("2026-12-22T00:00:00Z"))).await;
-        assert!(matches!(refused, Err(TrustError::Form(OrderForm::Long { .. }))), "{refused:?}");
-        assert_eq!(machine.order(), Some(hold("2026-11-22T00:00:00Z")));
-        let ended = machine.ask(TrustRequest::Resume).await.expect("because anybody who may may resume");
-        assert_eq!((ended.order.is_some(), machine.order()), (true, None));
-    }
-
-    #[tokio::test]
-    async fn the_accepted_position_only_moves_forward() {
-        let files = Arc::new(FakeFiles::default());
-        let mut machine = machine(&files);
-        for (epoch, seq, step) in [(0, 4, 4), (0, 4, 4), (0, 7, 7), (1, 2, 8)] {
-            machine
-                .ask(TrustRequest::Accept(position(epoch, seq, step)))
-                .await
-                .expect("because it is later or the same");
-        }
-        for (epoch, seq, step) in [(1, 1, 1), (0, 9, 9), (1, 2, 9)] {
-            let refused = machine.ask(TrustRequest::Accept(position(epoch, seq, step))).await;
-            assert!(matches!(refused, Err(TrustError::Older { .. })), "({epoch}, {seq}) was taken");
-        }
-        assert_eq!(machine.record().and_then(|record| record.accepted), Some(position(1, 2, 8)));
-    }
-
-    #[tokio::test]
-    async fn before_the_state_volume_is_there_nothing_is_taken() {
-        let files = Arc::new(FakeFiles::default());
-        let mut machine = machine(&files);
-        machine.controller.volumes = Store::new().reader();
-        let refused = machine.ask(TrustRequest::Resume).await;
-        assert!(matches!(refused, Err(TrustError::NotReady)), "{refused:?}");
-    }
-
-    #[tokio::test]
-    async fn a_damaged_record_is_said_and_stops_nobody() {
-        let files = Arc::new(FakeFiles::default());
-        files.put("/state/machined/trust.json", "{");
-        let mut machine = machine(&files);
-        assert!(matches!(machine.controller.reconcile().await, Err(TrustRecordError::Json { .. })));
-        assert_eq!(machine.record(), Some(TrustRecord::default()));
-    }
-}
+mod tests;

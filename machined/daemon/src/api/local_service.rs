@@ -20,7 +20,7 @@ use machined_controllers::introduction::Introduced;
 use machined_controllers::ledger::{Apply, ApplyError, DesiredMachine, RawDesired};
 use machined_controllers::services::{CONTROLPLANE, GITSYNC};
 use machined_controllers::time::TimeStatus;
-use machined_controllers::trust::{TrustRecord, TrustRequest};
+use machined_controllers::trust::{Rollback, TrustRecord, TrustRequest};
 use machined_host::cgroup_of;
 use machined_ids::{Generation, Seq};
 use std::pin::Pin;
@@ -137,6 +137,7 @@ fn judge<T>(request: &Request<T>, allowed: &[&'static str]) -> Result<&'static s
 fn context_of(model: &Model) -> ContextReply {
     // Orders first: with a number of orders go only machines that were applied before the next order, or knowing it.
     let trust = model.trust.get(TrustRecord::ID).unwrap_or_default();
+    let rollback = model.rollback.get(Rollback::ID);
     let desired = model.desired.get(DesiredMachine::ID).map(|desired| desired.raw);
     let introduction = match model.introduced.get(Introduced::ID) {
         Some(Introduced::As(introduction)) => Some(introduction),
@@ -162,6 +163,11 @@ fn context_of(model: &Model) -> ContextReply {
         bundle: bundle.map(|b| Bundle { path: b.path.display().to_string(), sha256: b.sha256.to_string() }),
         accepted: trust.accepted.as_ref().map(wire::position),
         orders: trust.orders,
+        counted: rollback == Some(Rollback::Newest),
+        doubt: match rollback {
+            Some(Rollback::Doubted(doubt)) => Some(wire::doubt(&doubt)),
+            Some(Rollback::Newest | Rollback::Undetectable) | None => None,
+        },
     }
 }
 
@@ -350,9 +356,10 @@ impl Local for LocalService {
         request: Request<ReportAcceptedRequest>,
     ) -> Result<Response<ReportAcceptedReply>, Status> {
         self.admit(&request, "ReportAccepted", &[GITSYNC])?;
-        let ReportAcceptedRequest { accepted, mark } = request.into_inner();
+        let ReportAcceptedRequest { accepted, mark, proven } = request.into_inner();
         let accepted = accepted.ok_or_else(|| Status::invalid_argument("accepted is missing"))?;
-        orders::ask(&self.model, TrustRequest::Accept(wire::accepted_of(accepted)?)).await?;
+        let position = wire::accepted_of(accepted)?;
+        orders::ask(&self.model, TrustRequest::Accept { position, proven }).await?;
         self.model.reports.set_mark(mark);
         Ok(Response::new(ReportAcceptedReply {}))
     }

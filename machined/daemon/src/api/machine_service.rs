@@ -17,7 +17,7 @@ use machined_api::{
     RebootReply, RebootRequest, RestartServiceReply, RestartServiceRequest, ResumeReply, ResumeRequest,
     RollbackRequest, Service, ServicesReply, ServicesRequest, ShutdownReply, ShutdownRequest, StatusReply,
     StatusRequest, UpgradeReply, UpgradeRequest, UpgradeStatusReply, UpgradeStatusRequest, VersionReply,
-    VersionRequest, upgrade_request,
+    VersionRequest, VouchReply, VouchRequest, upgrade_request,
 };
 use machined_controllers::trust::OrderAction;
 use machined_host::{KernelLine, KernelLog, machine_memory, memory_of, processes};
@@ -248,6 +248,11 @@ impl Machine for MachineService {
     async fn mark(&self, request: Request<MarkRequest>) -> Result<Response<MarkReply>, Status> {
         self.gate.admit("Mark", Access::Reader, &request)?;
         Ok(Response::new(MarkReply { mark: self.model.reports.mark() }))
+    }
+
+    async fn vouch(&self, request: Request<VouchRequest>) -> Result<Response<VouchReply>, Status> {
+        self.gate.admit("Vouch", Access::Admin, &request)?;
+        orders::vouch(&self.model, request.into_inner()).await.map(Response::new)
     }
 
     async fn upgrade(&self, request: Request<Streaming<UpgradeRequest>>) -> Result<Response<UpgradeReply>, Status> {

@@ -5,7 +5,9 @@ use crate::model::Model;
 use crate::wire;
 use jiff::Timestamp;
 use machined_access::Principal;
-use machined_api::{DeliverReply, DeliverRequest, OrderReply, PinRequest, ResumeReply, pin_request};
+use machined_api::{
+    DeliverReply, DeliverRequest, OrderReply, PinRequest, ResumeReply, VouchReply, VouchRequest, pin_request,
+};
 use machined_controllers::trust::{Order, OrderAction, TrustError, TrustRecord, TrustRequest};
 use machined_ids::Seq;
 use tokio_stream::StreamExt;
@@ -15,7 +17,9 @@ fn refused(error: &TrustError) -> Status {
     match error {
         TrustError::NotReady => Status::unavailable(error.to_string()),
         TrustError::Form(_) => Status::invalid_argument(error.to_string()),
-        TrustError::Older { .. } => Status::failed_precondition(error.to_string()),
+        TrustError::Older { .. } | TrustError::Doubted(_) | TrustError::NoDoubt => {
+            Status::failed_precondition(error.to_string())
+        }
         TrustError::Write(_) => Status::internal(error.to_string()),
     }
 }
@@ -64,6 +68,16 @@ pub(crate) fn target(model: &Model, request: &PinRequest) -> Result<OrderAction,
     })?;
     let commit = found.commit.parse().map_err(|_| Status::internal("gitsync reported a commit without an id"))?;
     Ok(OrderAction::Pin { commit, seq: Seq(found.seq) })
+}
+
+/// Takes a person's word for the newest accepted position.
+pub(crate) async fn vouch(model: &Model, request: VouchRequest) -> Result<VouchReply, Status> {
+    let newest = request.newest.ok_or_else(|| Status::invalid_argument("newest is missing"))?;
+    let position = wire::accepted_of(newest)?;
+    let message = format!("epoch {}, step {} ({})", position.epoch, position.seq, position.step);
+    ask(model, TrustRequest::Vouch(position)).await?;
+    model.events.add("Vouched", "machine", message);
+    Ok(VouchReply {})
 }
 
 /// Ends the order in force.

@@ -28,12 +28,14 @@ use machined_controllers::ledger::{DesiredMachine, LedgerRead, RawDesired};
 use machined_controllers::network::LinkStatus;
 use machined_controllers::services::{RestartRequests, ServiceState, ServiceStatus};
 use machined_controllers::trust::TrustController;
+use machined_host::LinuxTpm;
 use machined_ids::{ClusterId, Fingerprint, Generation, Seq, StepId};
 use machined_reconcile::{Restart, Supervisor, Trigger};
 use machined_runtime::{Inbox, Ports, Store, Writer};
 use rustls::pki_types::ServerName;
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -82,8 +84,9 @@ fn cluster() -> ClusterId {
 async fn machine() -> Machine {
     let (store, supervisor) = (Store::new(), Supervisor::new());
     let mut ports = Ports::new(&store, "trust");
+    let tpm = Arc::new(LinuxTpm::at(Path::new("/dev/no-tpm")));
     let (controller, orders) =
-        TrustController::new(&mut ports, Arc::new(MemoryFiles::default()), Box::new(Timestamp::now));
+        TrustController::new(&mut ports, Arc::new(MemoryFiles::default()), tpm, Box::new(Timestamp::now));
     machined_runtime::start(&supervisor, &ports, controller);
     let folder = tempfile::tempdir().expect("because there is a temporary folder");
     let books = Books { deliveries: Deliveries::at(folder.path()), ..Books::default() };

@@ -1,0 +1,141 @@
+//! A TPM in memory whose power can be cut, for tests.
+
+use super::{TpmAccessError, TpmEvidence, TpmHost};
+use init_boot::tpm::{Pcr, PcrValue};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// The power of one machine: whoever changes something lasting asks it first.
+#[derive(Default)]
+pub(crate) struct Power(Mutex<Supply>);
+
+#[derive(Default)]
+struct Supply {
+    done: u32,
+    /// The operation during which it goes, and whether that one still takes effect.
+    cut: Option<(u32, bool)>,
+}
+
+/// What becomes of one operation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Done,
+    /// It took effect, and nobody heard of it.
+    DoneUnheard,
+    Lost,
+}
+
+impl Power {
+    fn supply(&self) -> MutexGuard<'_, Supply> {
+        self.0.lock().expect("because no test panics with it")
+    }
+    pub(crate) fn cut(&self, operation: u32, takes_effect: bool) {
+        self.supply().cut = Some((operation, takes_effect));
+    }
+    pub(crate) fn is_cut(&self) -> bool {
+        let supply = self.supply();
+        supply.cut.is_some_and(|(operation, _)| supply.done > operation)
+    }
+    pub(crate) fn back(&self) {
+        self.supply().cut = None;
+    }
+    pub(crate) fn operate(&self) -> Fate {
+        let mut supply = self.supply();
+        let number = supply.done;
+        supply.done += 1;
+        match supply.cut {
+            Some((operation, true)) if number == operation => Fate::DoneUnheard,
+            Some((operation, _)) if number >= operation => Fate::Lost,
+            Some(_) | None => Fate::Done,
+        }
+    }
+}
+
+/// What the chip keeps.
+#[derive(Default)]
+struct Chip {
+    counter: Option<u64>,
+    /// The highest value that any counter ever had.
+    highest: u64,
+    registers: Vec<(Pcr, PcrValue)>,
+    /// It does not answer.
+    failing: bool,
+}
+
+/// The TPM.
+pub(crate) struct FakeTpm {
+    present: bool,
+    chip: Mutex<Chip>,
+    power: Arc<Power>,
+}
+
+fn failed() -> TpmAccessError {
+    TpmAccessError::Access { device: PathBuf::from("/dev/tpmrm0"), source: std::io::Error::other("no power") }
+}
+
+impl FakeTpm {
+    pub(crate) fn new() -> Self {
+        FakeTpm { present: true, chip: Mutex::default(), power: Arc::default() }
+    }
+    pub(crate) fn absent() -> Self {
+        FakeTpm { present: false, ..FakeTpm::new() }
+    }
+    fn chip(&self) -> MutexGuard<'_, Chip> {
+        self.chip.lock().expect("because no test panics with it")
+    }
+    pub(crate) fn value(&self) -> Option<u64> {
+        self.chip().counter
+    }
+    /// As in the firmware's setup.
+    pub(crate) fn clear(&self) {
+        self.chip().counter = None;
+    }
+    pub(crate) fn power(&self) -> Arc<Power> {
+        Arc::clone(&self.power)
+    }
+    pub(crate) fn fail(&self, failing: bool) {
+        self.chip().failing = failing;
+    }
+    fn change<T>(&self, change: impl FnOnce(&mut Chip) -> T) -> Result<T, TpmAccessError> {
+        match self.power.operate() {
+            Fate::Done => Ok(change(&mut self.chip())),
+            Fate::DoneUnheard => {
+                change(&mut self.chip());
+                Err(failed())
+            }
+            Fate::Lost => Err(failed()),
+        }
+    }
+}
+
+impl TpmHost for FakeTpm {
+    fn is_present(&self) -> bool {
+        self.present
+    }
+    async fn counter(&self) -> Result<Option<u64>, TpmAccessError> {
+        // Reading changes nothing, so it is no place for a cut; without power it fails like everything.
+        if self.power.is_cut() || self.chip().failing { Err(failed()) } else { Ok(self.value()) }
+    }
+    async fn increment(&self) -> Result<u64, TpmAccessError> {
+        self.change(|chip| {
+            let value = chip.counter.unwrap_or(chip.highest) + 1;
+            (chip.counter, chip.highest) = (Some(value), value);
+            value
+        })
+    }
+    async fn extend(&self, pcr: Pcr, digest: [u8; 32]) -> Result<(), TpmAccessError> {
+        self.change(|chip| match chip.registers.iter_mut().find(|(known, _)| *known == pcr) {
+            Some((_, value)) => *value = value.extended(&digest),
+            None => chip.registers.push((pcr, PcrValue::ZERO.extended(&digest))),
+        })
+    }
+    async fn registers(&self, pcrs: Vec<Pcr>) -> Result<Vec<(Pcr, PcrValue)>, TpmAccessError> {
+        let chip = self.chip();
+        let value =
+            |pcr: Pcr| chip.registers.iter().find(|(known, _)| *known == pcr).map_or(PcrValue::ZERO, |(_, v)| *v);
+        Ok(pcrs.into_iter().map(|pcr| (pcr, value(pcr))).collect())
+    }
+    async fn quote(&self, _nonce: Vec<u8>, _pcrs: Vec<Pcr>) -> Result<TpmEvidence, TpmAccessError> {
+        Err(failed())
+    }
+}
