@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use gitsync_fetch::local;
 use gitsync_plan::DesiredState;
 use gitsync_verify::{
-    Clock, Commit, Freshness, Introduction, Offer, Policy, Reason, Refusal, SignedStatement, Statement, TrustState,
-    Verified, freshness, introduce, verify,
+    Clock, Commit, Freshness, Introduction, Offer, Policy, Presence, Reason, Refusal, SignedStatement, Statement,
+    TrustState, Verified, freshness, introduce, verify,
 };
 use jiff::Timestamp;
 use machined_ids::{CommitId, Fingerprint};
@@ -114,6 +114,7 @@ impl Repository {
         Ok(match introduce(&self.introduction, &objects) {
             Ok((state, first)) => {
                 let clock = Clock::at(at);
+                let presence = if presence { Presence::AsIf } else { Presence::None };
                 let offer = Offer { statements: &statements, clock, presence, ..Offer::of(&tip, &objects) };
                 Judgement::of(state, first, &offer)
             }
@@ -138,7 +139,7 @@ impl Judgement {
     fn of(mut state: TrustState, first: Verified<Commit>, offer: &Offer<'_>) -> Self {
         let (mut steps, mut refusal) = (Vec::new(), None);
         // A recovery is judged by keys that a step of the old epoch may have brought: those steps come first.
-        for pass in [Offer { presence: false, ..*offer }, *offer] {
+        for pass in [Offer { presence: Presence::None, ..*offer }, *offer] {
             match verify(&state, &pass) {
                 Ok(chain) => {
                     state.learn(&chain);
@@ -147,7 +148,7 @@ impl Judgement {
                 }
                 Err(refused) => refusal = Some(refused),
             }
-            if refusal.is_none() || !offer.presence {
+            if refusal.is_none() || offer.presence == Presence::None {
                 break;
             }
         }
@@ -198,7 +199,7 @@ fn freshness_of(state: &TrustState, offer: &Offer<'_>) -> Freshness {
     times.sort();
     let (tip, mut seen) = (state.accepted().commit.clone(), state.clone());
     for at in times {
-        let then = Offer { tip: &tip, clock: Clock::at(at), presence: false, ..*offer };
+        let then = Offer { tip: &tip, clock: Clock::at(at), presence: Presence::None, ..*offer };
         // A refusal here is about the tip, which was judged already.
         if let Ok(chain) = verify(&seen, &then) {
             seen.learn(&chain);

@@ -14,9 +14,10 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use gitsync_fetch::{Answer, Brought, Dialect, FetchError, Fetched, Fetcher, Folders, RepositoryUrl, Request};
 use gitsync_verify::{
-    Chain, Introduction, ObjectSet, Offer, PendingRecovery, Position, Reason, Refusal, TrustState, introduce, verify,
+    Chain, Introduction, ObjectSet, Offer, PendingRecovery, Position, Presence, Reason, Refusal, TrustState, introduce,
+    verify,
 };
-use machined_ids::CommitId;
+use machined_ids::{CommitId, Digest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -65,6 +66,8 @@ pub(crate) struct Sources {
     bundle: Option<String>,
     /// Whether the time was trusted at the last look.
     timed: bool,
+    /// The recovery that was vouched for at the last look.
+    presence: Option<Digest>,
     /// When what waits for its time was judged last.
     recoveries: Option<Instant>,
 }
@@ -87,6 +90,7 @@ impl Sources {
             busy: BTreeSet::new(),
             bundle: None,
             timed: false,
+            presence: None,
             recoveries: None,
         }
     }
@@ -190,8 +194,9 @@ impl Source {
         // With a trusted time, beacons count that did not before.
         let timed = moment.clock.now.is_some();
         let time_came = timed && !std::mem::replace(&mut self.sources.timed, timed);
+        let vouched = std::mem::replace(&mut self.sources.presence, context.presence) != context.presence;
         let heard = self.hear_peers(introduction, context, moment).await?;
-        if due || time_came || heard {
+        if due || time_came || vouched || heard {
             self.sources.judge_again();
         }
         self.start(introduction, context);
@@ -353,7 +358,7 @@ impl Source {
             clock: moment.clock,
             marks: &heard.marks,
             machine: Some(&context.identity),
-            presence: false,
+            presence: context.presence.as_ref().map_or(Presence::None, Presence::For),
         };
         let chain = match verify(&state, &offer) {
             Ok(chain) => chain,

@@ -7,10 +7,10 @@ use machined_access::AccessTable;
 use machined_api::local_client::LocalClient;
 use machined_api::{
     ApplyRequest, CheckStateRequest, CommitRecord, Condition, ContextReply, ContextRequest, IssueLeafRequest,
-    ReportAcceptedRequest, ReportCommitRequest, ReportConditionRequest, SealStateRequest, SignMarkRequest,
-    TrustPosition,
+    ReportAcceptedRequest, ReportCommitRequest, ReportConditionRequest, ReportRecoveriesRequest, SealStateRequest,
+    SignMarkRequest, TrustPosition, WaitingRecovery,
 };
-use machined_ids::{CommitId, Epoch, Fingerprint, Generation, MachineName, PrincipalName, Seq, StepId};
+use machined_ids::{CommitId, Digest, Epoch, Fingerprint, Generation, MachineName, PrincipalName, Seq, StepId};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use tonic::transport::{Channel, Endpoint};
@@ -37,6 +37,8 @@ pub(crate) struct Context {
     pub(crate) time_synchronised: bool,
     /// A bundle that somebody brought.
     pub(crate) bundle: Option<Bundle>,
+    /// The recovery that somebody at the console vouched for, by the SHA-256 of its body.
+    pub(crate) presence: Option<Digest>,
     /// What this machine told machined that it accepted; machined's own record, so that an old state is noticed.
     pub(crate) accepted: Option<Reached>,
     /// A TPM counts what is accepted.
@@ -79,6 +81,8 @@ pub(crate) enum ContextError {
     Introduction(#[source] Refusal),
     #[error("machined holds an order with {what} {text:?}")]
     Order { what: &'static str, text: String },
+    #[error("machined holds a confirmation of recovery {0:?}")]
+    Presence(String, #[source] machined_ids::IdError),
     #[error("machined holds an accepted position with step {0:?}")]
     Accepted(String, #[source] machined_ids::IdError),
 }
@@ -92,6 +96,11 @@ fn order(order: machined_api::Order) -> Result<Order, ContextError> {
     let until: Timestamp =
         order.until.parse().map_err(|_| ContextError::Order { what: "end", text: order.until.clone() })?;
     Ok(Order { action, by: order.by, until: Some(until), reason: order.reason })
+}
+
+fn presence(text: &str) -> Result<Option<Digest>, ContextError> {
+    let parsed = (!text.is_empty()).then(|| Digest::parse(text)).transpose();
+    parsed.map_err(|error| ContextError::Presence(text.to_owned(), error))
 }
 
 fn reached(position: TrustPosition) -> Result<Reached, ContextError> {
@@ -131,6 +140,7 @@ impl TryFrom<ContextReply> for Context {
             orders: reply.orders,
             time_synchronised: reply.time_synchronised,
             bundle: reply.bundle.map(|bundle| Bundle { path: bundle.path.into(), sha256: bundle.sha256 }),
+            presence: presence(&reply.presence)?,
             accepted: reply.accepted.map(reached).transpose()?,
             machines: machines(&reply.access),
             counted: reply.counted,
@@ -256,6 +266,12 @@ impl Machine {
     ) -> Result<(), MachineError> {
         let request = ReportAcceptedRequest { accepted: Some(accepted), mark, proven };
         self.client.clone().report_accepted(request).await.map(drop).map_err(failed("remember what is accepted"))
+    }
+
+    /// Tells which recoveries wait, for the console.
+    pub(crate) async fn report_recoveries(&self, recoveries: Vec<WaitingRecovery>) -> Result<(), MachineError> {
+        let request = ReportRecoveriesRequest { recoveries };
+        self.client.clone().report_recoveries(request).await.map(drop).map_err(failed("show the recoveries that wait"))
     }
 
     /// A leaf for this service: its chain in DER, and when it ends.

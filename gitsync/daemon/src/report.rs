@@ -2,7 +2,7 @@
 
 use crate::book::{Book, Judged};
 use crate::machine::{Machine, MachineError};
-use machined_api::Condition;
+use machined_api::{Condition, WaitingRecovery};
 use std::collections::BTreeMap;
 
 /// Conditions that gitsync reports, each with one type for good.
@@ -34,6 +34,8 @@ pub(crate) enum Topic {
     Equivocation,
     /// A break-glass waits to be ratified.
     BreakGlass,
+    /// A recovery waits for its time.
+    RecoveryWaits,
     /// Nothing would show that an old copy of the disk was put back.
     RollbackUndetectable,
 }
@@ -54,6 +56,7 @@ impl Topic {
             Topic::FreshnessUnproven => "FreshnessUnproven",
             Topic::Equivocation => "Equivocation",
             Topic::BreakGlass => "BreakGlass",
+            Topic::RecoveryWaits => "RecoveryWaits",
             Topic::RollbackUndetectable => "RollbackUndetectable",
         }
     }
@@ -70,17 +73,29 @@ pub(crate) struct Reporter {
     machine: Machine,
     commits: BTreeMap<String, Judged>,
     conditions: BTreeMap<String, Condition>,
+    /// Nothing was told yet: `None`.
+    recoveries: Option<Vec<WaitingRecovery>>,
 }
 
 impl Reporter {
     pub(crate) fn new(machine: Machine) -> Self {
-        Reporter { machine, commits: BTreeMap::new(), conditions: BTreeMap::new() }
+        Reporter { machine, commits: BTreeMap::new(), conditions: BTreeMap::new(), recoveries: None }
     }
 
     /// machined forgot everything: the next reports tell all of it again.
     pub(crate) fn forget(&mut self) {
         self.commits.clear();
         self.conditions.clear();
+        self.recoveries = None;
+    }
+
+    /// Tells which recoveries wait if others do.
+    pub(crate) async fn recoveries(&mut self, waiting: Vec<WaitingRecovery>) -> Result<(), MachineError> {
+        if self.recoveries.as_ref() != Some(&waiting) {
+            self.machine.report_recoveries(waiting.clone()).await?;
+            self.recoveries = Some(waiting);
+        }
+        Ok(())
     }
 
     /// Tells what is new in the book, oldest first.

@@ -3,14 +3,17 @@
 use crate::machine::Context;
 use crate::report::{Topic, condition};
 use crate::source::{Moment, Source, SourceError};
-use gitsync_verify::{Action, Freshness, TrustState, Wanted, freshness};
-use machined_api::Condition;
+use gitsync_verify::{Action, Freshness, PendingRecovery, TrustState, Wanted, freshness};
+use machined_api::{Condition, WaitingRecovery};
+use machined_ids::{Digest, Epoch, RecoveryCode};
 
 impl Source {
     /// Tells every condition that follows from the recorded state.
     pub(crate) async fn show(&mut self, context: &Context, moment: &Moment) -> Result<(), SourceError> {
         let Some(state) = &self.state else { return Ok(()) };
-        let mut told = vec![drift(state, moment), reverted(state, moment), break_glass(state)];
+        let mut told =
+            vec![drift(state, moment), reverted(state, moment), break_glass(state), recovery(state, context.presence)];
+        let waiting = waiting(state);
         told.extend(source(state, moment));
         told.push(match state.equivocation() {
             Some(equivocation) => {
@@ -31,8 +34,41 @@ impl Source {
         for condition in told {
             self.reporter.condition(condition).await?;
         }
-        Ok(())
+        Ok(self.reporter.recoveries(waiting).await?)
     }
+}
+
+/// The recoveries that wait, for the console.
+fn waiting(state: &TrustState) -> Vec<WaitingRecovery> {
+    let of = |recovery: &PendingRecovery| {
+        let takes_effect = state.takes_effect(recovery).map(|at| at.to_string()).unwrap_or_default();
+        let (commit, Epoch(epoch)) = (recovery.commit()?.to_string(), recovery.epoch()?);
+        Some(WaitingRecovery { body_sha256: recovery.digest().to_string(), commit, epoch, takes_effect })
+    };
+    state.pending_recoveries().iter().filter_map(of).collect()
+}
+
+/// Whether a recovery waits, until when, and what to do about it.
+fn recovery(state: &TrustState, confirmed: Option<Digest>) -> Condition {
+    let Some(recovery) = state.pending_recoveries().first() else {
+        return condition(Topic::RecoveryWaits, false, "", "");
+    };
+    let (digest, commit) = (recovery.digest(), recovery.commit());
+    let code = RecoveryCode::of(&digest);
+    let where_to = commit.as_ref().map_or("an unknown commit", |commit| commit.short());
+    let (reason, when) = match (confirmed == Some(digest), state.takes_effect(recovery)) {
+        (true, _) => ("Confirmed", "as soon as a source brings that commit: git push".to_owned()),
+        (false, Some(at)) => {
+            ("Delay", format!("at {at:.0}, or now if somebody types the code at the machine's console"))
+        }
+        (false, None) => {
+            ("NoTime", "once the time is known, or now if somebody types the code at the machine's console".to_owned())
+        }
+    };
+    let message = format!(
+        "a recovery to commit {where_to}, code {code}, takes effect {when}; was it none of yours, find out who holds recovery's keys"
+    );
+    condition(Topic::RecoveryWaits, true, reason, message)
 }
 
 /// Why something else runs than accepted.

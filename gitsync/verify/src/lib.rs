@@ -41,10 +41,10 @@ pub use introduce::{commit_sha256, introduce, recall};
 pub use introduction::{Anchor, DeployRef, Introduction};
 pub use mark::{Mark, SignedMark};
 pub use objects::{ObjectFormat, ObjectId, ObjectKind, ObjectSet, object_id};
-pub use offer::{Clock, Offer};
+pub use offer::{Clock, Offer, Presence};
 pub use policy::Policy;
 pub use raw_commit::RawCommit;
-pub use recovery::PendingRecovery;
+pub use recovery::{PendingRecovery, body_digest};
 pub use refusal::{Mistake, Reason, Refusal};
 pub use revocation::Revocation;
 pub use state::{

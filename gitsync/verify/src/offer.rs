@@ -4,7 +4,7 @@ use crate::mark::SignedMark;
 use crate::objects::ObjectSet;
 use crate::statement::SignedStatement;
 use jiff::Timestamp;
-use machined_ids::{CommitId, Fingerprint};
+use machined_ids::{CommitId, Digest, Fingerprint};
 
 /// The time, as far as it is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,6 +26,29 @@ impl Clock {
     }
 }
 
+/// Whether somebody stands at the machine and vouches for a recovery.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Presence<'a> {
+    /// Nobody does.
+    #[default]
+    None,
+    /// Somebody does, for the recovery whose body has this SHA-256 and for no other.
+    For(&'a Digest),
+    /// As if somebody did, whichever it is: a laptop asks what would be.
+    AsIf,
+}
+
+impl Presence<'_> {
+    /// Whether it is for the recovery with this body.
+    pub(crate) fn is_for(self, body: &Digest) -> bool {
+        match self {
+            Presence::None => false,
+            Presence::For(confirmed) => confirmed == body,
+            Presence::AsIf => true,
+        }
+    }
+}
+
 /// A tip, what came with it, and what else its judgement depends on. Pure values: the caller did the reading.
 #[derive(Debug, Clone, Copy)]
 pub struct Offer<'a> {
@@ -41,14 +64,22 @@ pub struct Offer<'a> {
     pub marks: &'a [SignedMark],
     /// Identity of the machine that judges; `None` on a laptop.
     pub machine: Option<&'a Fingerprint>,
-    /// Somebody stands at the machine and says so: a recovery does not wait.
-    pub presence: bool,
+    /// For which recovery somebody at the machine vouched: it does not wait.
+    pub presence: Presence<'a>,
 }
 
 impl<'a> Offer<'a> {
     /// A tip with its objects and nothing else: no statements, no trusted time, no marks.
     #[must_use]
     pub const fn of(tip: &'a CommitId, objects: &'a ObjectSet) -> Self {
-        Offer { tip, objects, statements: &[], clock: Clock { now: None }, marks: &[], machine: None, presence: false }
+        Offer {
+            tip,
+            objects,
+            statements: &[],
+            clock: Clock { now: None },
+            marks: &[],
+            machine: None,
+            presence: Presence::None,
+        }
     }
 }

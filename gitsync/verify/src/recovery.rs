@@ -22,8 +22,9 @@ use crate::statement::{Recovery, SignedStatement, Statement};
 use crate::tree::Trees;
 use crate::verified::{Commit, Verified};
 use jiff::{SignedDuration, Timestamp};
-use machined_ids::{CommitId, Epoch, Fingerprint, PrincipalName, Seq};
+use machined_ids::{CommitId, Digest, Epoch, Fingerprint, PrincipalName, Seq};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -51,6 +52,10 @@ impl RecoveryKeys {
         })
     }
 
+    pub(crate) const fn delay(&self) -> SignedDuration {
+        SignedDuration::from_secs(self.delay_seconds)
+    }
+
     fn signers(&self, keys: &BTreeSet<Fingerprint>) -> BTreeSet<PrincipalName> {
         keys.iter().filter_map(|key| self.keys.get(key).cloned()).collect()
     }
@@ -73,11 +78,29 @@ pub struct PendingRecovery {
 }
 
 impl PendingRecovery {
+    /// SHA-256 of its body: what somebody at a machine confirms.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        body_digest(&self.body)
+    }
+
+    /// The epoch that it begins.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        read(&self.body).map(|recovery| recovery.new_epoch)
+    }
+
     /// The commit to start from; its objects are needed although no accepted commit leads there.
     #[must_use]
     pub fn commit(&self) -> Option<CommitId> {
         read(&self.body).map(|recovery| recovery.commit)
     }
+}
+
+/// SHA-256 of a recovery statement's body.
+#[must_use]
+pub fn body_digest(body: &str) -> Digest {
+    Digest::from_bytes(Sha256::digest(body).into())
 }
 
 /// The recovery that this epoch began with, to know another one of the same epoch.
@@ -153,9 +176,9 @@ impl Recoveries {
 }
 
 fn is_due(state: &TrustState, waiting: &PendingRecovery, offer: &Offer<'_>) -> bool {
-    let delay = state.trust.recovery.as_ref().map(|by| SignedDuration::from_secs(by.delay_seconds));
+    let delay = state.trust.recovery.as_ref().map(RecoveryKeys::delay);
     let waited = || offer.clock.now.zip(waiting.since).map(|(now, since)| now.duration_since(since));
-    offer.presence || waited().zip(delay).is_some_and(|(waited, delay)| waited >= delay)
+    offer.presence.is_for(&waiting.digest()) || waited().zip(delay).is_some_and(|(waited, delay)| waited >= delay)
 }
 
 fn two_stories(state: &TrustState, epoch: Epoch, here: Side, other: &Recovery) -> Equivocation {

@@ -4,7 +4,7 @@
 //! ```text
 //! kernel --> network/status --> LinkStatus --> network/config --> LinkSpec --> network/lease --> Lease --> network/spec --> kernel
 //!                          seed, DesiredMachine --^      \--> NamesSpec --> files --> /run/cairn/etc
-//! block --> Volume --> ledger (DesiredMachine), introduction (Introduction), trust (TrustRecord)
+//! block --> Volume --> ledger (DesiredMachine), introduction (Introduction), trust (TrustRecord, Presence)
 //! identity --> MachineKey      DesiredMachine --> services (ServiceStatus), time (TimeStatus), settings
 //! ```
 //!

@@ -1,17 +1,49 @@
-//! The console: who the machine is, where it is reached, what it runs. It takes no input, and is painted again only when it changed.
+//! The console: who the machine is, where it is reached, what it runs. Painted again only when it changed; what is typed there is
+//! [`crate::keyboard`]'s.
 
 use crate::model::Model;
+use crate::recoveries::Waiting;
 use machined_api::StatusReply;
+use machined_controllers::trust::Presence;
+use machined_ids::Digest;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-/// Every console that the kernel writes to.
-const CONSOLE: &str = "/dev/console";
+/// The kernel's console: the last one that its command line names.
+pub(crate) const CONSOLE: &str = "/dev/console";
 /// Something that changes many times at once is painted once.
 const SETTLE: std::time::Duration = std::time::Duration::from_millis(150);
 
-fn picture(status: &StatusReply, hostname: &str, port: u16, secure_boot: Option<bool>) -> String {
+/// What is shown of recoveries: those that wait, and which of them somebody vouched for.
+#[derive(Debug, Default)]
+struct Shown {
+    waiting: Vec<Waiting>,
+    confirmed: Option<Digest>,
+}
+
+impl Shown {
+    fn of(model: &Model) -> Self {
+        let presence = model.presence.get(Presence::ID).unwrap_or_default();
+        Shown { waiting: model.recoveries.all(), confirmed: presence.confirmed }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let lines = self.waiting.iter().map(|recovery| {
+            let Waiting { body, commit, epoch, takes_effect } = recovery;
+            let when = takes_effect.map_or_else(|| "once the time is known".to_owned(), |at| format!("at {at:.0}"));
+            let what = format!("epoch {epoch} begins at commit {}", commit.short());
+            let code = recovery.code();
+            if self.confirmed == Some(*body) {
+                return format!("{what}: confirmed here ({code}), as soon as the commit is fetched");
+            }
+            format!("{what} {when}; to have it begin now, compare the code with who signed it, and type {code}")
+        });
+        lines.collect()
+    }
+}
+
+fn picture(status: &StatusReply, shown: &Shown, hostname: &str, port: u16, secure_boot: Option<bool>) -> String {
     let mut text = String::from("\n--- Cairn ");
     let or = |value: &str, none: &str| if value.is_empty() { none.to_owned() } else { value.to_owned() };
     let mut line = |name: &str, value: String| {
@@ -47,6 +79,9 @@ fn picture(status: &StatusReply, hostname: &str, port: u16, secure_boot: Option<
     line("cluster", or(&status.cluster, "none"));
     line("commit", commit);
     line("state", next.to_owned());
+    for recovery in shown.lines() {
+        line("recovery", recovery);
+    }
     for problem in status.conditions.iter().filter(|condition| condition.r#type == "ControllerFailing") {
         line("problem", problem.message.clone());
     }
@@ -66,7 +101,7 @@ pub(crate) async fn paint(mut model: Model, port: u16) -> Result<Infallible, std
         let hostname = names.values().next().map_or("cairn", |names| names.hostname.as_str());
         // Before the identity can be read and the API answers there is nothing to compare and nowhere to go.
         if !status.identity.is_empty() && status.boot_api_ms > 0 {
-            let mut picture = picture(&status, hostname, port, secure_boot);
+            let mut picture = picture(&status, &Shown::of(&model), hostname, port, secure_boot);
             if picture != shown {
                 shown.clone_from(&picture);
                 if !said_ready && !status.addresses.is_empty() {
@@ -102,11 +137,34 @@ mod tests {
             phase: "maintenance".to_owned(),
             ..StatusReply::default()
         };
-        let shown = picture(&status, "cairn-123456", 50_000, Some(true));
+        let shown = picture(&status, &Shown::default(), "cairn-123456", 50_000, Some(true));
         for part in ["cairn-123456", "10.0.2.15:50000", "SHA256:abc", "cairnctl enroll", "none yet", "on fire"] {
             assert!(shown.contains(part), "{part} is missing in {shown}");
         }
         assert!(shown.contains("Secure Boot is on"), "{shown}");
-        assert!(picture(&status, "cairn-123456", 50_000, Some(false)).contains("Secure Boot is off"));
+        assert!(
+            picture(&status, &Shown::default(), "cairn-123456", 50_000, Some(false)).contains("Secure Boot is off")
+        );
+    }
+
+    #[test]
+    fn a_recovery_that_waits_is_shown_with_the_code_that_vouches_for_it() {
+        let waiting = Waiting {
+            body: Digest::from_bytes([1; 32]),
+            commit: "a".repeat(40).parse().expect("because it is an id"),
+            epoch: machined_ids::Epoch(1),
+            takes_effect: Some("2026-11-23T12:00:00Z".parse().expect("because it is a time")),
+        };
+        let (body, code) = (waiting.body, waiting.code().to_string());
+        let mut shown = Shown { waiting: vec![waiting], confirmed: None };
+        let text = picture(&StatusReply::default(), &shown, "cairn", 50_000, None);
+        for part in ["aaaaaaaaaaaa", "2026-11-23T12:00:00Z", &format!("type {code}")] {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
+        shown.confirmed = Some(Digest::from_bytes([2; 32]));
+        assert!(!picture(&StatusReply::default(), &shown, "cairn", 50_000, None).contains("confirmed"));
+        shown.confirmed = Some(body);
+        let text = picture(&StatusReply::default(), &shown, "cairn", 50_000, None);
+        assert!(text.contains("confirmed here") && !text.contains("type"), "{text}");
     }
 }

@@ -17,7 +17,7 @@ use machined_controllers::network::{
 };
 use machined_controllers::services::{ServiceConfigController, ServiceController};
 use machined_controllers::time::TimeController;
-use machined_controllers::trust::TrustController;
+use machined_controllers::trust::{PresenceController, TrustController};
 use machined_controllers::upgrade::{SingleMachine, UpgradeController, UpgradeInbox};
 use machined_host::{
     InitSocket, LinuxBlock, LinuxClock, LinuxDhcp, LinuxFiles, LinuxLinks, LinuxMeta, LinuxServices, LinuxTpm,
@@ -163,6 +163,10 @@ pub(crate) fn start_all(store: &Store, supervisor: &Supervisor, facts: &Facts, p
         TrustController::new(&mut ports, Arc::clone(&files), tpm, Box::new(jiff::Timestamp::now));
     start(supervisor, &ports, controller);
 
+    let mut ports = Ports::new(store, "presence");
+    let (controller, presence) = PresenceController::new(&mut ports, Arc::clone(&files));
+    start(supervisor, &ports, controller);
+
     let mut ports = Ports::new(store, "service config");
     let controller = ServiceConfigController::new(&mut ports);
     start(supervisor, &ports, controller);
@@ -173,5 +177,5 @@ pub(crate) fn start_all(store: &Store, supervisor: &Supervisor, facts: &Facts, p
     start(supervisor, &ports, controller);
 
     let upgrades = start_upgrade(store, supervisor, &files, facts, parts);
-    Started { inboxes: Inboxes { introduce, apply, orders, restarts, upgrades }, services, links }
+    Started { inboxes: Inboxes { introduce, apply, orders, presence, restarts, upgrades }, services, links }
 }

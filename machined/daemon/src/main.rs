@@ -16,6 +16,7 @@ mod deliveries;
 mod event_book;
 mod facts;
 mod gate;
+mod keyboard;
 mod listener;
 mod log_book;
 mod log_layer;
@@ -24,6 +25,7 @@ mod model;
 mod observer;
 mod pass;
 mod power;
+mod recoveries;
 mod reports;
 mod servers;
 mod wellbeing;
@@ -152,6 +154,11 @@ fn serve(supervisor: &Supervisor, model: &Model) {
     supervisor.spawn("console", Restart::Always, move |_| {
         let model = for_the_console.clone();
         async move { console::paint(model, MACHINE_API_PORT).await.map(|never| match never {}) }
+    });
+    let for_the_keyboard = model.clone();
+    supervisor.spawn("keyboard", Restart::Always, move |_| {
+        let model = for_the_keyboard.clone();
+        async move { keyboard::listen(model).await.map(|never| match never {}) }
     });
 }
 

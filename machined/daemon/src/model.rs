@@ -6,6 +6,7 @@ use crate::event_book::EventBook;
 use crate::facts::Facts;
 use crate::log_book::LogBook;
 use crate::power::Power;
+use crate::recoveries::Recoveries;
 use crate::reports::Reports;
 use crate::wire;
 use machined_api::{Condition, StatusReply};
@@ -15,7 +16,7 @@ use machined_controllers::ledger::{ApplyInbox, DesiredMachine, LedgerRead};
 use machined_controllers::network::{LinkStatus, Names};
 use machined_controllers::services::{RestartRequests, ServiceSpec, ServiceStatus, Stopping};
 use machined_controllers::time::TimeStatus;
-use machined_controllers::trust::{Order, OrderAction, Rollback, TrustInbox, TrustRecord};
+use machined_controllers::trust::{Order, OrderAction, Presence, PresenceInbox, Rollback, TrustInbox, TrustRecord};
 use machined_controllers::upgrade::{Outcome, UpgradeInbox, UpgradeStatus};
 use machined_host::Staging;
 use machined_runtime::{Reader, Store};
@@ -39,10 +40,12 @@ pub(crate) struct Model {
     pub(crate) time: Reader<TimeStatus>,
     pub(crate) trust: Reader<TrustRecord>,
     pub(crate) rollback: Reader<Rollback>,
+    pub(crate) presence: Reader<Presence>,
     failures: watch::Receiver<BTreeMap<&'static str, String>>,
     pub(crate) introduce: IntroduceInbox,
     pub(crate) apply: ApplyInbox,
     pub(crate) orders: TrustInbox,
+    pub(crate) confirm: PresenceInbox,
     pub(crate) restarts: RestartRequests,
     pub(crate) upgrades: UpgradeInbox,
     pub(crate) upgrade: Reader<UpgradeStatus>,
@@ -52,6 +55,7 @@ pub(crate) struct Model {
     pub(crate) logs: LogBook,
     pub(crate) events: EventBook,
     pub(crate) reports: Reports,
+    pub(crate) recoveries: Recoveries,
     pub(crate) deliveries: Deliveries,
     pub(crate) facts: Arc<Facts>,
     pub(crate) api_millis: Arc<AtomicU64>,
@@ -62,6 +66,7 @@ pub(crate) struct Inboxes {
     pub(crate) introduce: IntroduceInbox,
     pub(crate) apply: ApplyInbox,
     pub(crate) orders: TrustInbox,
+    pub(crate) presence: PresenceInbox,
     pub(crate) restarts: RestartRequests,
     pub(crate) upgrades: UpgradeInbox,
 }
@@ -79,7 +84,7 @@ pub(crate) struct Books {
 impl Model {
     /// Puts the handle together.
     pub(crate) fn new(store: &Store, inboxes: Inboxes, power: Power, books: Books, facts: Facts) -> Self {
-        let Inboxes { introduce, apply, orders, restarts, upgrades } = inboxes;
+        let Inboxes { introduce, apply, orders, presence, restarts, upgrades } = inboxes;
         let Books { logs, events, reports, deliveries, staging } = books;
         Model {
             keys: store.reader(),
@@ -94,10 +99,12 @@ impl Model {
             time: store.reader(),
             trust: store.reader(),
             rollback: store.reader(),
+            presence: store.reader(),
             failures: store.failures().watch(),
             introduce,
             apply,
             orders,
+            confirm: presence,
             restarts,
             upgrades,
             upgrade: store.reader(),
@@ -107,6 +114,7 @@ impl Model {
             logs,
             events,
             reports,
+            recoveries: Recoveries::default(),
             deliveries,
             facts: Arc::new(facts),
             api_millis: Arc::default(),
@@ -209,6 +217,7 @@ impl Model {
         self.ledger.wait_for(|set| !set.is_empty()).await;
         self.links.wait_for(|set| !set.is_empty()).await;
         self.trust.wait_for(|set| !set.is_empty()).await;
+        self.presence.wait_for(|set| !set.is_empty()).await;
     }
 
     /// Waits until something that [`Model::status`] shows may have changed.
@@ -225,6 +234,8 @@ impl Model {
             _ = self.time.changed() => {}
             _ = self.trust.changed() => {}
             _ = self.rollback.changed() => {}
+            _ = self.presence.changed() => {}
+            () = self.recoveries.changed() => {}
             _ = self.upgrade.changed() => {}
             () = self.deliveries.changed() => {}
             Ok(()) = self.failures.changed() => {}

@@ -5,6 +5,7 @@
 
 mod block;
 mod clock;
+mod console;
 mod dhcp;
 mod files;
 mod init;
@@ -18,6 +19,7 @@ mod upgrade;
 
 pub use block::LinuxBlock;
 pub use clock::LinuxClock;
+pub use console::Console;
 pub use dhcp::LinuxDhcp;
 pub use files::LinuxFiles;
 pub use init::{InitError, InitSocket};

@@ -6,10 +6,12 @@
 mod digest;
 mod names;
 mod positions;
+mod recovery_code;
 
 pub use digest::{CommitId, Digest, Fingerprint, StepId, TreeHash};
 pub use names::{ClusterId, MachineName, PrincipalName};
 pub use positions::{Epoch, Generation, Revision, Seq};
+pub use recovery_code::RecoveryCode;
 
 /// What was wrong with the text of an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -7,10 +7,10 @@ use crate::judge::Verdict;
 use crate::{output, signing};
 use anyhow::{Context as _, Result, bail, ensure};
 use gitsync_verify::statement::{self, Intent, Release};
-use gitsync_verify::{Refusal, Statement};
+use gitsync_verify::{Refusal, Statement, body_digest};
 use jiff::{SignedDuration, Timestamp};
 use machined_access::ssh_fingerprint;
-use machined_ids::{Epoch, Fingerprint, Seq};
+use machined_ids::{Epoch, Fingerprint, RecoveryCode, Seq};
 use serde_json::json;
 
 /// Signs that a commit may become the next step, whoever merges it.
@@ -193,14 +193,15 @@ pub(super) fn recover(around: &Surroundings, recover: &Recover) -> Result<()> {
         deploy_ref: introduction.deploy_ref.clone(),
         policy: begin.policy,
     };
+    let epoch = statement.new_epoch;
+    let statement = Statement::Recovery(statement);
     if around.form == Form::Text {
-        println!(
-            "epoch {} begins at commit {}; what is above it on the branch is judged from there",
-            statement.new_epoch, commit
-        );
+        let code = RecoveryCode::of(&body_digest(&statement.body()));
+        println!("epoch {epoch} begins at commit {commit}; what is above it on the branch is judged from there");
+        println!("code {code}: consoles of machines show it while they wait; typed there, this recovery does not wait");
     }
     let about = begin.commit_sha256.to_string();
-    publish(around, &desk, &recover.signing, &Statement::Recovery(statement), &about)
+    publish(around, &desk, &recover.signing, &statement, &about)
 }
 
 fn publish(around: &Surroundings, desk: &Desk, how: &Signing, statement: &Statement, about: &str) -> Result<()> {

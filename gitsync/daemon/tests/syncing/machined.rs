@@ -6,8 +6,9 @@ use machined_api::local_server::{Local, LocalServer};
 use machined_api::{
     ApplyReply, ApplyRequest, AuditReply, AuditRequest, CheckStateReply, CheckStateRequest, CommitRecord, Condition,
     ContextReply, ContextRequest, IssueLeafReply, IssueLeafRequest, Order, ReportAcceptedReply, ReportAcceptedRequest,
-    ReportCommitReply, ReportCommitRequest, ReportConditionReply, ReportConditionRequest, SealStateReply,
-    SealStateRequest, SignMarkReply, SignMarkRequest, TrustPosition,
+    ReportCommitReply, ReportCommitRequest, ReportConditionReply, ReportConditionRequest, ReportRecoveriesReply,
+    ReportRecoveriesRequest, SealStateReply, SealStateRequest, SignMarkReply, SignMarkRequest, TrustPosition,
+    WaitingRecovery,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,6 +26,8 @@ pub(crate) struct Told {
     pub(crate) commits: BTreeMap<String, CommitRecord>,
     pub(crate) conditions: BTreeMap<String, Condition>,
     pub(crate) accepted: Vec<ReportAcceptedRequest>,
+    /// Recoveries that wait, as told last.
+    pub(crate) recoveries: Vec<WaitingRecovery>,
     /// Machines that were computed before people's newest order.
     pub(crate) late: usize,
 }
@@ -205,6 +208,14 @@ impl Local for Machined {
         });
         self.told().accepted.push(request.into_inner());
         Ok(Response::new(ReportAcceptedReply {}))
+    }
+
+    async fn report_recoveries(
+        &self,
+        request: Request<ReportRecoveriesRequest>,
+    ) -> Result<Response<ReportRecoveriesReply>, Status> {
+        self.told().recoveries = request.into_inner().recoveries;
+        Ok(Response::new(ReportRecoveriesReply {}))
     }
 
     async fn audit(&self, _: Request<AuditRequest>) -> Result<Response<AuditReply>, Status> {

@@ -406,15 +406,49 @@ async fn t48_t81_a_clock_that_jumps_moves_no_floor_and_brings_nothing_back() {
     assert_eq!(floor(), Some(raised));
 }
 
+impl Lab {
+    /// A calm lab where mallory's key, of a vault, may begin the history again after a day.
+    async fn recoverable() -> (Lab, CommitId) {
+        let lab = Lab::calm().await;
+        let key = bob(&lab).replace("\"bob\"", "\"vault\"").replace("use \"login\"", "use \"recovery\"");
+        let delay = "version 1\nrecovery threshold=1 delay=\"24h\" { member \"vault\"; }\n";
+        let policy = lab.policy().replace("version 1\n", delay);
+        lab.repository.write("trust/root.kdl", &(policy + &key));
+        let recoverable = lab.repository.commit(Some("ada"), "a vault's key may begin again");
+        lab.until_commit(&recoverable, "healthy").await;
+        (lab, recoverable)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_that_somebody_at_the_console_vouched_for_begins_before_its_delay() {
+    let (lab, recoverable) = Lab::recoverable().await;
+    let epoch = || lab.recorded()["epoch"].as_u64();
+    lab.machined.say(|context| context.time_synchronised = true);
+    lab.repository.recover("HEAD~1", "mallory");
+    let shown = async || lab.machined.told().recoveries.first().cloned().filter(|told| !told.takes_effect.is_empty());
+    let shown = lab.until("the recovery to be shown", shown).await;
+    assert_eq!((shown.epoch, &shown.commit), (1, &lab.repository.revision("HEAD~1").to_string()));
+    let told = lab.until_condition("RecoveryWaits", true, "Delay").await;
+    let digest = machined_ids::Digest::parse(&shown.body_sha256).expect("because gitsync wrote it");
+    assert!(told.message.contains(&machined_ids::RecoveryCode::of(&digest).to_string()), "{}", told.message);
+    // For another recovery: what is pushed meanwhile shows that it was looked at.
+    lab.machined.say(|context| context.presence = "ab".repeat(32));
+    let next = lab.settings(2).await;
+    assert_eq!((epoch(), lab.accepted()), (Some(0), next.to_string()));
+    assert_ne!(recoverable, next);
+    // Its commit is on the branch, which ends at an older one now.
+    lab.repository.reset_to("HEAD~2");
+    lab.machined.say(|context| context.presence.clone_from(&shown.body_sha256));
+    lab.until("the new epoch", async || (epoch() == Some(1)).then_some(())).await;
+    lab.until_condition("RecoveryWaits", false, "").await;
+    lab.until_applied(&lab.repository.head()).await;
+    assert_eq!((lab.accepted(), lab.machined.told().recoveries.len()), (shown.commit, 0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t86_two_re_introductions_of_one_epoch_stop_this_machine() {
-    let lab = Lab::calm().await;
-    let key = bob(&lab).replace("\"bob\"", "\"vault\"").replace("use \"login\"", "use \"recovery\"");
-    let policy =
-        lab.policy().replace("version 1\n", "version 1\nrecovery threshold=1 delay=\"24h\" { member \"vault\"; }\n");
-    lab.repository.write("trust/root.kdl", &(policy + &key));
-    let recoverable = lab.repository.commit(Some("ada"), "a vault's key may begin again");
-    lab.until_commit(&recoverable, "healthy").await;
+    let (lab, recoverable) = Lab::recoverable().await;
     let generation = lab.generation();
     lab.repository.recover("HEAD~1", "mallory");
     let waits = async || lab.recorded()["trust"]["pending"].as_array().filter(|pending| pending.len() == 1).map(drop);

@@ -220,6 +220,13 @@ impl TrustState {
         &self.trust.pending
     }
 
+    /// When a recovery that waits takes effect; `None` while no trusted time says since when it waits.
+    #[must_use]
+    pub fn takes_effect(&self, waiting: &PendingRecovery) -> Option<Timestamp> {
+        let delay = self.trust.recovery.as_ref().map(RecoveryKeys::delay)?;
+        waiting.since.and_then(|since| since.checked_add(delay).ok())
+    }
+
     /// Two stories that this cluster was told; nothing moves until a re-introduction.
     #[must_use]
     pub const fn equivocation(&self) -> Option<&Equivocation> {

@@ -2,7 +2,10 @@
 
 use crate::lab::{CLUSTER, Lab, Make, REF, target, time};
 use gitsync_verify::statement::{Intent, Recovery, Release};
-use gitsync_verify::{Clock, DeployRef, Reason, Statement, TrustState, Wanted, commit_sha256, introduce, recall};
+use gitsync_verify::{
+    Clock, DeployRef, Offer, Presence, Reason, Statement, TrustState, Wanted, body_digest, commit_sha256, introduce,
+    recall, verify,
+};
 use jiff::SignedDuration;
 use machined_ids::{ClusterId, CommitId, Epoch, Seq};
 
@@ -232,6 +235,24 @@ fn with_somebody_at_the_machine_a_recovery_does_not_wait() {
     // Steps of the new epoch are not those of another one with the same tree.
     let other = introduce(&lab.introduction(&commit), &lab.objects()).expect("because it is good").0;
     assert_ne!(machine.accepted().step, other.accepted().step);
+}
+
+#[test]
+fn somebody_at_the_machine_vouches_for_one_recovery_and_no_other() {
+    let (lab, machine) = recoverable();
+    let commit = begin_again(&lab, "carol");
+    let (ours, other) = (recovery(&lab, &commit, 1), recovery(&lab, &commit, 2));
+    sign_recovery(&lab, &ours);
+    let digest = |recovery: &Recovery| body_digest(&Statement::Recovery(recovery.clone()).body());
+    for (confirmed, epoch) in [(digest(&other), Epoch(0)), (digest(&ours), Epoch(1))] {
+        let (tip, objects, statements) = (lab.head(), lab.objects(), lab.statements.borrow().clone());
+        let presence = Presence::For(&confirmed);
+        let offer = Offer { statements: &statements, presence, ..Offer::of(&tip, &objects) };
+        let mut judged = machine.clone();
+        judged.learn(&verify(&judged, &offer).expect("because the recovery waits, or is taken"));
+        assert_eq!(judged.epoch(), epoch);
+        assert_eq!(judged.pending_recoveries().len(), usize::from(epoch == Epoch(0)));
+    }
 }
 
 #[test]

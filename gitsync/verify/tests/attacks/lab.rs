@@ -3,8 +3,8 @@
 use gitsync_verify::mark::SignedMark;
 use gitsync_verify::statement::{Intent, Release};
 use gitsync_verify::{
-    Chain, Clock, Commit, DeployRef, Introduction, ObjectFormat, ObjectId, ObjectKind, ObjectSet, Offer, Reason,
-    Refusal, SignedStatement, Statement, TrustState, Verified, introduce, next_step, verify,
+    Chain, Clock, Commit, DeployRef, Introduction, ObjectFormat, ObjectId, ObjectKind, ObjectSet, Offer, Presence,
+    Reason, Refusal, SignedStatement, Statement, TrustState, Verified, introduce, next_step, verify,
 };
 use machined_ids::{ClusterId, CommitId, Fingerprint};
 use std::cell::{Cell, RefCell};
@@ -327,7 +327,7 @@ impl Lab {
             clock: self.clock.get(),
             marks: &marks,
             machine: own.as_ref(),
-            presence: self.presence.get(),
+            presence: if self.presence.get() { Presence::AsIf } else { Presence::None },
             ..Offer::of(&tip, &objects)
         };
         verify(state, &offer)

@@ -1,4 +1,5 @@
-//! What machined remembers for gitsync: the hold or pin in force, and the newest accepted position.
+//! What machined remembers for gitsync: the hold or pin in force, the newest accepted position, and the recovery that somebody at the console
+//! vouched for.
 //!
 //! A person's order comes through the machine API, a position from gitsync. Both are on the state volume before they count. machined
 //! judges neither commits nor chains: that an order's target may run is gitsync's business. Where there is a TPM, each move is counted in
@@ -6,10 +7,12 @@
 
 mod count;
 mod order;
+mod presence;
 mod trust_record;
 
 pub use count::{Count, Doubt};
 pub use order::{ORDER_LIFETIME_MAX, ORDER_REASON_BYTES_MAX, Order, OrderAction, OrderForm};
+pub use presence::{Presence, PresenceController, PresenceError, PresenceFileError, PresenceInbox, PresenceRequest};
 pub use trust_record::{TrustAnswer, TrustController, TrustError, TrustInbox, TrustRecordError, TrustRequest};
 
 use machined_ids::{CommitId, Epoch, Seq, StepId};

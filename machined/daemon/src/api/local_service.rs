@@ -5,6 +5,7 @@
 
 use crate::api::orders;
 use crate::model::Model;
+use crate::recoveries;
 use crate::wire;
 use jiff::Timestamp;
 use machined_access::{AuditApi, AuditOutcome, AuditRecord, LEAF_LIFETIME};
@@ -12,15 +13,15 @@ use machined_api::local_server::Local;
 use machined_api::{
     ApplyReply, ApplyRequest, AuditReply, AuditRequest, Bundle, CheckStateReply, CheckStateRequest, CommitRecord,
     ContextReply, ContextRequest, IssueLeafReply, IssueLeafRequest, ReportAcceptedReply, ReportAcceptedRequest,
-    ReportCommitReply, ReportCommitRequest, ReportConditionReply, ReportConditionRequest, SealStateReply,
-    SealStateRequest, SignMarkReply, SignMarkRequest,
+    ReportCommitReply, ReportCommitRequest, ReportConditionReply, ReportConditionRequest, ReportRecoveriesReply,
+    ReportRecoveriesRequest, SealStateReply, SealStateRequest, SignMarkReply, SignMarkRequest,
 };
 use machined_controllers::identity::MachineKey;
 use machined_controllers::introduction::Introduced;
 use machined_controllers::ledger::{Apply, ApplyError, DesiredMachine, RawDesired};
 use machined_controllers::services::{CONTROLPLANE, GITSYNC};
 use machined_controllers::time::TimeStatus;
-use machined_controllers::trust::{Rollback, TrustRecord, TrustRequest};
+use machined_controllers::trust::{Presence, PresenceRequest, Rollback, TrustRecord, TrustRequest};
 use machined_host::cgroup_of;
 use machined_ids::{Generation, Seq};
 use std::pin::Pin;
@@ -144,6 +145,7 @@ fn context_of(model: &Model) -> ContextReply {
         Some(Introduced::Not) | None => None,
     };
     let bundle = model.deliveries.newest();
+    let presence = model.presence.get(Presence::ID).unwrap_or_default();
     let text = |of: fn(&RawDesired) -> String| desired.as_ref().map(of).unwrap_or_default();
     let access = desired.as_ref().map(|raw| serde_json::to_vec(&raw.access).expect("because its map keys are strings"));
     ContextReply {
@@ -162,6 +164,7 @@ fn context_of(model: &Model) -> ContextReply {
         time_synchronised: model.time.get(TimeStatus::ID).is_some_and(|time| time.synchronised),
         bundle: bundle.map(|b| Bundle { path: b.path.display().to_string(), sha256: b.sha256.to_string() }),
         accepted: trust.accepted.as_ref().map(wire::position),
+        presence: presence.confirmed.map(|recovery| recovery.to_string()).unwrap_or_default(),
         orders: trust.orders,
         counted: rollback == Some(Rollback::Newest),
         doubt: match rollback {
@@ -362,6 +365,20 @@ impl Local for LocalService {
         orders::ask(&self.model, TrustRequest::Accept { position, proven }).await?;
         self.model.reports.set_mark(mark);
         Ok(Response::new(ReportAcceptedReply {}))
+    }
+
+    async fn report_recoveries(
+        &self,
+        request: Request<ReportRecoveriesRequest>,
+    ) -> Result<Response<ReportRecoveriesReply>, Status> {
+        self.admit(&request, "ReportRecoveries", &[GITSYNC])?;
+        let waiting = recoveries::read(request.into_inner().recoveries)?;
+        let digests = waiting.iter().map(|waiting| waiting.body).collect();
+        let asked = self.model.confirm.ask(PresenceRequest::Waiting(digests)).await;
+        let asked = asked.map_err(|error| Status::unavailable(error.to_string()))?;
+        asked.map_err(|error| Status::unavailable(error.to_string()))?;
+        self.model.recoveries.put(waiting);
+        Ok(Response::new(ReportRecoveriesReply {}))
     }
 
     async fn audit(&self, request: Request<AuditRequest>) -> Result<Response<AuditReply>, Status> {

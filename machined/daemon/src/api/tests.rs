@@ -2,6 +2,7 @@
 
 mod metrics;
 mod orders;
+mod presence;
 mod streams;
 
 use crate::audit_log::AUDIT_LOG;
@@ -27,7 +28,7 @@ use machined_controllers::introduction::{Introduced, Introduction};
 use machined_controllers::ledger::{DesiredMachine, LedgerRead, RawDesired};
 use machined_controllers::network::LinkStatus;
 use machined_controllers::services::{RestartRequests, ServiceState, ServiceStatus};
-use machined_controllers::trust::TrustController;
+use machined_controllers::trust::{PresenceController, TrustController};
 use machined_host::LinuxTpm;
 use machined_ids::{ClusterId, Fingerprint, Generation, Seq, StepId};
 use machined_reconcile::{Restart, Supervisor, Trigger};
@@ -88,12 +89,16 @@ async fn machine() -> Machine {
     let (controller, orders) =
         TrustController::new(&mut ports, Arc::new(MemoryFiles::default()), tpm, Box::new(Timestamp::now));
     machined_runtime::start(&supervisor, &ports, controller);
+    let mut ports = Ports::new(&store, "presence");
+    let (controller, presence) = PresenceController::new(&mut ports, Arc::new(MemoryFiles::default()));
+    machined_runtime::start(&supervisor, &ports, controller);
     let folder = tempfile::tempdir().expect("because there is a temporary folder");
     let books = Books { deliveries: Deliveries::at(folder.path()), ..Books::default() };
     let inboxes = Inboxes {
         introduce: Inbox::new(Trigger::new()),
         apply: Inbox::new(Trigger::new()),
         orders,
+        presence,
         restarts: RestartRequests::default(),
         upgrades: Inbox::new(Trigger::new()),
     };
