@@ -13,6 +13,7 @@ mod lease;
 mod look;
 mod machine;
 mod marks;
+mod meter;
 mod objects;
 mod orders;
 mod peers;

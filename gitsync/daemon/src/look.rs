@@ -6,6 +6,7 @@
 use crate::book::Fate;
 use crate::kept::Kind;
 use crate::machine::{Context, Reached};
+use crate::meter::Meter;
 use crate::report::{Topic, condition};
 use crate::source::{Moment, Source, SourceError};
 use crate::statements::{Giver, Here};
@@ -52,7 +53,7 @@ struct Seen {
     refusal: Option<Refusal>,
 }
 
-type Fetch = BoxFuture<'static, (Origin, usize, Result<Answer, FetchError>)>;
+type Fetch = BoxFuture<'static, (Origin, usize, Result<Answer, FetchError>, Duration)>;
 
 /// The sources and what is under way.
 pub(crate) struct Sources {
@@ -62,6 +63,7 @@ pub(crate) struct Sources {
     running: FuturesUnordered<Fetch>,
     /// Folders that a running child uses.
     busy: BTreeSet<usize>,
+    pub(crate) meter: Meter,
     /// The bundle that was looked at.
     bundle: Option<String>,
     /// Whether the time was trusted at the last look.
@@ -88,6 +90,7 @@ impl Sources {
             seen: BTreeMap::new(),
             running: FuturesUnordered::new(),
             busy: BTreeSet::new(),
+            meter: Meter::default(),
             bundle: None,
             timed: false,
             presence: None,
@@ -111,7 +114,11 @@ impl Sources {
     fn start(&mut self, origin: Origin, number: usize, request: Request) {
         if self.busy.insert(number) {
             let fetcher = self.fetcher.clone();
-            self.running.push(Box::pin(async move { (origin, number, fetcher.fetch(&request).await) }));
+            self.running.push(Box::pin(async move {
+                let begun = Instant::now();
+                let fetched = fetcher.fetch(&request).await;
+                (origin, number, fetched, begun.elapsed())
+            }));
         }
     }
 
@@ -209,14 +216,23 @@ impl Source {
                     Err(_) => break,
                 },
             };
-            let Some((origin, number, fetched)) = next else { break };
+            let Some((origin, number, fetched, took)) = next else { break };
             self.sources.busy.remove(&number);
+            if let Origin::Repository(url) = &origin {
+                self.sources.meter.fetched(url, &fetched, took, moment.wall);
+            }
             self.take(introduction, context, moment, (origin, number, fetched), &mut round).await?;
             if round.reached {
                 patience.get_or_insert(tokio::time::Instant::now() + PATIENCE);
             }
         }
         self.tell_sources(context, round.reached, &round.problems).await?;
+        if let Some(report) = self.sources.meter.due(&context.repositories, self.state.as_ref(), moment.instant) {
+            // Figures only: what machined does not take of them stops nothing.
+            if let Err(error) = self.machine.report_sources(report).await {
+                tracing::debug!(%error, "figures of the sources were not told");
+            }
+        }
         Ok(round.came)
     }
 
@@ -278,6 +294,7 @@ impl Source {
             Ok(Fetched::Unchanged(_)) => round.reached = true,
             Ok(Fetched::New(tip, objects, brought)) => {
                 round.reached = true;
+                self.sources.meter.seen(&tip, self.state.as_ref(), moment.instant);
                 let here = Here::of(introduction, self.state.as_ref());
                 let again = self.absorb(&origin, brought, &here);
                 let refused = self.judge(introduction, context, moment, (&tip, &objects)).await?;

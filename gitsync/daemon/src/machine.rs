@@ -7,8 +7,8 @@ use machined_access::AccessTable;
 use machined_api::local_client::LocalClient;
 use machined_api::{
     ApplyRequest, CheckStateRequest, CommitRecord, Condition, ContextReply, ContextRequest, IssueLeafRequest,
-    ReportAcceptedRequest, ReportCommitRequest, ReportConditionRequest, ReportRecoveriesRequest, SealStateRequest,
-    SignMarkRequest, TrustPosition, WaitingRecovery,
+    ReportAcceptedRequest, ReportCommitRequest, ReportConditionRequest, ReportRecoveriesRequest, ReportSourcesRequest,
+    SealStateRequest, SignMarkRequest, TrustPosition, WaitingRecovery,
 };
 use machined_ids::{CommitId, Digest, Epoch, Fingerprint, Generation, MachineName, PrincipalName, Seq, StepId};
 use std::collections::BTreeSet;
@@ -239,6 +239,10 @@ impl Machine {
     pub(crate) async fn report_condition(&self, condition: Condition) -> Result<(), MachineError> {
         let request = ReportConditionRequest { condition: Some(condition) };
         self.client.clone().report_condition(request).await.map(drop).map_err(failed("take a condition"))
+    }
+
+    pub(crate) async fn report_sources(&self, report: ReportSourcesRequest) -> Result<(), MachineError> {
+        self.client.clone().report_sources(report).await.map(drop).map_err(failed("take figures of the sources"))
     }
 
     pub(crate) async fn seal(&self, state: Vec<u8>) -> Result<Vec<u8>, MachineError> {

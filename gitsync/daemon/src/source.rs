@@ -27,6 +27,7 @@ use crate::store::{StateFile, StoreError};
 use gitsync_fetch::{FetchError, Fetcher};
 use gitsync_plan::DesiredState;
 use gitsync_verify::{Clock, Introduction, ObjectSet, Reason, Refusal, TrustState, Wanted};
+use jiff::Timestamp;
 use machined_ids::{Epoch, Seq, StepId};
 use machined_reconcile::Trigger;
 use std::path::PathBuf;
@@ -50,6 +51,8 @@ pub(crate) enum SourceError {
 pub(crate) struct Moment {
     /// By the machine's clock, for people.
     pub(crate) now: String,
+    /// By the machine's clock, trusted or not, for figures.
+    pub(crate) wall: Timestamp,
     /// As far as the clock can be trusted, for judgements.
     pub(crate) clock: Clock,
     /// For spans.
@@ -61,7 +64,7 @@ impl Moment {
     pub(crate) fn now(time: &WallClock, context: &Context) -> Self {
         let now = time.now();
         let clock = Clock { now: context.time_synchronised.then_some(now) };
-        Moment { now: format!("{now:.0}"), clock, instant: Instant::now() }
+        Moment { now: format!("{now:.0}"), wall: now, clock, instant: Instant::now() }
     }
 }
 
@@ -291,6 +294,7 @@ impl Source {
             Some(refusal) if heard => self.book.refused(&applied.commit, refusal, &moment.now),
             None if heard && news.healthy => {
                 self.book.healthy(applied.seq, &moment.now);
+                self.sources.meter.healthy(&applied.commit, moment.instant);
                 self.rollout = None;
                 if state.healthy() {
                     self.keep(state).await?;

@@ -13,7 +13,7 @@ use axum::http::{HeaderValue, Response, StatusCode};
 use machined_access::Access;
 use machined_host::{machine_memory, memory_of};
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request};
 
@@ -57,7 +57,7 @@ impl Page {
     }
 
     /// One value of a metric.
-    fn value(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+    fn value(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<_> = labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect();
         match labels.as_slice() {
             [] => self.add(format_args!("{name} {value}\n")),
@@ -89,6 +89,7 @@ fn text(model: &Model) -> String {
     memory(&mut page);
     calls(&mut page, model);
     trust(&mut page, model);
+    sources(&mut page, model);
     page.0
 }
 
@@ -163,6 +164,50 @@ fn trust(page: &mut Page, model: &Model) {
         let labels = [("type", condition.r#type.as_str()), ("reason", condition.reason.as_str())];
         page.value("machined_condition_status", &labels, u64::from(condition.status));
     }
+}
+
+/// How fetching goes, as gitsync told it last.
+fn sources(page: &mut Page, model: &Model) {
+    page.metric("gitsync_refusals_total", "counter", "Refused commits that machined heard of since it started.");
+    for (reason, count) in &model.reports.refusals() {
+        page.value("gitsync_refusals_total", &[("reason", reason)], *count);
+    }
+    let told = model.reports.sources();
+    page.metric("gitsync_fetches_total", "counter", "Fetches since gitsync started, by what they came to.");
+    for source in &told.sources {
+        let outcomes = [("unchanged", source.unchanged), ("changed", source.changed), ("failed", source.failed)];
+        for (outcome, count) in outcomes {
+            page.value("gitsync_fetches_total", &[("repository", &source.repository), ("outcome", outcome)], count);
+        }
+    }
+    page.metric("gitsync_fetch_duration_seconds", "summary", "How long fetches take, their child's start included.");
+    for source in &told.sources {
+        let (labels, count) =
+            ([("repository", source.repository.as_str())], source.unchanged + source.changed + source.failed);
+        page.value("gitsync_fetch_duration_seconds_sum", &labels, source.seconds);
+        page.value("gitsync_fetch_duration_seconds_count", &labels, count);
+    }
+    let name = "gitsync_fetch_last_success_timestamp_seconds";
+    page.metric(name, "gauge", "When a repository answered last.");
+    for source in told.sources.iter().filter(|source| source.answered > 0.0) {
+        page.value(name, &[("repository", &source.repository)], source.answered);
+    }
+    let beacon = [
+        ("gitsync_beacon_issued_timestamp_seconds", "When the newest beacon was issued.", told.beacon_issued),
+        ("gitsync_beacon_expires_timestamp_seconds", "When the newest beacon ends.", told.beacon_expires),
+    ];
+    for (name, help, at) in beacon.into_iter().filter(|(.., at)| *at > 0.0) {
+        page.metric(name, "gauge", help);
+        page.value(name, &[], at);
+    }
+    let name = "gitsync_commit_healthy_seconds";
+    page.metric(
+        name,
+        "summary",
+        "From the fetch that showed a commit until all of it ran, where this machine applied it.",
+    );
+    page.value(&format!("{name}_sum"), &[], told.healthy_seconds);
+    page.value(&format!("{name}_count"), &[], told.healthy);
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What services reported: judged commits and conditions. In memory; gitsync tells it again after a start.
 
-use machined_api::{CommitRecord, Condition};
+use machined_api::{CommitRecord, Condition, ReportSourcesRequest};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,6 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 const COMMITS_MAX: usize = 500;
 /// Conditions kept for each service. Their types are a fixed list, so more is a fault of the service.
 const CONDITIONS_MAX: usize = 64;
+/// Repositories whose figures are kept; a machine has a few mirrors.
+const SOURCES_MAX: usize = 32;
+/// Reasons of refusals that are counted apart; they are a fixed list, so more is a fault of gitsync.
+const REASONS_MAX: usize = 128;
 /// Longest text of a report, in characters; a commit message's first line or a refusal fits.
 const TEXT_MAX: usize = 2000;
 
@@ -16,6 +20,8 @@ struct Inner {
     commits: VecDeque<CommitRecord>,
     conditions: BTreeMap<(String, String), Condition>,
     mark: String,
+    refusals: BTreeMap<String, u64>,
+    sources: ReportSourcesRequest,
 }
 
 /// Reports of all services. Clones are the same.
@@ -38,9 +44,32 @@ impl Reports {
         let known = inner.commits.iter().position(|known| known.commit == record.commit);
         let old = known.and_then(|at| inner.commits.remove(at));
         let new = old.is_none_or(|old| (old.state, old.reason) != (record.state.clone(), record.reason.clone()));
+        if new
+            && record.state == "refused"
+            && (inner.refusals.len() < REASONS_MAX || inner.refusals.contains_key(&record.reason))
+        {
+            *inner.refusals.entry(record.reason.clone()).or_default() += 1;
+        }
         inner.commits.push_front(record);
         inner.commits.truncate(COMMITS_MAX);
         new
+    }
+
+    /// Refusals since machined started, by reason; a commit counts again when its reason changes.
+    pub(crate) fn refusals(&self) -> BTreeMap<String, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).refusals.clone()
+    }
+
+    /// Keeps the newest figures of the sources.
+    pub(crate) fn set_sources(&self, mut sources: ReportSourcesRequest) {
+        sources.sources.truncate(SOURCES_MAX);
+        sources.sources.iter_mut().for_each(|source| cut(&mut source.repository));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).sources = sources;
+    }
+
+    /// The newest figures of the sources.
+    pub(crate) fn sources(&self) -> ReportSourcesRequest {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).sources.clone()
     }
 
     /// Judged commits, newest first.
@@ -102,6 +131,22 @@ mod tests {
         assert!(!reports.commit(record("a", "applied")), "nothing new in it");
         let states: Vec<_> = reports.commits(0).into_iter().map(|r| (r.commit, r.state)).collect();
         assert_eq!(states, [("a".to_owned(), "applied".to_owned()), ("b".to_owned(), "refused".to_owned())]);
+    }
+
+    #[test]
+    fn refusals_are_counted_by_reason_and_a_repeated_report_is_none() {
+        let reports = Reports::default();
+        let refused =
+            |commit: &str, reason: &str| CommitRecord { reason: reason.to_owned(), ..record(commit, "refused") };
+        for (commit, reason) in [("a", "NoRule"), ("a", "NoRule"), ("b", "NoRule"), ("a", "UnknownKey")] {
+            reports.commit(refused(commit, reason));
+        }
+        reports.commit(record("c", "accepted"));
+        assert_eq!(reports.refusals(), BTreeMap::from([("NoRule".to_owned(), 2), ("UnknownKey".to_owned(), 1)]));
+        for n in 0..1000 {
+            reports.commit(refused("d", &format!("Reason{n}")));
+        }
+        assert_eq!(reports.refusals().len(), REASONS_MAX);
     }
 
     #[test]

@@ -85,3 +85,26 @@ async fn once_all_is_judged_each_poll_is_one_request() {
     // A handshake begins with a GET; a poll of two requests would put one before each POST.
     lab.until("four polls without a handshake between", polls).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machined_is_told_how_fetching_goes_and_how_long_a_push_takes_to_be_healthy() {
+    let lab = Lab::new().await;
+    lab.until_commit(&lab.repository.head(), "applied").await;
+    let url = lab.repository.url();
+    let fetched = async || {
+        let told = lab.machined.told().sources.clone()?;
+        let source = told.sources.into_iter().find(|source| source.repository == url)?;
+        (source.changed > 0 && source.unchanged > 0).then_some(source)
+    };
+    let source = lab.until("fetches with and without news to be counted", fetched).await;
+    assert!(source.seconds > 0.0 && source.answered > 1.7e9, "{source:?}");
+    assert_eq!(source.failed, 0);
+    // Nobody runs pods here, so that only a step without them becomes healthy.
+    lab.repository.remove("apps/web/deployment.yaml");
+    let begun = std::time::Instant::now();
+    let next = lab.repository.commit(Some("ada"), "none of them");
+    lab.until_commit(&next, "healthy").await;
+    let healthy = async || lab.machined.told().sources.clone().filter(|told| told.healthy > 0);
+    let told = lab.until("the time to healthy", healthy).await;
+    assert!(told.healthy_seconds > 0.0 && told.healthy_seconds < begun.elapsed().as_secs_f64(), "{told:?}");
+}

@@ -7,8 +7,8 @@ use machined_api::{
     ApplyReply, ApplyRequest, AuditReply, AuditRequest, CheckStateReply, CheckStateRequest, CommitRecord, Condition,
     ContextReply, ContextRequest, IssueLeafReply, IssueLeafRequest, Order, ReportAcceptedReply, ReportAcceptedRequest,
     ReportCommitReply, ReportCommitRequest, ReportConditionReply, ReportConditionRequest, ReportRecoveriesReply,
-    ReportRecoveriesRequest, SealStateReply, SealStateRequest, SignMarkReply, SignMarkRequest, TrustPosition,
-    WaitingRecovery,
+    ReportRecoveriesRequest, ReportSourcesReply, ReportSourcesRequest, SealStateReply, SealStateRequest, SignMarkReply,
+    SignMarkRequest, TrustPosition, WaitingRecovery,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,6 +25,7 @@ pub(crate) struct Told {
     pub(crate) applied: Vec<ApplyRequest>,
     pub(crate) commits: BTreeMap<String, CommitRecord>,
     pub(crate) conditions: BTreeMap<String, Condition>,
+    pub(crate) sources: Option<ReportSourcesRequest>,
     pub(crate) accepted: Vec<ReportAcceptedRequest>,
     /// Recoveries that wait, as told last.
     pub(crate) recoveries: Vec<WaitingRecovery>,
@@ -172,6 +173,14 @@ impl Local for Machined {
         let condition = request.into_inner().condition.ok_or_else(|| Status::invalid_argument("no condition"))?;
         self.told().conditions.insert(condition.r#type.clone(), condition);
         Ok(Response::new(ReportConditionReply {}))
+    }
+
+    async fn report_sources(
+        &self,
+        request: Request<ReportSourcesRequest>,
+    ) -> Result<Response<ReportSourcesReply>, Status> {
+        self.told().sources = Some(request.into_inner());
+        Ok(Response::new(ReportSourcesReply {}))
     }
 
     async fn seal_state(&self, request: Request<SealStateRequest>) -> Result<Response<SealStateReply>, Status> {

@@ -239,6 +239,13 @@ impl TrustState {
         self.trust.beacon_life.map(SignedDuration::from_secs)
     }
 
+    /// When the newest beacon that counted was issued, and when it ends.
+    #[must_use]
+    pub fn newest_beacon(&self) -> Option<(Timestamp, Timestamp)> {
+        let newest = self.trust.beacons.values().max_by_key(|seen| seen.issued);
+        newest.map(|seen| (seen.issued, seen.expires))
+    }
+
     /// Raises the clock floor to the time at which the running image was built: signed like the image itself.
     pub fn image_was_built(&mut self, at: Timestamp) {
         self.trust.clock_floor = self.trust.clock_floor.max(Some(at));

@@ -14,7 +14,8 @@ use machined_api::{
     ApplyReply, ApplyRequest, AuditReply, AuditRequest, Bundle, CheckStateReply, CheckStateRequest, CommitRecord,
     ContextReply, ContextRequest, IssueLeafReply, IssueLeafRequest, ReportAcceptedReply, ReportAcceptedRequest,
     ReportCommitReply, ReportCommitRequest, ReportConditionReply, ReportConditionRequest, ReportRecoveriesReply,
-    ReportRecoveriesRequest, SealStateReply, SealStateRequest, SignMarkReply, SignMarkRequest,
+    ReportRecoveriesRequest, ReportSourcesReply, ReportSourcesRequest, SealStateReply, SealStateRequest, SignMarkReply,
+    SignMarkRequest,
 };
 use machined_controllers::identity::MachineKey;
 use machined_controllers::introduction::Introduced;
@@ -332,6 +333,15 @@ impl Local for LocalService {
             return Err(Status::resource_exhausted("this service has too many conditions"));
         }
         Ok(Response::new(ReportConditionReply {}))
+    }
+
+    async fn report_sources(
+        &self,
+        request: Request<ReportSourcesRequest>,
+    ) -> Result<Response<ReportSourcesReply>, Status> {
+        self.admit(&request, "ReportSources", &[GITSYNC])?;
+        self.model.reports.set_sources(request.into_inner());
+        Ok(Response::new(ReportSourcesReply {}))
     }
 
     async fn seal_state(&self, request: Request<SealStateRequest>) -> Result<Response<SealStateReply>, Status> {

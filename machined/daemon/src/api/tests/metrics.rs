@@ -2,6 +2,7 @@
 
 use super::{Ada, Machine, machine};
 use machined_access::Access;
+use machined_api::{CommitRecord, ReportSourcesRequest, SourceReport};
 use machined_controllers::services::{ServiceState, ServiceStatus};
 use tower::ServiceExt;
 
@@ -17,12 +18,33 @@ async fn scrape(machine: &Machine, ada: &Ada, token: Option<&str>) -> (u16, Stri
     (status, String::from_utf8(body.expect("because it is whole").into()).expect("because it is text"))
 }
 
+fn figures() -> ReportSourcesRequest {
+    let source = SourceReport {
+        repository: "https://git.example/a".into(),
+        unchanged: 7,
+        changed: 1,
+        failed: 2,
+        seconds: 1.25,
+        answered: 1_800_000_000.5,
+    };
+    ReportSourcesRequest {
+        sources: vec![source],
+        beacon_issued: 1_799_999_000.0,
+        beacon_expires: 1_800_009_000.0,
+        healthy: 1,
+        healthy_seconds: 12.5,
+    }
+}
+
 #[tokio::test]
 async fn metrics_are_for_those_who_may_read_and_say_what_status_says() {
     let (machine, ada, eve) = (machine().await, Ada::new(1), Ada::new(2));
     machine.accept(&ada, Access::Reader);
     let (state, message) = (ServiceState::Running, String::new());
     machine.services.put("gitsync", ServiceStatus { state, healthy: true, pid: Some(7), restarts: 2, message });
+    let refused = CommitRecord { state: "refused".into(), reason: "NoRule".into(), ..CommitRecord::default() };
+    machine.model.reports.commit(refused);
+    machine.model.reports.set_sources(figures());
     assert_eq!(scrape(&machine, &ada, None).await.0, 401);
     assert_eq!(scrape(&machine, &eve, Some(&eve.own_login())).await.0, 401);
     let (status, text) = scrape(&machine, &ada, Some(&ada.own_login())).await;
@@ -38,6 +60,16 @@ async fn metrics_are_for_those_who_may_read_and_say_what_status_says() {
         "gitsync_applied_generation 1",
         "gitsync_applied_seq 1",
         applied.as_str(),
+        "gitsync_refusals_total{reason=\"NoRule\"} 1",
+        "gitsync_fetches_total{repository=\"https://git.example/a\",outcome=\"unchanged\"} 7",
+        "gitsync_fetches_total{repository=\"https://git.example/a\",outcome=\"failed\"} 2",
+        "gitsync_fetch_duration_seconds_sum{repository=\"https://git.example/a\"} 1.25",
+        "gitsync_fetch_duration_seconds_count{repository=\"https://git.example/a\"} 10",
+        "gitsync_fetch_last_success_timestamp_seconds{repository=\"https://git.example/a\"} 1800000000.5",
+        "gitsync_beacon_issued_timestamp_seconds 1799999000",
+        "gitsync_beacon_expires_timestamp_seconds 1800009000",
+        "gitsync_commit_healthy_seconds_sum 12.5",
+        "gitsync_commit_healthy_seconds_count 1",
     ];
     for line in expected {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
