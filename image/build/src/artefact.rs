@@ -106,6 +106,20 @@ fn open(path: &Path) -> Result<(File, ArtefactHeader), ArtefactFileError> {
     Ok((file, header))
 }
 
+/// The UKI of an artefact whose header was read.
+///
+/// # Errors
+/// When the file cannot be read, or the UKI is not the one that the manifest names.
+pub fn read_uki(path: &Path, header: &ArtefactHeader) -> Result<Vec<u8>, ArtefactFileError> {
+    let because = || FileError::because("read", path);
+    let mut file = File::open(path).map_err(FileError::because("open", path))?;
+    file.seek(SeekFrom::Start(header.layout().uki_offset)).map_err(because())?;
+    let mut uki = Vec::new();
+    file.take(header.manifest.uki.bytes).read_to_end(&mut uki).map_err(because())?;
+    let content = ArtefactFileError::Content { path: path.to_path_buf(), part: "UKI" };
+    if Part::of(&uki) == header.manifest.uki { Ok(uki) } else { Err(content) }
+}
+
 /// Reads a whole artefact: header well formed, length right, UKI and root as the manifest names them. Says nothing about who made it.
 ///
 /// # Errors

@@ -5,10 +5,13 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use image_build::artefact;
 use image_build::manifest::Manifest;
 use init_boot::artefact::ArtefactHeader;
+use init_boot::expected_uki_pcr;
+use init_boot::tpm::PcrValue;
 use serde::Serialize;
 
 use crate::build::DEFAULT_IMAGE;
@@ -51,6 +54,8 @@ struct Carried {
     root_bytes: u64,
     root_sha256: String,
     root_hash: String,
+    /// What the TPM's PCR 11 holds once this image was started.
+    pcr11: String,
     signatures: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     executables: Option<usize>,
@@ -59,7 +64,7 @@ struct Carried {
 }
 
 impl Carried {
-    fn new(header: &ArtefactHeader, image: Option<Manifest>) -> Carried {
+    fn new(header: &ArtefactHeader, pcr11: PcrValue, image: Option<Manifest>) -> Carried {
         let manifest = &header.manifest;
         Carried {
             version: manifest.version.to_string(),
@@ -74,6 +79,7 @@ impl Carried {
             root_bytes: manifest.root.bytes,
             root_sha256: manifest.root.hex(),
             root_hash: manifest.root_hash.to_string(),
+            pcr11: pcr11.to_string(),
             signatures: header.signatures().len(),
             executables: image.as_ref().map(|image| image.executables),
             image,
@@ -99,7 +105,9 @@ fn inspect_artefact(path: &Path, output: Format) -> anyhow::Result<()> {
     let digest = header.manifest.digest().to_string();
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let beside = Manifest::load(folder).ok().filter(|manifest| manifest.image_digest == digest);
-    let carried = Carried::new(&header, beside);
+    let pcr11 =
+        expected_uki_pcr(&artefact::read_uki(path, &header)?).with_context(|| format!("in {}", path.display()))?;
+    let carried = Carried::new(&header, pcr11, beside);
     match output {
         Format::Json => println!("{}", serde_json::to_string_pretty(&carried)?),
         Format::Text => print_carried(&carried),
@@ -114,6 +122,7 @@ fn print_carried(carried: &Carried) {
     println!("  root hash     {}", carried.root_hash);
     println!("  UKI           {} sha256:{}", mebibytes(carried.uki_bytes), carried.uki_sha256);
     println!("  root          {} sha256:{}", mebibytes(carried.root_bytes), carried.root_sha256);
+    println!("  PCR 11        {} once it was started", carried.pcr11);
     println!("  signatures    {}; check them with: cairn-image verify", carried.signatures);
     match &carried.image {
         Some(manifest) => print_content(manifest),

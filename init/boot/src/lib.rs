@@ -4,6 +4,7 @@
 //! number, and bytes from a disk or a socket never panic: they are parsed into typed values or refused with the
 //! reason.
 
+mod applied_log;
 pub mod artefact;
 mod boot_record;
 mod command_line;
@@ -16,8 +17,10 @@ mod protocol;
 mod root_hash;
 mod slot;
 pub mod tpm;
+mod uki;
 mod verity;
 
+pub use applied_log::{APPLIED_ENTRIES_MAX, APPLIED_LOG_BYTES_MAX, AppliedEntry, AppliedLog, AppliedLogError};
 pub use boot_record::{Attempt, BootRecord, BootRecordError, DEADLINE_SECONDS, REASON_BYTES_MAX, STARTS_MAX};
 pub use command_line::{COMMAND_LINE_BYTES_MAX, CommandLine, CommandLineError, Parameter};
 pub use gpt::{
@@ -33,4 +36,5 @@ pub use slot::{
     EFI_VARIABLE_ATTRIBUTES, EMPTY_SLOT_GUID, LOADER_CONFIGURATION, LOADER_ENTRY_ONE_SHOT, RootSlot, Slot, UKI_FOLDER,
     root_slots,
 };
+pub use uki::{UkiError, expected_uki_pcr};
 pub use verity::{SUPERBLOCK_BYTES, Superblock, VERITY_BLOCK_BYTES, VerityError, VerityTable};
