@@ -7,7 +7,7 @@ pub(crate) use trust::{
     Approve, Beacon, Clone, Hold, Overriding, Pin, Push, Recover, Repair, Revoke, Signing, Verify, Vouch,
 };
 
-pub(crate) use upgrade::{Rollback, Upgrade, UpgradeCommand};
+pub(crate) use upgrade::{Attest, Rollback, Upgrade, UpgradeCommand};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use machined_config::Role;
@@ -117,6 +117,7 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 20)]
         limit: u32,
     },
+    Attest(Attest),
     Upgrade(Upgrade),
     Rollback(Rollback),
     /// Restart a machine

@@ -5,10 +5,13 @@
 //! [`SignedLogin`]: a statement over that key, signed with an SSH key that the table names. Nothing else is believed: no
 //! certificate authority, token or network position makes anybody somebody.
 //!
+//! What a machine's TPM says is checked here too: [`check_attestation`].
+//!
 //! What lasts longer than one request holds a [`Standing`], which says when it is over.
 //!
 //! Pure: the caller brings the table, the peer's certificates and the time.
 
+mod attestation;
 mod audit;
 mod authenticate;
 mod identity;
@@ -19,6 +22,10 @@ mod standing;
 mod table;
 pub mod tls;
 
+pub use attestation::{
+    ATTEST_NONCE_BYTES_MIN, ATTEST_PREFIX, ATTESTED, AttestRefusal, Attested, Evidence, Expected, binding,
+    check_attestation, is_nonce,
+};
 pub use audit::{AuditApi, AuditOutcome, AuditRecord};
 pub use authenticate::{Denied, Peer, Principal, authenticate};
 pub use identity::{IdentityError, IdentityKey, LEAF_LIFETIME, Leaf, LeafKey, MARK_PREFIX, verify_identity};

@@ -17,6 +17,7 @@ use machined_controllers::network::{
 };
 use machined_controllers::services::{ServiceConfigController, ServiceController};
 use machined_controllers::time::TimeController;
+use machined_controllers::tpm::MeasureController;
 use machined_controllers::trust::{PresenceController, TrustController};
 use machined_controllers::upgrade::{SingleMachine, UpgradeController, UpgradeInbox};
 use machined_host::{
@@ -120,6 +121,12 @@ pub(crate) struct UpgradeParts {
     pub(crate) reports: Reports,
 }
 
+fn start_tpm(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>, tpm: &Arc<LinuxTpm>) {
+    let mut ports = Ports::new(store, "measure");
+    let controller = MeasureController::new(&mut ports, Arc::clone(files), Arc::clone(tpm));
+    start(supervisor, &ports, controller);
+}
+
 fn start_upgrade(
     store: &Store,
     supervisor: &Supervisor,
@@ -143,11 +150,18 @@ fn start_upgrade(
 }
 
 /// Starts every controller of the machine.
-pub(crate) fn start_all(store: &Store, supervisor: &Supervisor, facts: &Facts, parts: UpgradeParts) -> Started {
+pub(crate) fn start_all(
+    store: &Store,
+    supervisor: &Supervisor,
+    facts: &Facts,
+    tpm: Arc<LinuxTpm>,
+    parts: UpgradeParts,
+) -> Started {
     let files = Arc::new(LinuxFiles);
     // Network and identity first: the machine API waits for them.
     let links = start_network(store, supervisor, &files, facts);
     start_state(store, supervisor, &files);
+    start_tpm(store, supervisor, &files, &tpm);
 
     let mut ports = Ports::new(store, "introduction");
     let (controller, introduce) = IntroductionController::new(&mut ports, Arc::clone(&files));
@@ -157,7 +171,6 @@ pub(crate) fn start_all(store: &Store, supervisor: &Supervisor, facts: &Facts, p
     let (controller, apply) = LedgerController::new(&mut ports, Arc::clone(&files));
     start(supervisor, &ports, controller);
 
-    let tpm = Arc::new(LinuxTpm::default());
     let mut ports = Ports::new(store, "trust");
     let (controller, orders) =
         TrustController::new(&mut ports, Arc::clone(&files), tpm, Box::new(jiff::Timestamp::now));

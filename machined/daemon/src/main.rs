@@ -78,7 +78,7 @@ async fn run(init: Option<init_linux::InitSocket>, books: Books) -> anyhow::Resu
     let power = Power::new();
     let (staging, reports) = (books.staging.clone(), books.reports.clone());
     let parts = UpgradeParts { staging, init: init.clone(), power: power.clone(), reports };
-    let started = controllers::start_all(&store, &supervisor, &facts, parts);
+    let started = controllers::start_all(&store, &supervisor, &facts, Arc::clone(&books.tpm), parts);
     let model = Model::new(&store, started.inboxes, power.clone(), books.clone(), facts);
     tracing::info!(version = VERSION, image = model.facts.image, slot = model.facts.slot, "machined starts");
 

@@ -16,9 +16,10 @@ use machined_controllers::ledger::{ApplyInbox, DesiredMachine, LedgerRead};
 use machined_controllers::network::{LinkStatus, Names};
 use machined_controllers::services::{RestartRequests, ServiceSpec, ServiceStatus, Stopping};
 use machined_controllers::time::TimeStatus;
+use machined_controllers::tpm::Measured;
 use machined_controllers::trust::{Order, OrderAction, Presence, PresenceInbox, Rollback, TrustInbox, TrustRecord};
 use machined_controllers::upgrade::{Outcome, UpgradeInbox, UpgradeStatus};
-use machined_host::Staging;
+use machined_host::{LinuxTpm, Staging};
 use machined_runtime::{Reader, Store};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,6 +42,8 @@ pub(crate) struct Model {
     pub(crate) trust: Reader<TrustRecord>,
     pub(crate) rollback: Reader<Rollback>,
     pub(crate) presence: Reader<Presence>,
+    pub(crate) measured: Reader<Measured>,
+    pub(crate) tpm: Arc<LinuxTpm>,
     failures: watch::Receiver<BTreeMap<&'static str, String>>,
     pub(crate) introduce: IntroduceInbox,
     pub(crate) apply: ApplyInbox,
@@ -79,13 +82,14 @@ pub(crate) struct Books {
     pub(crate) reports: Reports,
     pub(crate) deliveries: Deliveries,
     pub(crate) staging: Staging,
+    pub(crate) tpm: Arc<LinuxTpm>,
 }
 
 impl Model {
     /// Puts the handle together.
     pub(crate) fn new(store: &Store, inboxes: Inboxes, power: Power, books: Books, facts: Facts) -> Self {
         let Inboxes { introduce, apply, orders, presence, restarts, upgrades } = inboxes;
-        let Books { logs, events, reports, deliveries, staging } = books;
+        let Books { logs, events, reports, deliveries, staging, tpm } = books;
         Model {
             keys: store.reader(),
             introduced: store.reader(),
@@ -100,6 +104,8 @@ impl Model {
             trust: store.reader(),
             rollback: store.reader(),
             presence: store.reader(),
+            measured: store.reader(),
+            tpm,
             failures: store.failures().watch(),
             introduce,
             apply,

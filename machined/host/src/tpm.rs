@@ -179,4 +179,6 @@ impl TpmHost for LinuxTpm {
 }
 
 #[cfg(test)]
+mod attestation_tests;
+#[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
-//! Arguments of the commands that change a machine's operating system image.
+//! Arguments of the commands that change a machine's operating system image, and of the one that checks it.
 
 use clap::{Args, Subcommand};
+use init_boot::tpm::{Pcr, PcrValue};
+use std::path::PathBuf;
 
 /// Upgrade a machine's operating system image
 ///
@@ -43,4 +45,24 @@ pub(crate) enum UpgradeCommand {
 pub(crate) struct Rollback {
     #[command(flatten)]
     pub(crate) trying: Trying,
+}
+
+/// Check by the machine's TPM which image started and which commit is applied
+///
+///   cairnctl attest --image cairn-0.1.0-cloud.artefact --commit main
+///
+/// The TPM signs its registers with a nonce that was drawn here. What is not given is shown and not compared. PCR 4 and 7 show boot loader
+/// and Secure Boot's keys: note them once while the machine is known to be good, and pin them with --pcr. Exit code 1 when anything differs.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Attest {
+    /// The artefact, or the UKI, that should run
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
+    /// The commit that should be applied
+    #[arg(long, value_name = "COMMIT")]
+    pub(crate) commit: Option<String>,
+    /// A register that must have this value; may be given again
+    #[arg(long, value_name = "N=HEX", value_parser = crate::commands::pinned)]
+    pub(crate) pcr: Vec<(Pcr, PcrValue)>,
 }

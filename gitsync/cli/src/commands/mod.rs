@@ -1,6 +1,7 @@
 //! One module for each group of commands; [`run`] chooses.
 
 mod access;
+mod attest;
 mod checkout;
 mod cluster;
 mod dev;
@@ -9,6 +10,8 @@ mod order;
 mod sign;
 mod upgrade;
 mod verify;
+
+pub(crate) use attest::pinned;
 
 use crate::arguments::{Arguments, Command, ContextCommand, Form};
 use crate::contexts::{self, Context, Contexts};
@@ -79,6 +82,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Service { command } => machine::service(&around, command).await,
         Command::Processes => machine::processes(&around).await,
         Command::Commits { limit } => machine::commits(&around, limit).await,
+        Command::Attest(arguments) => attest::attest(&around, &arguments).await,
         Command::Upgrade(wish) => upgrade::upgrade(&around, &wish).await,
         Command::Rollback(wish) => upgrade::rollback(&around, &wish).await,
         Command::Reboot => machine::reboot(&around).await,

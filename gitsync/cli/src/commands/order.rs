@@ -50,7 +50,7 @@ pub(super) async fn pin(around: &Surroundings, pin: &Pin) -> Result<()> {
 }
 
 /// A whole commit id: a checkout makes one of whatever git understands.
-fn whole(revision: &str) -> Result<String> {
+pub(super) fn whole(revision: &str) -> Result<String> {
     if [40, 64].contains(&revision.len()) && revision.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(revision.to_owned());
     }

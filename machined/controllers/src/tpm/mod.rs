@@ -1,10 +1,13 @@
 //! The machine's TPM: a counter that never goes back, registers that are extended, and what it says about them.
 //!
-//! `trust` counts in it, `measure` extends it. A machine without one works; it says what it cannot notice. Nothing here
+//! `trust` counts in it, [`MeasureController`] extends it. A machine without one works; it says what it cannot notice. Nothing here
 //! decides what a counter's value means.
 
 #[cfg(test)]
 pub(crate) mod fake;
+mod measure;
+
+pub use measure::{MeasureController, MeasureError, Measured};
 
 use init_boot::tpm::{AttestationPublic, Pcr, PcrValue, RawQuote, TpmError};
 use std::future::Future;

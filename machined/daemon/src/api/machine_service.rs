@@ -1,6 +1,6 @@
 //! The machine API for people: each call passes the gate first.
 
-use crate::api::{orders, upgrades};
+use crate::api::{attest, orders, upgrades};
 use crate::facts::{COMMIT, VERSION, uptime};
 use crate::gate::Gate;
 use crate::log_book::Line;
@@ -12,12 +12,12 @@ use jiff::{SignedDuration, Timestamp};
 use machined_access::Access;
 use machined_api::machine_server::Machine;
 use machined_api::{
-    CommitsReply, CommitsRequest, DeliverReply, DeliverRequest, DmesgRequest, Event, EventsRequest, HoldRequest,
-    LogLine, LogsRequest, MarkReply, MarkRequest, OrderReply, PinRequest, Process, ProcessesReply, ProcessesRequest,
-    RebootReply, RebootRequest, RestartServiceReply, RestartServiceRequest, ResumeReply, ResumeRequest,
-    RollbackRequest, Service, ServicesReply, ServicesRequest, ShutdownReply, ShutdownRequest, StatusReply,
-    StatusRequest, UpgradeReply, UpgradeRequest, UpgradeStatusReply, UpgradeStatusRequest, VersionReply,
-    VersionRequest, VouchReply, VouchRequest, upgrade_request,
+    AttestReply, AttestRequest, CommitsReply, CommitsRequest, DeliverReply, DeliverRequest, DmesgRequest, Event,
+    EventsRequest, HoldRequest, LogLine, LogsRequest, MarkReply, MarkRequest, OrderReply, PinRequest, Process,
+    ProcessesReply, ProcessesRequest, RebootReply, RebootRequest, RestartServiceReply, RestartServiceRequest,
+    ResumeReply, ResumeRequest, RollbackRequest, Service, ServicesReply, ServicesRequest, ShutdownReply,
+    ShutdownRequest, StatusReply, StatusRequest, UpgradeReply, UpgradeRequest, UpgradeStatusReply,
+    UpgradeStatusRequest, VersionReply, VersionRequest, VouchReply, VouchRequest, upgrade_request,
 };
 use machined_controllers::trust::OrderAction;
 use machined_host::{KernelLine, KernelLog, machine_memory, memory_of, processes};
@@ -248,6 +248,11 @@ impl Machine for MachineService {
     async fn mark(&self, request: Request<MarkRequest>) -> Result<Response<MarkReply>, Status> {
         self.gate.admit("Mark", Access::Reader, &request)?;
         Ok(Response::new(MarkReply { mark: self.model.reports.mark() }))
+    }
+
+    async fn attest(&self, request: Request<AttestRequest>) -> Result<Response<AttestReply>, Status> {
+        self.gate.admit("Attest", Access::Reader, &request)?;
+        attest::attest(&self.model, request.into_inner()).await.map(Response::new)
     }
 
     async fn vouch(&self, request: Request<VouchRequest>) -> Result<Response<VouchReply>, Status> {

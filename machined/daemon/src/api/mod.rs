@@ -1,5 +1,6 @@
 //! The three services of `machined/api`: for people, for maintenance, for services on this machine.
 
+mod attest;
 pub(crate) mod local_service;
 pub(crate) mod machine_service;
 pub(crate) mod maintenance_service;
