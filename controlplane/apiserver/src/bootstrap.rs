@@ -1,5 +1,5 @@
-//! Objects that every cluster has from its first minute. Made where missing, on every start. What exists is left alone, but for
-//! the endpoint of the `kubernetes` Service, which follows this machine's address.
+//! Objects that every cluster has from its first minute. Made where missing, on every start; what exists is left alone. The endpoints of
+//! the `kubernetes` Service follow the API servers that run.
 
 use crate::admission;
 use crate::caller::Caller;
@@ -12,6 +12,7 @@ use controlplane_types::object::Object;
 use controlplane_types::patch::PatchType;
 use controlplane_types::{Endpoint, Reason};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 /// The namespaces of every cluster.
@@ -24,13 +25,17 @@ pub(crate) async fn run(server: &Inner) -> Result<(), Failure> {
     }
     ensure(server, ("", "v1", "services"), "default", kubernetes_service(server)).await?;
     if let Some((address, port)) = server.options.advertise {
-        let slice = kubernetes_slice(address, port);
-        let kind = ("discovery.k8s.io", "v1", "endpointslices");
-        if !ensure(server, kind, "default", slice.clone()).await? {
-            correct(server, kind, "default", slice).await?;
-        }
+        ensure(server, SLICES, "default", kubernetes_slice(&BTreeSet::from([address]), port)).await?;
     }
     Ok(())
+}
+
+const SLICES: (&str, &str, &str) = ("discovery.k8s.io", "v1", "endpointslices");
+
+/// Makes the `kubernetes` Service lead to these addresses, each with this server's port.
+pub(crate) async fn advertise(server: &Inner, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Failure> {
+    let Some((_, port)) = server.options.advertise else { return Ok(()) };
+    correct(server, SLICES, "default", kubernetes_slice(addresses, port)).await
 }
 
 /// The first address of the service range, where every pod finds the API server.
@@ -49,11 +54,13 @@ fn kubernetes_service(server: &Inner) -> Value {
     })
 }
 
-fn kubernetes_slice(address: Ipv4Addr, port: u16) -> Value {
+fn kubernetes_slice(addresses: &BTreeSet<Ipv4Addr>, port: u16) -> Value {
+    let endpoint = |address: &Ipv4Addr| json!({"addresses": [address.to_string()], "conditions": {"ready": true}});
+    let endpoints: Vec<Value> = addresses.iter().map(endpoint).collect();
     json!({
         "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
         "addressType": "IPv4",
-        "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
+        "endpoints": endpoints,
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     })
 }

@@ -19,6 +19,7 @@ use controlplane_store::Store;
 use controlplane_types::{ApiError, KindInfo, Reason, Registry};
 use http::{HeaderValue, Request, Response, header};
 use machined_reconcile::Supervisor;
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -101,6 +102,15 @@ impl ApiServer {
     /// [`Failure`] when the store cannot be written.
     pub async fn bootstrap(&self) -> Result<(), Failure> {
         crate::bootstrap::run(&self.0).await
+    }
+
+    /// Makes the `kubernetes` Service lead to the API servers at these addresses; pods find them there. Does nothing on a server without
+    /// an address to advertise.
+    ///
+    /// # Errors
+    /// [`Failure`] when the store cannot be written.
+    pub async fn advertise(&self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Failure> {
+        crate::bootstrap::advertise(&self.0, addresses).await
     }
 
     /// Deletes events that were last seen over an hour before `now`; says how many. To be called every few minutes.

@@ -245,15 +245,19 @@ async fn every_cluster_has_its_first_objects() {
 
 /// A control plane that was killed came up again with "provided IP is already allocated" and stayed down.
 #[tokio::test]
-async fn a_second_start_finds_its_first_objects_and_follows_the_address() {
+async fn a_second_start_finds_its_first_objects_and_the_service_follows_the_servers() {
     let client = Client::new().await;
-    for last in [15, 16] {
-        let advertise = Some((std::net::Ipv4Addr::new(10, 0, 2, last), 6443));
-        let options = controlplane_apiserver::Options { advertise, ..Default::default() };
+    let address = |last| std::net::Ipv4Addr::new(10, 0, 2, last);
+    for (own, running) in [(15, vec![15]), (16, vec![16]), (16, vec![15, 16, 17]), (15, vec![16, 17])] {
+        let options = controlplane_apiserver::Options { advertise: Some((address(own), 6443)), ..Default::default() };
         let again = controlplane_apiserver::ApiServer::new(client.store.clone(), options);
         again.bootstrap().await.expect("because everything that is missing can be made");
+        let addresses = running.iter().map(|last| address(*last)).collect();
+        again.advertise(&addresses).await.expect("because the store takes writes");
         let (_, slice) = client.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await;
-        assert_eq!(slice["endpoints"][0]["addresses"][0], format!("10.0.2.{last}"), "{slice}");
+        let shown = slice["endpoints"].as_array().into_iter().flatten().filter_map(|one| one["addresses"][0].as_str());
+        let wanted: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(shown.collect::<Vec<_>>(), wanted, "{slice}");
     }
 }
 

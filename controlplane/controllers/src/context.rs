@@ -2,6 +2,7 @@
 
 use controlplane_client::{Client, ClientError, Informers, Recorder, Transport};
 use machined_reconcile::Supervisor;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// What the daemon tells the controllers.
@@ -11,6 +12,8 @@ pub struct Settings {
     pub instance: String,
     /// The certificates that pods should trust the API server by, in PEM.
     pub root_ca: String,
+    /// The pod network: first address and prefix length. Each node gets a /24 of it.
+    pub pods: (Ipv4Addr, u8),
 }
 
 /// Shared by all controllers of the process.

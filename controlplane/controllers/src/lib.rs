@@ -19,6 +19,7 @@ mod garbage;
 mod namespace;
 mod nodes;
 mod ownership;
+mod podranges;
 mod pods;
 mod replicaset;
 mod scheduling;
@@ -40,5 +41,6 @@ pub fn run(transport: Arc<dyn Transport>, supervisor: &Supervisor, settings: Set
     namespace::start(&context);
     garbage::start(&context);
     nodes::start(&context);
+    podranges::start(&context);
     events::start(&context);
 }

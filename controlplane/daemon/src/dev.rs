@@ -31,6 +31,9 @@ const ACCESS_PERIOD: Duration = Duration::from_secs(2);
 /// Range of cluster IPs, as on a machine.
 const SERVICES: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 12);
 
+/// The pod network, as on a machine.
+const PODS: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
+
 /// File in the access folder.
 const ACCESS_FILE: &str = "access.json";
 
@@ -102,6 +105,7 @@ async fn serve(
         names: addresses.chain(advertise.map(|own| own.to_string())).collect(),
         advertise,
         services: SERVICES,
+        pods: PODS,
         domain: "cluster.local".into(),
     };
     let server = Server::start(config, table.clone(), leaf.clone(), Audit::default(), supervisor).await?;
@@ -131,7 +135,7 @@ fn node_config(arguments: &DevArguments, name: &MachineName) -> Result<NodeConfi
     Ok(NodeConfig {
         name: name.to_string(),
         addresses: vec![address],
-        pods: (Ipv4Addr::new(10, 244, 0, 0), 16),
+        pods: PODS,
         services: SERVICES,
         mirrors: vec![],
         places,

@@ -7,11 +7,12 @@ use crate::leaf::LeafSource;
 use crate::local::{Local, Place};
 use crate::member::MemberConfig;
 use crate::node::{self, NodeConfig, Places};
+use crate::remote::Remote;
 use crate::server::{Server, ServerConfig};
 use crate::table::{Table, TableWriter, table};
 use anyhow::{Context, Result, bail};
 use controlplane_apiserver::Caller;
-use machined_config::{Cidr, Role};
+use machined_config::{Addressing, Cidr, Role};
 use machined_reconcile::Supervisor;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -41,20 +42,33 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
     let audit = Audit::to_machined(local, supervisor);
     tracing::info!(machine = %place.machine.name, role = ?place.machine.role, "this machine's place in the cluster");
     let started = Start::of(&place)?;
-    let server = match started.role {
+    match started.role {
         Role::ControlPlane => {
-            tokio::select! {
+            let server = tokio::select! {
                 // It may wait long until the others take it in.
                 server = control_plane(&arguments, &place, &started, table, leaf, audit, supervisor) => server?,
                 ended = follow(&mut places, &started, &writer) => return ended,
+            };
+            tokio::select! {
+                ended = follow(&mut places, &started, &writer) => ended,
+                reason = server.failed() => bail!("the store cannot go on: {reason}"),
             }
         }
-        Role::Worker => bail!("workers cannot join yet: give this machine the role \"control-plane\""),
-    };
-    tokio::select! {
-        ended = follow(&mut places, &started, &writer) => ended,
-        reason = server.failed() => bail!("the store cannot go on: {reason}"),
+        Role::Worker => {
+            tokio::select! {
+                // It waits until the control plane answers.
+                begun = worker(&place, &started, table, leaf, supervisor) => begun?,
+                ended = follow(&mut places, &started, &writer) => return ended,
+            }
+            follow(&mut places, &started, &writer).await
+        }
     }
+}
+
+async fn worker(place: &Place, start: &Start, table: Table, leaf: LeafSource, supervisor: &Supervisor) -> Result<()> {
+    let endpoints = place.cluster.endpoints.iter().map(|host| format!("{host}:{API_PORT}")).collect();
+    let transport = Remote::new(endpoints, table.clone(), leaf.clone(), supervisor).await?;
+    Ok(node::start(start.node.clone(), transport, table, leaf, supervisor).await?)
 }
 
 async fn control_plane(
@@ -81,6 +95,7 @@ async fn control_plane(
         names,
         advertise: Some(start.address),
         services: start.node.services,
+        pods: start.node.pods,
         domain: start.domain.clone(),
     };
     let server = Server::start(config, table.clone(), leaf.clone(), audit, supervisor).await?;
@@ -137,14 +152,22 @@ fn node_config(place: &Place, address: Ipv4Addr) -> Result<NodeConfig> {
     })
 }
 
-/// The address by which others reach this machine.
+/// The address by which others reach this machine: the first that its document gives it, else the first that it has.
 fn own_address(place: &Place) -> Option<Ipv4Addr> {
     let v4 = place.addresses.iter().filter_map(|cidr| match cidr.address() {
         IpAddr::V4(v4) => Some(v4),
         IpAddr::V6(_) => None,
     });
-    v4.filter(|ip| !ip.is_loopback() && !ip.is_link_local())
-        .find(|ip| !place.cluster.network.pods.contains((*ip).into()))
+    let own: Vec<Ipv4Addr> = v4
+        .filter(|ip| !ip.is_loopback() && !ip.is_link_local())
+        .filter(|ip| !place.cluster.network.pods.contains((*ip).into()))
+        .collect();
+    let given = place.machine.network.links.iter().flat_map(|link| match &link.addressing {
+        Addressing::Static { addresses, .. } => addresses.as_slice(),
+        Addressing::Dhcp => &[],
+    });
+    let given = given.filter_map(|cidr| own.iter().find(|ip| IpAddr::from(**ip) == cidr.address())).next();
+    given.or(own.first()).copied()
 }
 
 fn leaf_names(place: &Place) -> Vec<String> {
@@ -217,5 +240,16 @@ mod tests {
             of(CLUSTER, MACHINE, &[]),
         ];
         assert!(others.iter().all(|other| *other != started), "{others:?}");
+    }
+
+    #[test]
+    fn the_documents_address_comes_before_one_that_dhcp_gave() {
+        let both = &["10.0.2.15/24", "10.9.0.11/24"];
+        let of = |machine: &str| own_address(&place(CLUSTER, machine, both)).map(|address| address.to_string());
+        assert_eq!(of(MACHINE).as_deref(), Some("10.0.2.15"));
+        let link = |address: &str| format!("network {{\n link \"eth1\" {{\n address \"{address}\"\n }}\n}}\n}}");
+        let with = |address: &str| format!("{}{}", MACHINE.trim_end_matches('}'), link(address));
+        assert_eq!(of(&with("10.9.0.11/24")).as_deref(), Some("10.9.0.11"));
+        assert_eq!(of(&with("10.9.0.12/24")).as_deref(), Some("10.0.2.15"), "an address that it does not have yet");
     }
 }

@@ -14,6 +14,7 @@ mod machine;
 mod member;
 mod node;
 mod pki;
+mod remote;
 mod server;
 mod table;
 

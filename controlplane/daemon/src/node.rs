@@ -6,8 +6,10 @@ use crate::identify::SERVICE;
 use crate::leaf::LeafSource;
 use crate::table::Table;
 use controlplane_agent::{AgentConfig, Doorkeeper, Folders, ImagesConfig, PodDns, RegistryMirror};
-use controlplane_client::{Client, Informers, Transport};
-use controlplane_network::{Cidr, CidrError, NetworkConfig, PodNetwork, PodNetworkError, proxy};
+use controlplane_client::{Client, ClientError, Informers, Optional, Transport};
+use controlplane_network::{Cidr, CidrError, NetworkConfig, PodNetwork, PodNetworkError, proxy, routes};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use machined_access::tls::{self, ServerKeys};
 use machined_access::{MachineRole, Peer};
 use machined_reconcile::{Restart, Stop, Supervisor};
@@ -16,6 +18,7 @@ use rustls::{Error, ServerConfig};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// What a node is to be.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,14 +71,13 @@ pub(crate) enum NodeError {
     Ranges(#[from] CidrError),
     #[error("the pod network cannot be set up")]
     Network(#[from] PodNetworkError),
+    #[error("the Node of this machine cannot be read or made")]
+    Register(#[from] ClientError),
     #[error("the agent's certificate cannot be served")]
     Tls(#[from] Error),
     #[error("the node agent did not start")]
     Agent(#[from] controlplane_agent::RunError),
 }
-
-/// Bits of a node's part of the pod network: 254 pods.
-const NODE_PODS_PREFIX: u8 = 24;
 
 /// Starts a node.
 pub(crate) async fn start(
@@ -90,11 +92,11 @@ pub(crate) async fn start(
         services: Cidr::new(config.services.0, config.services.1)?,
         ..NetworkConfig::default()
     };
-    // The first part: a second node has to wait for a controller that hands the parts out.
-    let own = Cidr::new(config.pods.0, config.pods.1.max(NODE_PODS_PREFIX))?;
-    let pods = Arc::new(PodNetwork::open(network.clone(), own).await?);
     let informers = Informers::new(Client::new(Arc::clone(&transport)), supervisor.clone());
+    let own = part(&informers, &config.name).await?;
+    let pods = Arc::new(PodNetwork::open(network.clone(), own).await?);
     proxy::run(network, own, &informers, supervisor);
+    routes::run(config.name.clone(), &informers, supervisor);
     let keys = ServerKeys::new(leaf.current())?;
     let tls = Arc::new(tls::server_config(Arc::clone(&keys), &["http/1.1"])?);
     let door = Arc::new(ControlPlaneOnly { tls, table });
@@ -102,6 +104,26 @@ pub(crate) async fn start(
     let agent = agent_config(config, door);
     controlplane_agent::run(agent, pods, transport, supervisor).await?;
     Ok(())
+}
+
+/// This node's part of the pod network, as soon as a controller has given it one. Makes the Node, if there is none; the agent fills it in.
+async fn part(informers: &Informers, name: &str) -> Result<Cidr, NodeError> {
+    let nodes = informers.client().all::<Node>();
+    if nodes.get(name).await.optional()?.is_none() {
+        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        nodes.create(&Node { metadata, ..Node::default() }).await?;
+    }
+    let (sender, mut given) = watch::channel(None);
+    let own = name.to_owned();
+    informers.all::<Node>().cache().on_change(move |change| {
+        let node = change.newest();
+        if node.metadata.name.as_deref() == Some(&*own) {
+            sender.send_replace(node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone()));
+        }
+    });
+    // The cache and with it the sender live as long as the informers.
+    let text = given.wait_for(Option::is_some).await.ok().and_then(|given| given.clone()).unwrap_or_default();
+    Ok(text.parse()?)
 }
 
 fn agent_config(config: NodeConfig, door: Arc<ControlPlaneOnly>) -> AgentConfig {

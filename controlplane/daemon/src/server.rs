@@ -1,7 +1,7 @@
 //! The server role: keys, store, API server, listener. Everything that talks to the API in this process gets a transport from it.
 //!
-//! Tasks: `api listener` and one `api connection` for each, `leaf renewal`, `event expiry`, `controllers`, and those of the store, all
-//! under the Supervisor.
+//! Tasks: `api listener` and one `api connection` for each, `leaf renewal`, `event expiry`, `api endpoints`, `controllers`, and those of
+//! the store, all under the Supervisor.
 
 use crate::agents::Agents;
 use crate::audit::Audit;
@@ -13,13 +13,14 @@ use crate::pki::PkiError;
 use crate::table::Table;
 use controlplane_apiserver::{ApiServer, Caller, Failure, Options};
 use controlplane_client::Transport;
-use controlplane_replica::Replica;
+use controlplane_replica::{Member, Members, Replica};
 use controlplane_store::Store;
 use machined_access::tls::{self, ServerKeys};
 use machined_reconcile::{Restart, Stop, Supervisor};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub(crate) struct ServerConfig {
     pub(crate) advertise: Option<Ipv4Addr>,
     /// Range of cluster IPs.
     pub(crate) services: (Ipv4Addr, u8),
+    /// The pod network.
+    pub(crate) pods: (Ipv4Addr, u8),
     /// DNS domain of the cluster.
     pub(crate) domain: String,
 }
@@ -70,6 +73,7 @@ pub(crate) struct Server {
     api: ApiServer,
     store: Arc<Replica>,
     authority_pem: String,
+    pods: (Ipv4Addr, u8),
     /// Where it listens.
     pub(crate) address: SocketAddr,
 }
@@ -111,16 +115,25 @@ impl Server {
         let expiring = api.clone();
         supervisor.spawn("event expiry", Restart::Always, move |stop| expire_events(expiring.clone(), stop));
         supervisor.spawn("leaf renewal", Restart::Always, move |stop| renew(Arc::clone(&keys), leaf.clone(), stop));
+        if let Some(own) = config.advertise {
+            let (advertising, members) = (api.clone(), Arc::clone(&store));
+            supervisor.spawn("api endpoints", Restart::Always, move |stop| {
+                advertise(advertising.clone(), Arc::clone(&members), own, stop)
+            });
+        }
         tracing::info!(%address, "the Kubernetes API is served");
-        Ok(Server { api, store, authority_pem: pki.authority_pem().to_owned(), address })
+        Ok(Server { api, store, authority_pem: pki.authority_pem().to_owned(), pods: config.pods, address })
     }
 
     /// Runs the scheduler and the other controllers while this member of the store leads, so that one process of a cluster does.
     ///
     /// Two may for a moment when the lead changes: each write has the precondition that what it was computed from still stands.
     pub(crate) fn run_controllers(&self, machine: &str, supervisor: &Supervisor) {
-        let settings =
-            controlplane_controllers::Settings { instance: machine.to_owned(), root_ca: self.authority_pem.clone() };
+        let settings = controlplane_controllers::Settings {
+            instance: machine.to_owned(),
+            root_ca: self.authority_pem.clone(),
+            pods: self.pods,
+        };
         let (transport, store) = (self.transport(Caller::controllers()), Arc::clone(&self.store));
         supervisor.spawn("controllers", Restart::Always, move |stop| {
             control(Arc::clone(&store), Arc::clone(&transport), settings.clone(), stop)
@@ -176,6 +189,46 @@ fn server_names(config: &ServerConfig) -> Vec<String> {
     names.sort();
     names.dedup();
     names
+}
+
+/// How often the leader looks at which members answer. Connections of pods to one that was lost fail for about this long.
+const ADVERTISE_PERIOD: Duration = Duration::from_secs(2);
+
+/// The same although nothing changed: somebody may have written to the slice.
+const ADVERTISE_AGAIN: Duration = Duration::from_secs(60);
+
+/// On the leader: has the `kubernetes` Service lead to the API servers of all members that answer.
+async fn advertise(api: ApiServer, store: Arc<Replica>, own: Ipv4Addr, mut stop: Stop) -> Result<(), Failure> {
+    let mut period = tokio::time::interval(ADVERTISE_PERIOD);
+    let mut written: Option<(BTreeSet<Ipv4Addr>, tokio::time::Instant)> = None;
+    loop {
+        tokio::select! {
+            _ = period.tick() => {}
+            () = stop.requested() => return Ok(()),
+        }
+        if !store.is_leader() {
+            written = None;
+            continue;
+        }
+        let addresses = serving(&store.members(), own);
+        let fresh = |(known, at): &(BTreeSet<Ipv4Addr>, tokio::time::Instant)| {
+            *known == addresses && at.elapsed() < ADVERTISE_AGAIN
+        };
+        if !written.as_ref().is_some_and(fresh) {
+            api.advertise(&addresses).await?;
+            written = Some((addresses, tokio::time::Instant::now()));
+        }
+    }
+}
+
+/// Where the members that answer the leader are, and the leader itself.
+fn serving(members: &Members, own: Ipv4Addr) -> BTreeSet<Ipv4Addr> {
+    let answering = members.voters.iter().filter(|(id, _)| members.alive.contains(id));
+    let address = |member: &Member| match member.address.parse::<SocketAddr>().ok()?.ip() {
+        IpAddr::V4(v4) => Some(v4),
+        IpAddr::V6(_) => None,
+    };
+    answering.filter_map(|(_, member)| address(member)).chain([own]).collect()
 }
 
 /// How often old events are looked for; each looks at all of them.

@@ -12,6 +12,7 @@ pub mod namespace;
 pub mod nftables;
 mod pods;
 pub mod proxy;
+pub mod routes;
 
 pub use addresses::AddressError;
 pub use cidr::{Cidr, CidrError};

@@ -3,10 +3,13 @@
 //! A [`Links`] is a netlink socket that belongs to the namespace it was opened in. Its driver runs beside the work
 //! in the same task ([`Links::run`]), so no background task outlives an operation.
 
+use crate::cidr::Cidr;
 use crate::namespace::{self, NamespaceError};
 use futures_util::TryStreamExt;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -176,6 +179,27 @@ impl Links {
         added.map_err(failed(format!("route everything over {gateway} on {name}")))
     }
 
+    /// Routes the pods of another node over its address.
+    pub(crate) async fn ensure_pod_route(&self, range: Cidr, gateway: Ipv4Addr) -> Result<(), LinkError> {
+        let route = pod_route(range).gateway(gateway).build();
+        let added = self.handle.route().add(route).replace().execute().await;
+        added.map_err(failed(format!("route {range} over {gateway}")))
+    }
+
+    /// Takes such a route away.
+    pub(crate) async fn remove_pod_route(&self, range: Cidr) -> Result<(), LinkError> {
+        let removed = self.handle.route().del(pod_route(range).build()).execute().await;
+        removed.map_err(failed(format!("remove the route to {range}")))
+    }
+
+    /// The routes that [`Links::ensure_pod_route`] made, in this run or an earlier one.
+    pub(crate) async fn pod_routes(&self) -> Result<BTreeMap<Cidr, Ipv4Addr>, LinkError> {
+        let routes = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+        let routes: Vec<RouteMessage> = routes.try_collect().await.map_err(failed("read the routes".to_owned()))?;
+        let ours = routes.iter().filter(|route| route.header.protocol == POD_ROUTES);
+        Ok(ours.filter_map(read_pod_route).collect())
+    }
+
     /// Removes the link, and with it its peer; a missing one is no error.
     pub(crate) async fn remove(&self, name: &str) -> Result<(), LinkError> {
         match self.find(name).await? {
@@ -186,6 +210,29 @@ impl Links {
             None => Ok(()),
         }
     }
+}
+
+/// Marks routes to pods of other nodes as ours; a number that nobody has in iproute2's list.
+const POD_ROUTES: RouteProtocol = RouteProtocol::Other(86);
+
+fn pod_route(range: Cidr) -> RouteMessageBuilder<Ipv4Addr> {
+    RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(range.network(), range.prefix()).protocol(POD_ROUTES)
+}
+
+fn read_pod_route(route: &RouteMessage) -> Option<(Cidr, Ipv4Addr)> {
+    let v4 = |address: &RouteAddress| match address {
+        RouteAddress::Inet(v4) => Some(*v4),
+        _other => None,
+    };
+    let network = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(address) => v4(address),
+        _other => None,
+    });
+    let gateway = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(address) => v4(address),
+        _other => None,
+    });
+    Some((Cidr::new(network?, route.header.destination_prefix_length).ok()?, gateway?))
 }
 
 fn failed(doing: String) -> impl FnOnce(rtnetlink::Error) -> LinkError {

@@ -2,7 +2,7 @@
 //!
 //! Needs root; for anybody else the test runs itself again as root of a user namespace (`unshare`, util-linux).
 
-use controlplane_network::{Cidr, NetworkConfig, NftSocket, PodNetwork, namespace, proxy};
+use controlplane_network::{Cidr, NetworkConfig, NftSocket, PodNetwork, namespace, proxy, routes};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use std::future::Future;
@@ -206,5 +206,32 @@ fn a_foreign_change_to_our_table_is_noticed_and_our_own_is_not() {
             .await
             .expect("because the other's transaction is announced")
             .expect("because the socket is open");
+    });
+}
+
+/// Destinations of the namespace's routes, as /proc shows them: hexadecimal, last byte first.
+fn destinations() -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/route").expect("because every kernel has it");
+    table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).map(str::to_owned).collect()
+}
+
+#[test]
+fn pods_of_other_nodes_are_routed_until_the_node_is_gone() {
+    on_a_machine("pods_of_other_nodes_are_routed_until_the_node_is_gone", |config| async move {
+        let network = PodNetwork::open(config, range()).await.expect("because root may make links");
+        let own = destinations();
+        let other: Cidr = "10.244.1.0/24".parse().expect("because it is a valid range");
+        // The bridge is a link that both addresses are on.
+        let wanted = |last| routes::Routes::from([(other, Ipv4Addr::new(10, 244, 0, last))]);
+        for gateway in [9, 9, 10] {
+            routes::apply(wanted(gateway)).await.expect("because the kernel has routes");
+            assert_eq!(destinations().iter().filter(|to| *to == "0001F40A").count(), 1);
+        }
+        routes::apply(routes::Routes::new()).await.expect("because the kernel has routes");
+        assert_eq!(destinations(), own, "what is not a route to other nodes' pods stays");
+        let unreachable = routes::Routes::from([(other, Ipv4Addr::new(192, 0, 2, 1))]);
+        routes::apply(unreachable).await.expect("because one node out of reach is no error");
+        assert_eq!(destinations(), own);
+        drop(network);
     });
 }

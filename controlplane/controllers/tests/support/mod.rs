@@ -54,7 +54,8 @@ impl Cluster {
         let server = ApiServer::new(Arc::new(LocalStore::new()), Options::default());
         server.bootstrap().await.expect("because an empty store takes the first objects");
         let supervisor = Supervisor::new();
-        let settings = Settings { instance: "test".to_owned(), root_ca: "PEM".to_owned() };
+        let pods = (std::net::Ipv4Addr::new(10, 244, 0, 0), 16);
+        let settings = Settings { instance: "test".to_owned(), root_ca: "PEM".to_owned(), pods };
         let controllers = Arc::new(InProcess { server: server.clone(), caller: Caller::controllers() });
         controlplane_controllers::run(controllers, &supervisor, settings);
         let admin = Caller::authenticated("ada", [MASTERS.to_owned()], "SHA256:test");

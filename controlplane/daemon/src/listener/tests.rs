@@ -301,3 +301,43 @@ async fn streams_end_with_the_login_that_they_were_begun_with() {
     Streams::open(&lab, &token, &client).await.cut_off().await;
     lab.supervisor.stop(Duration::from_secs(1)).await;
 }
+
+#[tokio::test]
+async fn a_worker_reaches_the_control_plane_as_its_node() {
+    use crate::leaf::LeafSource;
+    use crate::remote::Remote;
+    use controlplane_client::{Client, ClientError, Reason};
+    use k8s_openapi::api::core::v1::Node;
+    use machined_access::{MachineEntry, MachineRole};
+    use machined_ids::MachineName;
+
+    let mut lab = Lab::new(table(1, &[])).await;
+    let identity = IdentityKey::generate().expect("because there is randomness");
+    let machine = |text: &str| MachineName::parse(text).expect("because it is a label");
+    let entry = |key: &IdentityKey, role| MachineEntry { identity: key.fingerprint(), role };
+    let both = |role| {
+        let cp1 = (machine("cp1"), entry(&lab.machine, role));
+        let w1 = (machine("w1"), entry(&identity, MachineRole::Worker));
+        AccessTable { machines: [cp1, w1].into(), ..table(2, &[]) }
+    };
+    let (as_worker, as_control_plane) = (both(MachineRole::Worker), both(MachineRole::ControlPlane));
+    let key = Arc::new(LeafKey::generate().expect("because there is randomness"));
+    let chain = identity.issue_leaf(&key.spki(), "controlplane", &[tls::MACHINE_NAME.to_owned()], Timestamp::now());
+    let (_renewal, chain) = tokio::sync::watch::channel(chain.expect("because the key is good"));
+    let leaf = LeafSource::new(key, chain);
+    lab.writer.replace(as_control_plane.clone());
+    let (own, workers_table) = crate::table::table(as_worker);
+    // Nobody listens at the first endpoint.
+    let endpoints = vec!["127.0.0.1:1".to_owned(), lab.address.to_string()];
+    let remote =
+        Remote::new(endpoints, workers_table, leaf, &lab.supervisor).await.expect("because they are addresses");
+    let nodes = Client::new(remote).all::<Node>();
+    let asked = nodes.get("w1").await.expect_err("because no server is of the control plane");
+    assert!(matches!(asked, ClientError::Transport { .. }), "{asked}");
+
+    own.replace(as_control_plane);
+    let asked = nodes.get("w1").await.expect_err("because there is no Node");
+    assert!(matches!(&asked, ClientError::Refused { status, .. } if status.reason == Reason::NotFound), "{asked}");
+    let record = lab.records.recv().await.expect("because a call was made").to_json();
+    assert!(record.contains("system:node:w1"), "{record}");
+}
