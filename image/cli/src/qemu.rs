@@ -7,6 +7,7 @@ pub(crate) mod accelerator;
 pub(crate) mod firmware;
 pub(crate) mod monitor;
 
+use sha2::{Digest as _, Sha256};
 use std::path::PathBuf;
 
 use accelerator::Accelerator;
@@ -44,6 +45,27 @@ impl std::str::FromStr for Forward {
     }
 }
 
+/// A second network card, on a network that virtual machines of this host share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lan {
+    /// UDP port of the network on the host's loopback address; machines with the same one are on one network.
+    pub(crate) port: u16,
+    /// The card's hardware address: unlike those of the others on this network.
+    pub(crate) hardware: [u8; 6],
+}
+
+impl Lan {
+    /// Group address by which QEMU finds the others (RFC 2365, for one organisation); it never leaves the loopback interface.
+    const GROUP: &str = "239.192.0.1";
+
+    /// A card in the machine with this folder; no two machines have one folder.
+    pub(crate) fn new(port: u16, folder: &std::path::Path) -> Self {
+        let digest = Sha256::digest(folder.as_os_str().as_encoded_bytes());
+        // QEMU's own range of locally administered addresses.
+        Lan { port, hardware: [0x52, 0x54, 0x00, digest[0], digest[1], digest[2]] }
+    }
+}
+
 /// Where the serial console goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Serial {
@@ -70,6 +92,8 @@ pub(crate) struct Machine {
     pub(crate) processors: u32,
     /// Ports that lead in.
     pub(crate) forwards: Vec<Forward>,
+    /// A card on a network with other machines.
+    pub(crate) lan: Option<Lan>,
     /// Where the console goes.
     pub(crate) serial: Serial,
     /// Whether QEMU goes to the background once the machine is set up.
@@ -107,6 +131,11 @@ impl Machine {
         add("netdev", format!("user,id=net{forwards}"));
         // Without its ROM the firmware does not try to boot from the network.
         add("device", "virtio-net-pci,netdev=net,romfile=".to_owned());
+        if let Some(Lan { port, hardware }) = self.lan {
+            add("netdev", format!("socket,id=lan,mcast={}:{port},localaddr=127.0.0.1", Lan::GROUP));
+            let hardware = hardware.map(|byte| format!("{byte:02x}")).join(":");
+            add("device", format!("virtio-net-pci,netdev=lan,mac={hardware},romfile="));
+        }
         add("device", "virtio-rng-pci".to_owned());
         add(
             "chardev",
@@ -154,6 +183,7 @@ mod tests {
             memory_mib: 1024,
             processors: 2,
             forwards: vec![Forward { host: 8080, guest: 30080 }],
+            lan: None,
             serial: Serial::Log,
             detached: true,
             no_reboot: false,
@@ -164,6 +194,15 @@ mod tests {
     fn ports_are_open_on_loopback_only() {
         let arguments = machine().plan().join(" ");
         assert!(arguments.contains("user,id=net,hostfwd=tcp:127.0.0.1:8080-:30080"), "{arguments}");
+    }
+
+    #[test]
+    fn machines_on_one_network_stay_on_loopback_and_differ() {
+        let one = Lan::new(7000, std::path::Path::new("/machines/one"));
+        let arguments = Machine { lan: Some(one), ..machine() }.plan().join(" ");
+        assert!(arguments.contains("mcast=239.192.0.1:7000,localaddr=127.0.0.1"), "{arguments}");
+        assert!(arguments.contains("netdev=lan,mac=52:54:00:"), "{arguments}");
+        assert_ne!(one, Lan::new(7000, std::path::Path::new("/machines/two")));
     }
 
     #[test]

@@ -14,7 +14,9 @@ use image_build::uki;
 
 use crate::build::DEFAULT_IMAGE;
 use crate::qemu::accelerator::{self, OVERRIDE};
-use crate::qemu::{DISK, Forward, MONITOR, Machine, PID_FILE, QEMU, SERIAL_LOG, Serial, VARIABLES, firmware, monitor};
+use crate::qemu::{
+    DISK, Forward, Lan, MONITOR, Machine, PID_FILE, QEMU, SERIAL_LOG, Serial, VARIABLES, firmware, monitor,
+};
 
 /// Folder of the machine unless told otherwise.
 const DEFAULT_MACHINE: &str = ".cairn/machine";
@@ -43,6 +45,10 @@ pub(crate) struct Arguments {
     /// Lead a TCP port of this host's loopback address into the machine; may be given more than once.
     #[arg(long, value_name = "HOSTPORT:GUESTPORT")]
     forward: Vec<Forward>,
+    /// A second network card, on the network of all machines of this host that name the same UDP port. Machines have no address on it
+    /// but what their documents say.
+    #[arg(long, value_name = "PORT")]
+    lan: Option<u16>,
     /// Firmware with Secure Boot, in setup mode at first: it enrols the keys that the image brings, restarts, and from then on
     /// refuses what they did not sign. Holds for a machine's first run and all later ones.
     #[arg(long)]
@@ -96,6 +102,7 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
         memory_mib: arguments.memory,
         processors: arguments.cpus,
         forwards: arguments.forward.clone(),
+        lan: arguments.lan.map(|port| Lan::new(port, &folder)),
         serial: if arguments.detach { Serial::Log } else { Serial::Terminal },
         detached: arguments.detach,
         no_reboot: arguments.no_reboot,

@@ -55,11 +55,19 @@ impl Cluster {
         self.places.home("ssh_key")
     }
 
-    /// Makes key, repository and the bare copy that is served.
+    /// Makes key, repository and the bare copy that is served, for one machine on QEMU's network for guests.
     ///
     /// # Errors
     /// When ssh-keygen, git or cairnctl fail.
     pub fn create(&self) -> Result<()> {
+        self.create_at(&["10.0.2.15"])
+    }
+
+    /// The same for a cluster that is found at these addresses.
+    ///
+    /// # Errors
+    /// When ssh-keygen, git or cairnctl fail.
+    pub fn create_at(&self, endpoints: &[&str]) -> Result<()> {
         let key = self.ssh_key();
         let made = Command::new("ssh-keygen")
             .args(["-q", "-t", "ed25519", "-N", "", "-C", "demo", "-f"])
@@ -69,18 +77,11 @@ impl Cluster {
         ensure!(made.success(), "ssh-keygen could not make a key");
         let checkout = text(&self.checkout())?;
         let key = text(&key)?;
-        self.cairnctl(&[
-            "init",
-            &checkout,
-            "--cluster",
-            "demo",
-            "--name",
-            "ada",
-            "--ssh-key",
-            &key,
-            "--endpoint",
-            "10.0.2.15",
-        ])?;
+        let mut arguments = vec!["init", &checkout, "--cluster", "demo", "--name", "ada", "--ssh-key", &key];
+        for endpoint in endpoints {
+            arguments.extend(["--endpoint", endpoint]);
+        }
+        self.cairnctl(&arguments)?;
         let bare = self.served().join("demo.git");
         git(self.places.root(), &["init", "--quiet", "--bare", "--initial-branch", "main", &text(&bare)?])?;
         git(&self.checkout(), &["remote", "add", "origin", &text(&bare)?])?;
@@ -108,6 +109,14 @@ impl Cluster {
     /// When its identity does not appear.
     pub async fn enroll_seeded(&self, machine: &VirtualMachine) -> Result<()> {
         self.enroll_with(machine, &["--seeded"]).await
+    }
+
+    /// Brings a machine in, with a commit in the checkout that is not pushed yet.
+    ///
+    /// # Errors
+    /// When its identity does not appear or it refuses.
+    pub async fn enroll_unpushed(&self, machine: &VirtualMachine) -> Result<()> {
+        self.enroll_with(machine, &["--repository", &self.repository(), "--no-push"]).await
     }
 
     async fn enroll_with(&self, machine: &VirtualMachine, more: &[&str]) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The real kubectl, with the kubeconfig that cairnctl wrote.
 
+use crate::machine::VirtualMachine;
 use anyhow::{Context, Result, bail, ensure};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -69,6 +70,15 @@ impl Kubectl {
         let error = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "kubectl {} failed: {error}", arguments.join(" "));
         Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// The same kubectl, at another of the cluster's machines.
+    ///
+    /// # Errors
+    /// What kubectl printed as its error.
+    pub fn at(&self, machine: &VirtualMachine, arguments: &[&str]) -> Result<String> {
+        let server = format!("https://127.0.0.1:{}", machine.ports().kubernetes);
+        self.run(&[&["--server", &server, "--request-timeout", "10s"], arguments].concat(), "")
     }
 
     /// Starts one that goes on, such as `get --watch`.

@@ -10,6 +10,7 @@ pub mod dev;
 pub mod faults;
 mod kubectl;
 mod machine;
+pub mod members;
 mod places;
 pub mod scenarios;
 pub mod secure_boot;

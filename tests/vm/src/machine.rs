@@ -52,6 +52,7 @@ pub struct VirtualMachine {
     folder: PathBuf,
     image: PathBuf,
     secure_boot: bool,
+    lan: Option<u16>,
 }
 
 impl VirtualMachine {
@@ -64,6 +65,7 @@ impl VirtualMachine {
             folder: places.home(name),
             image: places.image(""),
             secure_boot: false,
+            lan: None,
         }
     }
 
@@ -77,6 +79,12 @@ impl VirtualMachine {
     #[must_use]
     pub fn with_secure_boot(self) -> Self {
         VirtualMachine { secure_boot: true, ..self }
+    }
+
+    /// The same machine with a second card on the network of this port.
+    #[must_use]
+    pub fn with_lan(self, port: u16) -> Self {
+        VirtualMachine { lan: Some(port), ..self }
     }
 
     /// Puts other content onto its disk while it is off.
@@ -136,6 +144,10 @@ impl VirtualMachine {
         }
         if self.secure_boot {
             arguments.push("--secure-boot");
+        }
+        let lan = self.lan.map(|port| port.to_string());
+        if let Some(port) = &lan {
+            arguments.extend(["--lan", port]);
         }
         logged(places, &places.program("cairn-image")?, &arguments).await
     }

@@ -1,4 +1,5 @@
-//! `cargo xtask vm`: upgrades on a machine of its own in QEMU, with as many power cuts as one has patience for.
+//! `cargo xtask vm`: what takes longer than `make test` should: upgrades with as many power cuts as one has patience for, and three
+//! machines of which each is lost in turn.
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -16,10 +17,19 @@ pub(crate) struct Vm {
     /// Where the moments of those cuts follow from
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Only three machines of one cluster, of which this many are lost in turn
+    #[arg(long, value_name = "LOSSES", num_args = 0..=1, default_missing_value = "3")]
+    members: Option<usize>,
 }
+
+/// Where the three machines live.
+const MEMBERS_HOME: &str = ".cairn/test-members";
 
 pub(crate) async fn vm(vm: &Vm) -> Result<()> {
     Artefacts::build(&Places::new(HOME)?, &mut Steps::default()).await?;
+    if let Some(losses) = vm.members {
+        return members(losses).await;
+    }
     run(vm.power_cuts, vm.seed).await
 }
 
@@ -32,5 +42,15 @@ pub(crate) async fn run(power_cuts: u32, seed: u64) -> Result<()> {
     println!("\nupgrades on a virtual machine");
     upgrades::upgrades(&places, &mut Steps::default(), power_cuts, seed).await?;
     println!("\nupgrades hold");
+    Ok(())
+}
+
+/// Runs three machines, from an empty folder.
+pub(crate) async fn members(losses: usize) -> Result<()> {
+    std::fs::remove_dir_all(Places::new(MEMBERS_HOME)?.home("")).context("removing what the last run left")?;
+    let places = Places::new(MEMBERS_HOME)?;
+    println!("\nthree machines, one cluster");
+    tests_vm::members::members(&places, &mut Steps::default(), losses).await?;
+    println!("\nthe cluster holds");
     Ok(())
 }
