@@ -154,6 +154,8 @@ fn parse(tag: u8, mut payload: Vec<u8>) -> io::Result<Frame> {
             let length = usize::from(payload.get(1).copied().unwrap_or_default());
             let id = payload.get(2..2 + length).and_then(ObjectId::from_slice).ok_or_else(|| broken("a crooked id"))?;
             payload.drain(..2 + length);
+            // It grew by doubling, and is kept: all objects together would take up to twice their bytes.
+            payload.shrink_to_fit();
             Ok(Frame::Object(id, kind, payload))
         }
         _ => Err(broken("an unknown frame")),
@@ -178,6 +180,17 @@ mod tests {
         assert_eq!(read(&mut input).await.expect("because it is whole"), object);
         assert_eq!(read(&mut input).await.expect("because it is whole"), Frame::Failure(failure));
         assert!(read(&mut input).await.is_err(), "the stream ended without a last frame");
+    }
+
+    #[tokio::test]
+    async fn a_kept_object_takes_little_more_memory_than_its_bytes() {
+        let (id, content) = (ObjectId::Sha1([3; 20]), vec![7; 600_000]);
+        let mut bytes = Vec::new();
+        write_object(&mut bytes, &id, ObjectKind::Blob, &content).expect("because memory takes it");
+        let Frame::Object(_, _, read) = read(&mut bytes.as_slice()).await.expect("because it is whole") else {
+            panic!("it was written as an object")
+        };
+        assert!(read == content && read.capacity() < content.len() * 11 / 10, "{}", read.capacity());
     }
 
     #[tokio::test]

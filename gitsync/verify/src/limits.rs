@@ -6,6 +6,10 @@ pub const MAX_OBJECT_BYTES: u64 = 8 << 20;
 /// Bytes of all objects of one judgement together; bounds the verifier's memory.
 pub const MAX_TOTAL_BYTES: u64 = 128 << 20;
 
+/// Bytes of memory that fetching and judging the largest thing within these limits takes in gitsync, besides its fetch child: all objects,
+/// the index over them, and what is made of them. Measured by `cargo xtask bench trust --memory`.
+pub const JUDGEMENT_MEMORY_BYTES: u64 = 256 << 20;
+
 /// Objects of one judgement; bounds the index over them.
 pub const MAX_OBJECTS: usize = 200_000;
 

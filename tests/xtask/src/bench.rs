@@ -2,6 +2,7 @@
 
 mod boot;
 mod join;
+mod memory;
 mod people;
 mod trust;
 
@@ -15,11 +16,15 @@ pub(crate) enum Bench {
     Boot(boot::Boot),
     /// Commits verified per second beside git's own, and the difference of two trees
     Trust(trust::Trust),
+    /// One fetch in a process of its own, for `trust`; the task comes on standard input
+    #[command(hide = true)]
+    Probe,
 }
 
 pub(crate) async fn bench(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Boot(boot) => boot::run(boot).await,
         Bench::Trust(trust) => trust::run(trust).await,
+        Bench::Probe => memory::probe().await,
     }
 }

@@ -20,7 +20,7 @@ const SLACK: Duration = Duration::from_secs(30);
 pub(crate) const CHILD_MEMORY_KIB: i64 = 2 << 20;
 
 /// Bound on what one hostile fetch may add to the memory of gitsync itself, which only reads frames.
-pub(crate) const PARENT_MEMORY_KIB: u64 = 256 << 10;
+pub(crate) const PARENT_MEMORY_KIB: u64 = gitsync_verify::limits::JUDGEMENT_MEMORY_BYTES >> 10;
 
 /// Why nothing of an attack was taken.
 #[derive(Debug)]

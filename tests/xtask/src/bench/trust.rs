@@ -3,7 +3,7 @@
 //! Times are processor time of the one thread (for git: of the processes it started), so that other work on the machine does not
 //! count; wall-clock times stand beside them.
 
-use super::{join, people};
+use super::{join, memory, people};
 use crate::run::run as run_command;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -16,7 +16,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tests_support::authenticator::PlainKey;
@@ -30,6 +30,9 @@ pub(crate) struct Trust {
     /// Of these, commits that git verifies as well: it starts two programs for each.
     #[arg(long, default_value_t = 200)]
     git_commits: u32,
+    /// Only the memory of fetches of hostile and of the largest packs.
+    #[arg(long)]
+    memory: bool,
 }
 
 /// Folders, and files in each, of the repository whose history is verified.
@@ -55,6 +58,9 @@ struct History {
 }
 
 pub(crate) async fn run(trust: &Trust) -> Result<()> {
+    if trust.memory {
+        return memory::measure(&fetch_child()?).await.map(drop);
+    }
     println!("making {} signed commits", trust.commits);
     let history = history(trust.commits)?;
     let (set, hashing) = timed(|| fill(&history.objects))?;
@@ -69,11 +75,19 @@ pub(crate) async fn run(trust: &Trust) -> Result<()> {
     let steps = chain.steps.len();
     ensure!(steps + 1 == history.commits.len(), "only {steps} steps were verified");
     let git = git(&history, trust.git_commits)?;
-    println!("building the fetch child, making a large repository");
-    run_command("cargo", &["build", "--quiet", "--release", "--locked", "--package", "gitsync-daemon"])?;
-    let join = join::measure(&tests_vm::Places::new(".cairn/bench")?.programs().join("gitsync")).await?;
-    let single = Single { difference: difference()?, costs: people::measure()?, join };
+    let child = fetch_child()?;
+    println!("making large repositories and hostile packs");
+    let join = join::measure(&child).await?;
+    let memory = memory::measure(&child).await?;
+    let single = Single { difference: difference()?, costs: people::measure()?, join, memory };
     report(&history, steps, (hashing, verifying), (trust.git_commits, git), &single)
+}
+
+/// Builds gitsync as it is shipped, and says where it is.
+fn fetch_child() -> Result<PathBuf> {
+    println!("building the fetch child");
+    run_command("cargo", &["build", "--quiet", "--release", "--locked", "--package", "gitsync-daemon"])?;
+    Ok(tests_vm::Places::new(".cairn/bench")?.programs().join("gitsync"))
 }
 
 /// Times of one thing each.
@@ -81,6 +95,7 @@ struct Single {
     difference: Duration,
     costs: people::Costs,
     join: join::Join,
+    memory: Vec<memory::Outcome>,
 }
 
 fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Took)> {
@@ -279,7 +294,7 @@ fn report(
     let json = json!({ "commits": steps, "objects": objects, "rates": figures, "treeDifferenceMicros": difference,
         "loginMicros": login, "requestMicros": request, "joinSeconds": took.as_secs_f64(),
         "joinRepositoryBytes": repository, "joinTreeBytes": tree, "joinDiskBytes": disk,
-        "pollRequests": poll.requests, "pollMillis": poll_millis });
+        "pollRequests": poll.requests, "pollMillis": poll_millis, "memory": &single.memory });
     let file = Path::new(".cairn/bench/trust.json");
     std::fs::create_dir_all(file.parent().context("the file lies in a folder")?)?;
     std::fs::write(file, serde_json::to_vec_pretty(&json)?)?;
