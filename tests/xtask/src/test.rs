@@ -26,6 +26,9 @@ pub(crate) struct Test {
     /// Where the moments of those cuts follow from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How many of three machines of one cluster are lost in turn.
+    #[arg(long, default_value_t = 1)]
+    losses: usize,
     /// Leave the virtual machine running at the end, to look at it.
     #[arg(long)]
     keep: bool,
@@ -142,7 +145,7 @@ async fn main_job(places: &Places, machine: &VirtualMachine, steps: &mut Steps, 
     machine.cut_power().await?;
     seeded(steps).await?;
     println!("\nthe main job holds");
-    Ok(())
+    crate::vm::members(test.losses).await
 }
 
 /// A cluster of its own, whose machine comes up by a seed.
