@@ -32,6 +32,7 @@ mod server;
 mod storage;
 mod subresource;
 mod tenure;
+mod token_tenure;
 mod tokens;
 mod watch;
 

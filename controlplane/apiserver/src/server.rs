@@ -126,8 +126,8 @@ impl ApiServer {
         let started = Instant::now();
         let info = RequestInfo::parse(request.method(), request.uri());
         let accept_gzip = respond::accepts_gzip(request.headers());
-        let tenure = request.extensions().get::<Tenure>().cloned();
         let caller = self.0.identify(&mut request).await;
+        let tenure = request.extensions().get::<Tenure>().cloned();
         let span_caller = caller.as_ref().ok().cloned();
         let answer = match caller {
             Ok(caller) => self.0.limited(&info, &caller, request).await,
@@ -165,7 +165,11 @@ impl Inner {
             return Ok(caller);
         }
         match (bearer(request), &self.options.tokens) {
-            (Some(token), Some(keys)) => keys.authenticate(self, token).await,
+            (Some(token), Some(keys)) => {
+                let (caller, tenure) = keys.authenticate(self, token).await?;
+                request.extensions_mut().insert(tenure);
+                Ok(caller)
+            }
             (Some(_), None) => Err(ApiError::unauthorized().into()),
             (None, _) => Ok(Caller::anonymous()),
         }

@@ -1,6 +1,7 @@
 //! Service-account tokens: ES256 JWTs bound to an account and, mostly, to a pod. Signed and checked here only.
 //!
-//! A token is worth something while its account (and pod) exist with the same uid; nothing is stored per token.
+//! A token is worth something while its account (and pod) exist with the same uid; nothing is stored per token. What that means for streams
+//! that go on is said in [`crate::token_tenure`].
 
 use crate::caller::{Caller, SERVICE_ACCOUNTS};
 use crate::failure::Failure;
@@ -9,6 +10,8 @@ use crate::registry::{self, Call};
 use crate::request::ResourcePath;
 use crate::server::Inner;
 use crate::storage;
+use crate::tenure::Tenure;
+use crate::token_tenure::Bound;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use controlplane_store::Consistency;
@@ -20,6 +23,7 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 
 /// Issuer and default audience of all tokens: one canonical name, the API server's own in the cluster.
 pub(crate) const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -116,8 +120,8 @@ impl ServiceAccountKeys {
             .map_err(|error| ApiError::internal(&format!("a token cannot be signed: {error}")).into())
     }
 
-    /// The caller behind a token.
-    pub(crate) async fn authenticate(&self, server: &Inner, token: &str) -> Result<Caller, Failure> {
+    /// The caller behind a token, and until when streams are served to it.
+    pub(crate) async fn authenticate(&self, server: &Inner, token: &str) -> Result<(Caller, Tenure), Failure> {
         let mut validation = Validation::new(Algorithm::ES256);
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(&[ISSUER]);
@@ -126,26 +130,28 @@ impl ServiceAccountKeys {
             .map_err(|_| ApiError::unauthorized())?
             .claims;
         let Private { namespace, serviceaccount, pod } = &claims.private;
-        if !lives(server, "serviceaccounts", namespace, serviceaccount).await? {
-            return Err(ApiError::unauthorized().into());
-        }
-        if let Some(pod) = pod
-            && !lives(server, "pods", namespace, pod).await?
-        {
-            return Err(ApiError::unauthorized().into());
+        let leeway = i64::try_from(validation.leeway).expect("because it is a minute");
+        let mut bound = Bound::new(server.store.revision(), claims.exp.saturating_add(leeway));
+        let objects = [("serviceaccounts", Some(serviceaccount)), ("pods", pod.as_ref())];
+        for (resource, named) in objects.into_iter().filter_map(|(resource, named)| Some((resource, named?))) {
+            let path =
+                ResourcePath { namespace: namespace.clone(), name: named.name.clone(), ..ResourcePath::default() };
+            if !lives(server, resource, &path, &named.uid).await? {
+                return Err(ApiError::unauthorized().into());
+            }
+            bound.to(server, resource, &path)?;
         }
         let groups = [SERVICE_ACCOUNTS.to_owned(), format!("{SERVICE_ACCOUNTS}:{namespace}")];
         let user = format!("system:serviceaccount:{namespace}:{}", serviceaccount.name);
-        Ok(Caller::authenticated(user, groups, claims.jti))
+        Ok((Caller::authenticated(user, groups, claims.jti), bound.tenure(Arc::clone(&server.store))))
     }
 }
 
 /// Whether the object a token is bound to still exists.
-async fn lives(server: &Inner, resource: &str, namespace: &str, bound: &Named) -> Result<bool, Failure> {
+async fn lives(server: &Inner, resource: &str, path: &ResourcePath, uid: &str) -> Result<bool, Failure> {
     let kind = server.kind("", "v1", resource)?;
-    let path = ResourcePath { namespace: namespace.to_owned(), name: bound.name.clone(), ..ResourcePath::default() };
-    let found = storage::get(&*server.store, &kind, &path, Consistency::Local).await?;
-    Ok(found.is_some_and(|stored| stored.object.uid() == bound.uid))
+    let found = storage::get(&*server.store, &kind, path, Consistency::Local).await?;
+    Ok(found.is_some_and(|stored| stored.object.uid() == uid))
 }
 
 /// serviceaccounts/token: answers a TokenRequest.
