@@ -23,6 +23,9 @@ pub(crate) const VARIABLES: &str = "vars.fd";
 pub(crate) const SERIAL_LOG: &str = "serial.log";
 /// Process id of a detached QEMU.
 pub(crate) const PID_FILE: &str = "qemu.pid";
+/// State folder and control socket of the TPM made of software.
+pub(crate) const TPM_STATE: &str = "tpm";
+pub(crate) const TPM_SOCKET: &str = "tpm.sock";
 /// QEMU's control socket.
 pub(crate) const MONITOR: &str = "qmp.sock";
 
@@ -96,6 +99,8 @@ pub(crate) struct Machine {
     pub(crate) lan: Option<Lan>,
     /// Where the console goes.
     pub(crate) serial: Serial,
+    /// Whether it has a TPM 2.0, made of software, on [`TPM_SOCKET`].
+    pub(crate) tpm: bool,
     /// Whether QEMU goes to the background once the machine is set up.
     pub(crate) detached: bool,
     /// Whether QEMU ends when the machine restarts.
@@ -137,6 +142,11 @@ impl Machine {
             add("device", format!("virtio-net-pci,netdev=lan,mac={hardware},romfile="));
         }
         add("device", "virtio-rng-pci".to_owned());
+        if self.tpm {
+            add("chardev", format!("socket,id=tpm,path={TPM_SOCKET}"));
+            add("tpmdev", "emulator,id=tpm,chardev=tpm".to_owned());
+            add("device", "tpm-crb,tpmdev=tpm".to_owned());
+        }
         add(
             "chardev",
             match self.serial {
@@ -185,6 +195,7 @@ mod tests {
             forwards: vec![Forward { host: 8080, guest: 30080 }],
             lan: None,
             serial: Serial::Log,
+            tpm: false,
             detached: true,
             no_reboot: false,
         }
@@ -213,6 +224,14 @@ mod tests {
         let arguments = machine.plan().join(" ");
         assert!(arguments.contains("-machine q35,smm=on "), "{arguments}");
         assert!(arguments.contains("driver=cfi.pflash01,property=secure,value=on"), "{arguments}");
+    }
+
+    #[test]
+    fn a_tpm_is_there_only_when_asked_for() {
+        let mut machine = machine();
+        assert!(!machine.plan().join(" ").contains("tpm"));
+        machine.tpm = true;
+        assert!(machine.plan().join(" ").contains("-device tpm-crb,tpmdev=tpm"));
     }
 
     #[test]

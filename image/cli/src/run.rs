@@ -15,7 +15,8 @@ use image_build::uki;
 use crate::build::DEFAULT_IMAGE;
 use crate::qemu::accelerator::{self, OVERRIDE};
 use crate::qemu::{
-    DISK, Forward, Lan, MONITOR, Machine, PID_FILE, QEMU, SERIAL_LOG, Serial, VARIABLES, firmware, monitor,
+    DISK, Forward, Lan, MONITOR, Machine, PID_FILE, QEMU, SERIAL_LOG, Serial, TPM_SOCKET, TPM_STATE, VARIABLES,
+    firmware, monitor,
 };
 
 /// Folder of the machine unless told otherwise.
@@ -53,6 +54,9 @@ pub(crate) struct Arguments {
     /// refuses what they did not sign. Holds for a machine's first run and all later ones.
     #[arg(long)]
     secure_boot: bool,
+    /// Give the machine a TPM 2.0 made of software (swtpm), whose memory lies in the folder of the machine.
+    #[arg(long)]
+    tpm: bool,
     /// Memory in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     memory: u32,
@@ -94,6 +98,9 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
     let memory = folder.parent().unwrap_or(&folder).join(ACCELERATOR_MEMORY);
     let accelerator = accelerator::choose(&memory, || kernel_of(&arguments.image))?;
     eprintln!("Machine {}, accelerator {} ({OVERRIDE} overrides)", folder.display(), accelerator.argument());
+    if arguments.tpm {
+        start_tpm(&folder)?;
+    }
     let machine = Machine {
         accelerator,
         firmware,
@@ -104,6 +111,7 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
         forwards: arguments.forward.clone(),
         lan: arguments.lan.map(|port| Lan::new(port, &folder)),
         serial: if arguments.detach { Serial::Log } else { Serial::Terminal },
+        tpm: arguments.tpm,
         detached: arguments.detach,
         no_reboot: arguments.no_reboot,
     };
@@ -120,6 +128,19 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
     }
     eprintln!("Console: {}", folder.join(SERIAL_LOG).display());
     Ok(())
+}
+
+/// Starts the TPM; it ends when QEMU does.
+fn start_tpm(folder: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(folder.join(TPM_STATE)).context("cannot create the folder of the TPM")?;
+    // In the background it stands in another folder; its socket is made before, and socket addresses are short.
+    let state = format!("dir={}", folder.join(TPM_STATE).display());
+    let control = format!("type=unixio,path={TPM_SOCKET}");
+    let mut command = Command::new("swtpm");
+    command.args(["socket", "--tpm2", "--daemon", "--terminate", "--tpmstate", &state, "--ctrl", &control]);
+    let status = command.current_dir(folder).status();
+    let status = status.context("cannot run swtpm; install it with: apt-get install swtpm")?;
+    if status.success() { Ok(()) } else { bail!("swtpm could not start ({status}); it said why above") }
 }
 
 /// Ends a machine.

@@ -212,6 +212,19 @@ impl Cluster {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// The same, started in the person's checkout.
+    ///
+    /// # Errors
+    /// What it printed as its error.
+    pub fn cairnctl_in_checkout(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.command(arguments).current_dir(self.checkout()).stdin(Stdio::null()).output();
+        let output = output.context("starting cairnctl")?;
+        if !output.status.success() {
+            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.places.programs().join("cairnctl"));
         command.args(arguments).env("CAIRN_CONFIG", self.places.home("cairnctl"));

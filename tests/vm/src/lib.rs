@@ -15,6 +15,7 @@ mod places;
 pub mod scenarios;
 pub mod secure_boot;
 mod steps;
+pub mod tpm;
 pub mod upgrades;
 
 pub use artefacts::Artefacts;

@@ -52,6 +52,7 @@ pub struct VirtualMachine {
     folder: PathBuf,
     image: PathBuf,
     secure_boot: bool,
+    tpm: bool,
     lan: Option<u16>,
 }
 
@@ -65,6 +66,7 @@ impl VirtualMachine {
             folder: places.home(name),
             image: places.image(""),
             secure_boot: false,
+            tpm: false,
             lan: None,
         }
     }
@@ -79,6 +81,21 @@ impl VirtualMachine {
     #[must_use]
     pub fn with_secure_boot(self) -> Self {
         VirtualMachine { secure_boot: true, ..self }
+    }
+
+    /// The same machine with a TPM made of software.
+    #[must_use]
+    pub fn with_tpm(self) -> Self {
+        VirtualMachine { tpm: true, ..self }
+    }
+
+    /// Copies its disk while it is off.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn disk(&self) -> Result<Vec<u8>> {
+        let path = self.folder.join("disk.qcow2");
+        std::fs::read(&path).with_context(|| format!("reading {}", path.display()))
     }
 
     /// The same machine with a second card on the network of this port.
@@ -144,6 +161,9 @@ impl VirtualMachine {
         }
         if self.secure_boot {
             arguments.push("--secure-boot");
+        }
+        if self.tpm {
+            arguments.push("--tpm");
         }
         let lan = self.lan.map(|port| port.to_string());
         if let Some(port) = &lan {

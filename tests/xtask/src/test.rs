@@ -20,6 +20,9 @@ pub(crate) struct Test {
     /// Only Secure Boot, in a virtual machine.
     #[arg(long)]
     secure_boot: bool,
+    /// Only a machine with a TPM made of software, in a virtual machine.
+    #[arg(long)]
+    tpm: bool,
     /// How often power is cut in the middle of a change.
     #[arg(long, default_value_t = 2)]
     cuts: u32,
@@ -61,6 +64,11 @@ pub(crate) async fn test(test: &Test) -> Result<()> {
         let mut steps = Steps::default();
         Artefacts::build(&Places::new(".cairn/test-secure-boot")?, &mut steps).await?;
         return secure_boot(&mut steps).await;
+    }
+    if test.tpm {
+        let mut steps = Steps::default();
+        Artefacts::build(&Places::new(".cairn/test-tpm")?, &mut steps).await?;
+        return tpm(&mut steps).await;
     }
     if !test.vm {
         run("cargo", &["test", "--workspace", "--locked"])?;
@@ -169,6 +177,20 @@ async fn secure_boot(steps: &mut Steps) -> Result<()> {
         println!("the console ends:\n{}", machine.serial());
     }
     steps.take("only signed code runs with Secure Boot", async { held }).await
+}
+
+/// A machine of its own with a TPM made of software.
+async fn tpm(steps: &mut Steps) -> Result<()> {
+    let home = ".cairn/test-tpm";
+    std::fs::remove_dir_all(Places::new(home)?.home("")).context("removing what the last run left")?;
+    let places = Places::new(home)?;
+    let machine = VirtualMachine::new(&places, "cp1", Ports::free()?).with_tpm();
+    let held = tests_vm::tpm::a_machine_proves_what_runs_and_notices_an_old_disk(&places, &machine).await;
+    if held.is_err() {
+        println!("the console ends:\n{}", machine.serial());
+    }
+    machine.cut_power().await?;
+    steps.take("a machine proves what runs and notices an old disk", async { held }).await
 }
 
 /// What the Service answers after the first change, after a hold, and after [`changes`].
