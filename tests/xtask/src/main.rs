@@ -31,7 +31,7 @@ enum Command {
     CleanUp,
     /// All tests, those in virtual machines included
     Test(test::Test),
-    /// Upgrades in a virtual machine, with power cuts at moments that follow from a seed
+    /// What takes longer than `make test`: upgrades with power cuts at seeded moments, or three machines of which each is lost
     Vm(vm::Vm),
     /// Formatting, lints, layers, tidiness, documentation, licences
     Check,
