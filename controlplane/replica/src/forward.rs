@@ -4,10 +4,11 @@
 //! txn on a follower -> peer.propose -> the leader's log -> reply
 //! read on a follower -> peer.read_index -> wait until that much is applied here -> this member's own state
 //! ```
-//! What was certainly not sent is tried again while a leader is looked for; what may have been sent never is.
+//! What was certainly not sent is tried again while a leader is looked for; what may have been sent never is. A leader whose lease
+//! ran out (just elected, or starved for a second) turns requests away like one that does not lead.
 
 use crate::peers::{Led, Peer};
-use crate::replica::Replica;
+use crate::replica::{HEARTBEAT_MS, Replica};
 use crate::types::{Command, Reply, Types};
 use controlplane_store::StoreError;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -24,6 +25,10 @@ const LEADER_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long the leader may take to order a command or to answer for a read, as in etcd; it needs a majority's disks.
 const ANSWER_LIMIT: Duration = Duration::from_secs(7);
+
+/// How long nothing has to change before a member that turned a request away is asked again: a heartbeat's answers give a leader
+/// its lease back, and no metric shows that.
+const ASK_AGAIN: Duration = Duration::from_millis(HEARTBEAT_MS);
 
 impl<R: AsyncRuntime> Replica<R> {
     /// Orders a command if this member leads: what a peer asks of the leader.
@@ -89,14 +94,22 @@ impl<R: AsyncRuntime> Replica<R> {
                 Led::Elsewhere => search.next().await?,
             }
         };
-        let wait = self.raft.wait(Some(ANSWER_LIMIT));
-        let caught_up = wait.applied_index_at_least(Some(index), "a read catches up").await;
-        caught_up.map(drop).map_err(|error| unavailable(error.to_string(), false))
+        let mut applied = self.raft.watch_apply_progress();
+        let there = applied.wait_until(move |applied| applied.as_ref().is_some_and(|last| last.index() >= index));
+        match R::timeout(ANSWER_LIMIT, there).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(stopped()),
+            Err(_) => Err(unavailable("this member is too far behind the leader".to_owned(), false)),
+        }
     }
 }
 
 fn unavailable(reason: String, sent: bool) -> StoreError {
     StoreError::Unavailable { reason, sent }
+}
+
+fn stopped() -> StoreError {
+    unavailable("the member has stopped".to_owned(), false)
 }
 
 enum Leader<R: AsyncRuntime> {
@@ -130,16 +143,14 @@ impl<'a, R: AsyncRuntime> Search<'a, R> {
         member.map(|member| Leader::There(self.replica.peers.peer(id, &member)))
     }
 
-    /// Waits until somebody else may lead.
+    /// Waits until somebody else may lead, or the one that does may do so again.
     async fn next(&mut self) -> Result<(), StoreError> {
-        let nobody = || unavailable("no member leads".to_owned(), false);
         if R::Instant::now() >= self.until {
-            return Err(nobody());
+            return Err(unavailable("no member leads".to_owned(), false));
         }
-        match R::timeout_at(self.until, self.changes.changed()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(unavailable("the member has stopped".to_owned(), false)),
-            Err(_) => Err(nobody()),
+        match R::timeout(ASK_AGAIN, self.changes.changed()).await {
+            Ok(Ok(())) | Err(_) => Ok(()),
+            Ok(Err(_)) => Err(stopped()),
         }
     }
 }

@@ -10,6 +10,8 @@
 mod disk;
 mod files;
 mod forward;
+#[cfg(test)]
+mod forward_tests;
 mod image;
 mod log;
 mod machine;

@@ -33,7 +33,7 @@ const SNAPSHOT_PERIOD: u64 = 5000;
 const LOG_KEPT: u64 = 1000;
 
 /// Milliseconds between heartbeats, and bounds of the election timeout: etcd's defaults, for members in one place.
-const HEARTBEAT_MS: u64 = 100;
+pub(crate) const HEARTBEAT_MS: u64 = 100;
 const ELECTION_MIN_MS: u64 = 1000;
 pub(crate) const ELECTION_MAX_MS: u64 = 2000;
 
