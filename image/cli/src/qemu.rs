@@ -21,6 +21,8 @@ pub(crate) const DISK: &str = "disk.qcow2";
 pub(crate) const VARIABLES: &str = "vars.fd";
 /// What the serial console said.
 pub(crate) const SERIAL_LOG: &str = "serial.log";
+/// Where a person or a test sits down at the console of a detached machine; one at a time.
+pub(crate) const CONSOLE: &str = "console.sock";
 /// Process id of a detached QEMU.
 pub(crate) const PID_FILE: &str = "qemu.pid";
 /// State folder and control socket of the TPM made of software.
@@ -74,7 +76,7 @@ impl Lan {
 pub(crate) enum Serial {
     /// This terminal, with QEMU's monitor behind Ctrl-a c, and the log.
     Terminal,
-    /// The log only.
+    /// The log, and [`CONSOLE`] for who wants to type.
     Log,
 }
 
@@ -151,7 +153,7 @@ impl Machine {
             "chardev",
             match self.serial {
                 Serial::Terminal => format!("stdio,id=serial,mux=on,signal=off,logfile={SERIAL_LOG}"),
-                Serial::Log => format!("file,id=serial,path={SERIAL_LOG}"),
+                Serial::Log => format!("socket,id=serial,path={CONSOLE},server=on,wait=off,logfile={SERIAL_LOG}"),
             },
         );
         add("serial", "chardev:serial".to_owned());
@@ -244,7 +246,9 @@ mod tests {
     fn a_detached_machine_has_a_log_and_no_terminal() {
         let arguments = machine().plan();
         assert!(arguments.contains(&"-daemonize".to_owned()));
-        assert!(arguments.contains(&format!("file,id=serial,path={SERIAL_LOG}")));
+        assert!(
+            arguments.contains(&format!("socket,id=serial,path={CONSOLE},server=on,wait=off,logfile={SERIAL_LOG}"))
+        );
         assert!(!arguments.iter().any(|argument| argument.contains("stdio")));
     }
 

@@ -27,14 +27,15 @@ const ACCELERATOR_MEMORY: &str = "accelerator";
 /// Boot an image in QEMU with UEFI firmware.
 ///
 /// The first run copies the image's disk into the folder of the machine; later runs boot that disk again, with all that the
-/// machine has written. The serial console is this terminal (Ctrl-a x ends the machine), or serial.log with --detach.
+/// machine has written. The serial console is this terminal (Ctrl-a x ends the machine). With --detach it goes to serial.log, and
+/// console.sock takes what is typed.
 /// KVM is used where a probe guest shows that it works, else QEMU's translator; CAIRN_QEMU_ACCEL=kvm or tcg overrides.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Folder of the image.
     #[arg(value_name = "DIR", default_value = DEFAULT_IMAGE)]
     image: PathBuf,
-    /// Folder of the machine: disk, UEFI variables, serial.log, qmp.sock, qemu.pid.
+    /// Folder of the machine: disk, UEFI variables, serial.log, console.sock, qmp.sock, qemu.pid.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_MACHINE)]
     machine: PathBuf,
     /// Boot this disk (raw or qcow2, by its ending) instead of a copy of the image's.
@@ -63,7 +64,7 @@ pub(crate) struct Arguments {
     /// Virtual processors.
     #[arg(long, value_name = "COUNT", default_value_t = 2)]
     cpus: u32,
-    /// Return once the machine is set up; the console goes to serial.log only.
+    /// Return once the machine is set up; the console goes to serial.log, and is typed at through console.sock.
     #[arg(long)]
     detach: bool,
     /// End QEMU instead of restarting when the machine restarts.
