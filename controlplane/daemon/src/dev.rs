@@ -154,7 +154,7 @@ fn routed_address() -> std::io::Result<IpAddr> {
 fn identity(file: &Path) -> Result<IdentityKey> {
     if !file.exists() {
         let key = IdentityKey::generate()?;
-        write_secret(file, &key.to_pem())?;
+        write_secret(file, &key.to_pem().expect("because it was not made in a TPM"))?;
     }
     let pem = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     IdentityKey::from_pem(&pem)

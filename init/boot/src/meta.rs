@@ -27,7 +27,7 @@ const HEADER_BYTES: usize = 48;
 pub enum MetaKind {
     /// KDL text baked into the image: introduction, repositories, network defaults.
     Seed,
-    /// The machine's identity key as PKCS#8 PEM, where there is no TPM.
+    /// The machine's identity key: as its TPM wrapped it, or as PKCS#8 PEM where there is no TPM.
     IdentityKey,
     /// One copy of the boot record, see [`crate::BootRecord`].
     BootFirst,

@@ -15,6 +15,7 @@ mod attestation;
 mod audit;
 mod authenticate;
 mod identity;
+mod leaf;
 mod login;
 mod proven;
 mod ssh;
@@ -28,7 +29,8 @@ pub use attestation::{
 };
 pub use audit::{AuditApi, AuditOutcome, AuditRecord};
 pub use authenticate::{Denied, Peer, Principal, authenticate};
-pub use identity::{IdentityError, IdentityKey, LEAF_LIFETIME, Leaf, LeafKey, MARK_PREFIX, verify_identity};
+pub use identity::{ChipError, ChipKey, IdentityError, IdentityKey, KeyPlace, MARK_PREFIX, verify_identity};
+pub use leaf::{Chain, LEAF_LIFETIME, Leaf, LeafKey};
 pub use login::{LOGIN_LIFETIME_MAX, LOGIN_NAMESPACE, LoginError, LoginStatement, ProvenLogin, SignedLogin};
 pub use proven::Proven;
 pub use ssh::{SignatureError, Signed, is_weak_key, ssh_fingerprint, verify_signature};

@@ -5,7 +5,8 @@
 //! else gets the certificate that its own authority signed.
 
 use crate::authenticate::Peer;
-use crate::identity::{Leaf, spki_fingerprint};
+use crate::identity::spki_fingerprint;
+use crate::leaf::Leaf;
 use machined_ids::Fingerprint;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};

@@ -3,7 +3,7 @@
 
 use crate::model::Model;
 use crate::recoveries::Waiting;
-use machined_api::StatusReply;
+use machined_api::{Condition, StatusReply};
 use machined_controllers::trust::Presence;
 use machined_ids::Digest;
 use std::convert::Infallible;
@@ -57,16 +57,23 @@ fn picture(status: &StatusReply, shown: &Shown, hostname: &str, port: u16, secur
         None => "none yet".to_owned(),
     };
     let next = match status.phase.as_str() {
+        "stopping" => "stopping",
+        _ if status.identity.is_empty() => "without identity: the machine API does not answer, see the problem below",
         "maintenance" => "maintenance: waits for `cairnctl enroll` with the identity above",
         "enrolling" => "enrolling: waits for a signed commit that names the identity above",
-        "stopping" => "stopping",
         "starting" => "starting: reads its state",
         _ if status.ready => "healthy",
         _ => "starting",
     };
     line("machine", name);
     line("address", or(&addresses.join("  "), "none yet"));
-    line("identity", status.identity.clone());
+    line(
+        "identity",
+        match status.identity_place.as_str() {
+            "tpm" => format!("{} (in the TPM)", status.identity),
+            _ => or(&status.identity, "none"),
+        },
+    );
     line(
         "boot",
         match secure_boot {
@@ -90,6 +97,11 @@ fn picture(status: &StatusReply, shown: &Shown, hostname: &str, port: u16, secur
     text.replacen("\n--- Cairn ", &head, 1) + &"-".repeat(60) + "\n"
 }
 
+/// Whether it says that the identity key cannot be used.
+fn is_identity(condition: &Condition) -> bool {
+    condition.r#type == "ControllerFailing" && condition.reason == "Identity"
+}
+
 /// Paints until dropped. `port` is the machine API's.
 pub(crate) async fn paint(mut model: Model, port: u16) -> Result<Infallible, std::io::Error> {
     let mut shown = String::new();
@@ -99,12 +111,14 @@ pub(crate) async fn paint(mut model: Model, port: u16) -> Result<Infallible, std
         let status = model.status();
         let names = model.names.all();
         let hostname = names.values().next().map_or("cairn", |names| names.hostname.as_str());
-        // Before the identity can be read and the API answers there is nothing to compare and nowhere to go.
-        if !status.identity.is_empty() && status.boot_api_ms > 0 {
+        // Before the identity can be read and the API answers there is nothing to compare and nowhere to go, but why that is so.
+        let no_identity = status.identity.is_empty() && status.conditions.iter().any(is_identity);
+        let answers = !status.identity.is_empty() && status.boot_api_ms > 0;
+        if answers || no_identity {
             let mut picture = picture(&status, &Shown::of(&model), hostname, port, secure_boot);
             if picture != shown {
                 shown.clone_from(&picture);
-                if !said_ready && !status.addresses.is_empty() {
+                if answers && !said_ready && !status.addresses.is_empty() {
                     said_ready = true;
                     let millis = status.boot_api_ms;
                     picture.push_str(&format!("cairn: READY phase={} api_ms={millis}\n", status.phase));
@@ -122,7 +136,6 @@ pub(crate) async fn paint(mut model: Model, port: u16) -> Result<Infallible, std
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machined_api::Condition;
 
     #[test]
     fn the_console_shows_what_enrolment_needs() {
@@ -145,6 +158,27 @@ mod tests {
         assert!(
             picture(&status, &Shown::default(), "cairn-123456", 50_000, Some(false)).contains("Secure Boot is off")
         );
+    }
+
+    #[test]
+    fn a_machine_without_identity_says_why_and_where_the_key_of_another_lies() {
+        let mut status = StatusReply {
+            phase: "running".to_owned(),
+            ready: true,
+            conditions: vec![Condition {
+                r#type: "ControllerFailing".to_owned(),
+                reason: "Identity".to_owned(),
+                message: "the identity key lies in another TPM".to_owned(),
+                ..Condition::default()
+            }],
+            ..StatusReply::default()
+        };
+        assert!(status.conditions.iter().all(is_identity));
+        let shown = picture(&status, &Shown::default(), "cairn", 50_000, None);
+        assert!(shown.contains("without identity") && shown.contains("lies in another TPM"), "{shown}");
+        assert!(!shown.contains("healthy"), "{shown}");
+        (status.identity, status.identity_place) = ("SHA256:abc".to_owned(), "tpm".to_owned());
+        assert!(picture(&status, &Shown::default(), "cairn", 50_000, None).contains("SHA256:abc (in the TPM)"));
     }
 
     #[test]

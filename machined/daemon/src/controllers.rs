@@ -87,14 +87,14 @@ fn start_network(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>
     trigger
 }
 
-fn start_state(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>) {
+fn start_state(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>, tpm: &Arc<LinuxTpm>) {
     let mut ports = Ports::new(store, "volume");
     let controller = VolumeController::new(&mut ports, Arc::new(LinuxBlock));
     start(supervisor, &ports, controller);
 
     let meta = Arc::new(LinuxMeta);
     let mut ports = Ports::new(store, "identity");
-    let controller = IdentityController::new(&mut ports, Arc::clone(&meta));
+    let controller = IdentityController::new(&mut ports, Arc::clone(&meta), Arc::clone(tpm));
     start(supervisor, &ports, controller);
 
     let mut ports = Ports::new(store, "seed");
@@ -160,7 +160,7 @@ pub(crate) fn start_all(
     let files = Arc::new(LinuxFiles);
     // Network and identity first: the machine API waits for them.
     let links = start_network(store, supervisor, &files, facts);
-    start_state(store, supervisor, &files);
+    start_state(store, supervisor, &files, &tpm);
     start_tpm(store, supervisor, &files, &tpm);
 
     let mut ports = Ports::new(store, "introduction");

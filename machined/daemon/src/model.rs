@@ -132,6 +132,11 @@ impl Model {
         self.keys.get(MachineKey::ID).map(|key| key.fingerprint.to_string()).unwrap_or_default()
     }
 
+    /// Where the key lies; empty before it is there.
+    fn identity_place(&self) -> String {
+        self.keys.get(MachineKey::ID).map(|key| key.place().as_str().to_owned()).unwrap_or_default()
+    }
+
     /// Addresses of physical links, in CIDR notation.
     pub(crate) fn addresses(&self) -> Vec<String> {
         let links = self.links.all();
@@ -213,6 +218,7 @@ impl Model {
             boot_api_ms: self.api_millis.load(Ordering::Relaxed),
             accepted: trust.accepted.as_ref().map(wire::position),
             order: trust.order.as_ref().map(wire::order),
+            identity_place: self.identity_place(),
         }
     }
 

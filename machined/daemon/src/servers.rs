@@ -59,9 +59,9 @@ pub(crate) enum ServeError {
     Serve(#[from] tonic::transport::Error),
 }
 
-fn leaf(key: &MachineKey, own: &LeafKey) -> Result<machined_access::Leaf, IdentityError> {
-    let names = [tls::MACHINE_NAME.to_owned()];
-    Ok(own.with_chain(key.key.issue_leaf(&own.spki(), "machined", &names, Timestamp::now())?))
+async fn leaf(key: &MachineKey, own: &LeafKey) -> Result<machined_access::Leaf, IdentityError> {
+    let names = vec![tls::MACHINE_NAME.to_owned()];
+    Ok(own.with_chain(key.issue_leaf(own.spki(), "machined", names, Timestamp::now()).await?))
 }
 
 /// Replaces the leaf at two thirds of its life, for ever.
@@ -69,7 +69,7 @@ async fn renew(key: &MachineKey, own: &LeafKey, keys: &ServerKeys) -> Result<(),
     let life = Duration::try_from(LEAF_LIFETIME).unwrap_or(Duration::from_secs(3600));
     loop {
         tokio::time::sleep(life * 2 / 3).await;
-        keys.set_machine(leaf(key, own)?)?;
+        keys.set_machine(leaf(key, own).await?)?;
         tracing::info!("the API has a new leaf");
     }
 }
@@ -85,7 +85,7 @@ pub(crate) async fn machine_api(mut model: Model, listener: TcpListener, mut sto
     let set = model.keys.wait_for(|set| set.contains_key(MachineKey::ID)).await;
     let key = set[MachineKey::ID].clone();
     let own = LeafKey::generate()?;
-    let keys = ServerKeys::new(leaf(&key, &own)?)?;
+    let keys = ServerKeys::new(leaf(&key, &own).await?)?;
     let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(Arc::clone(&keys), &["h2"])?));
     let millis = u64::try_from(uptime().as_millis()).unwrap_or(u64::MAX);
     model.api_millis.store(first_api_millis(millis), Ordering::Relaxed);

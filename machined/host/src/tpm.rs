@@ -1,13 +1,20 @@
 //! The TPM through the kernel's resource manager, `/dev/tpmrm0`. Commands and responses are `init_boot::tpm`'s.
 //!
 //! One command at a time for this process; the kernel orders those of different processes, waits for a busy TPM, and drops what is
-//! loaded when the file is closed. Blocking work runs on a thread of its own with a time limit.
+//! loaded when the file is closed. So the file stays open: the identity key stays loaded in it. Blocking work runs on a thread of its own
+//! with a time limit.
 
+mod held_key;
+
+use held_key::HeldKey;
 use init_boot::tpm::{
-    COUNTER_INDEX, Pcr, PcrValue, TPM_MESSAGE_BYTES_MAX, TpmCommand, TpmError, create_attestation_key, flush,
-    nv_define_counter, nv_increment, nv_read_counter, nv_read_public, pcr_extend, pcr_read, quote, response_length,
+    COUNTER_INDEX, KeyHandle, Pcr, PcrValue, TPM_MESSAGE_BYTES_MAX, TpmCommand, TpmError, WrappedKey,
+    create_attestation_key, create_signing_key, create_storage_key, flush, load_key, nv_define_counter, nv_increment,
+    nv_read_counter, nv_read_public, pcr_extend, pcr_read, quote, response_length, sign,
 };
+use machined_access::ChipKey;
 use machined_controllers::tpm::{TpmAccessError, TpmEvidence, TpmHost};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::FileTypeExt;
@@ -25,8 +32,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct LinuxTpm {
     device: PathBuf,
-    /// Held while the TPM is talked to.
-    turn: Arc<Mutex<()>>,
+    /// Held while the TPM is talked to; what is open stays so for the next turn.
+    turn: Arc<Mutex<Option<Talk>>>,
 }
 
 impl Default for LinuxTpm {
@@ -36,7 +43,7 @@ impl Default for LinuxTpm {
 }
 
 /// Where commands go: a device, or the socket of a TPM made of software.
-trait Channel: Read + Write {}
+trait Channel: Read + Write + Send {}
 impl Channel for File {}
 impl Channel for UnixStream {}
 
@@ -44,6 +51,14 @@ impl Channel for UnixStream {}
 struct Talk {
     device: PathBuf,
     channel: Box<dyn Channel>,
+    /// The key that is loaded for signing.
+    key: Option<(WrappedKey, KeyHandle)>,
+}
+
+impl fmt::Debug for Talk {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Talk").field("device", &self.device).finish_non_exhaustive()
+    }
 }
 
 impl Talk {
@@ -55,7 +70,7 @@ impl Talk {
             Ok(Box::new(File::options().read(true).write(true).open(device)?))
         };
         let channel = open().map_err(|source| TpmAccessError::Access { device: device.to_owned(), source })?;
-        Ok(Talk { device: device.to_owned(), channel })
+        Ok(Talk { device: device.to_owned(), channel, key: None })
     }
 
     fn send<T>(&mut self, command: &TpmCommand<T>) -> Result<Result<T, TpmError>, TpmAccessError> {
@@ -124,6 +139,57 @@ impl Talk {
     }
 }
 
+/// The storage key while `work` runs.
+fn with_storage_key<T>(
+    talk: &mut Talk,
+    work: impl FnOnce(&mut Talk, KeyHandle) -> Result<T, TpmAccessError>,
+) -> Result<T, TpmAccessError> {
+    let storage = talk.run(&create_storage_key())?;
+    let done = work(talk, storage);
+    talk.run(&flush(storage))?;
+    done
+}
+
+impl Talk {
+    fn make_key(&mut self) -> Result<WrappedKey, TpmAccessError> {
+        with_storage_key(self, |talk, storage| talk.run(&create_signing_key(storage)))
+    }
+
+    /// The handle of a key, which is loaded when it is not the one that is.
+    fn loaded(&mut self, key: &WrappedKey) -> Result<KeyHandle, TpmAccessError> {
+        if let Some((known, handle)) = &self.key {
+            if known == key {
+                return Ok(*handle);
+            }
+            let handle = *handle;
+            self.key = None;
+            self.run(&flush(handle))?;
+        }
+        let handle = with_storage_key(self, |talk, storage| {
+            talk.send(&load_key(storage, key))?.map_err(|source| {
+                let device = talk.device.clone();
+                match source.is_foreign_key() {
+                    true => TpmAccessError::OtherTpm { device },
+                    false => TpmAccessError::Answer { device, source },
+                }
+            })
+        })?;
+        self.key = Some((key.clone(), handle));
+        Ok(handle)
+    }
+
+    fn sign(&mut self, key: &WrappedKey, digest: &[u8; 32]) -> Result<[u8; 64], TpmAccessError> {
+        let handle = self.loaded(key)?;
+        let signature = self.run(&sign(handle, digest));
+        if let Err(TpmAccessError::Answer { .. }) = &signature {
+            // Whatever became of the key in there, the next signature loads it again. It may be gone already.
+            self.key = None;
+            let _gone = self.send(&flush(handle))?;
+        }
+        Ok(signature?.0)
+    }
+}
+
 impl LinuxTpm {
     /// The TPM behind another device file, or behind the socket of a TPM made of software.
     #[must_use]
@@ -131,16 +197,27 @@ impl LinuxTpm {
         LinuxTpm { device: device.to_owned(), turn: Arc::default() }
     }
 
+    /// Talks to the TPM on this thread. After an error of the device the next turn opens it anew.
+    fn turn<T>(&self, work: impl FnOnce(&mut Talk) -> Result<T, TpmAccessError>) -> Result<T, TpmAccessError> {
+        // A turn that panicked left nothing behind: what was open is taken out first.
+        let mut turn = self.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut talk = match turn.take() {
+            Some(talk) => talk,
+            None => Talk::open(&self.device)?,
+        };
+        let done = work(&mut talk);
+        if !matches!(done, Err(TpmAccessError::Access { .. })) {
+            *turn = Some(talk);
+        }
+        done
+    }
+
     async fn talk<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Talk) -> Result<T, TpmAccessError> + Send + 'static,
     ) -> Result<T, TpmAccessError> {
-        let (device, turn) = (self.device.clone(), Arc::clone(&self.turn));
-        let talking = tokio::task::spawn_blocking(move || {
-            // A talk that panicked left nothing behind that the next one relies on.
-            let _turn = turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            work(&mut Talk::open(&device)?)
-        });
+        let tpm = self.clone();
+        let talking = tokio::task::spawn_blocking(move || tpm.turn(work));
         match tokio::time::timeout(LIMIT, talking).await {
             Ok(Ok(done)) => done,
             Ok(Err(panic)) => {
@@ -176,9 +253,21 @@ impl TpmHost for LinuxTpm {
     async fn quote(&self, nonce: Vec<u8>, pcrs: Vec<Pcr>) -> Result<TpmEvidence, TpmAccessError> {
         self.talk(move |talk| talk.quote(&nonce, &pcrs)).await
     }
+
+    async fn make_key(&self) -> Result<WrappedKey, TpmAccessError> {
+        self.talk(Talk::make_key).await
+    }
+
+    async fn load_key(&self, key: WrappedKey) -> Result<Arc<dyn ChipKey>, TpmAccessError> {
+        let loaded = key.clone();
+        self.talk(move |talk| talk.loaded(&loaded)).await?;
+        Ok(Arc::new(HeldKey::new(self.clone(), key)))
+    }
 }
 
 #[cfg(test)]
 mod attestation_tests;
+#[cfg(test)]
+mod key_tests;
 #[cfg(test)]
 mod tests;

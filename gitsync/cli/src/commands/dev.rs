@@ -64,7 +64,8 @@ fn table(introduction: &Introduction, policy: &Policy) -> AccessTable {
 /// The fingerprint of the development machine's identity, which is made here when it never ran.
 fn identity(file: &Path) -> Result<Fingerprint> {
     if !file.exists() {
-        contexts::write_private(file, IdentityKey::generate()?.to_pem().as_bytes())?;
+        let pem = IdentityKey::generate()?.to_pem().expect("because it was not made in a TPM");
+        contexts::write_private(file, pem.as_bytes())?;
     }
     let pem = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     let key = IdentityKey::from_pem(&pem);

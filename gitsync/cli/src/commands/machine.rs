@@ -70,6 +70,7 @@ pub(super) async fn status(around: &Surroundings) -> Result<()> {
         ("generation", status.generation.to_string()),
         ("addresses", status.addresses.join(", ")),
         ("identity", status.identity),
+        ("identity key", key_place(&status.identity_place).to_owned()),
         ("cluster", status.cluster),
         ("slot", status.slot),
         ("boot", format!("PID 1 after {} ms, API after {} ms", status.boot_kernel_ms, status.boot_api_ms)),
@@ -81,12 +82,23 @@ pub(super) async fn status(around: &Surroundings) -> Result<()> {
     Ok(())
 }
 
+/// Where the machine's identity key lies, in words.
+fn key_place(place: &str) -> &str {
+    match place {
+        "tpm" => "in the TPM",
+        "disk" => "on the disk, in the clear",
+        // A machine of another release.
+        other => other,
+    }
+}
+
 fn status_json(status: &api::StatusReply) -> Value {
     let condition =
         |c: &api::Condition| json!({ "type": c.r#type, "status": c.status, "reason": c.reason, "message": c.message });
     json!({
         "name": status.name, "phase": status.phase, "ready": status.ready, "addresses": status.addresses,
-        "identity": status.identity, "cluster": status.cluster, "generation": status.generation,
+        "identity": status.identity, "identityPlace": status.identity_place,
+        "cluster": status.cluster, "generation": status.generation,
         "commit": status.commit, "seq": status.seq, "signer": status.signer, "slot": status.slot,
         "bootKernelMs": status.boot_kernel_ms, "bootApiMs": status.boot_api_ms,
         "accepted": status.accepted.as_ref().map(|p| {

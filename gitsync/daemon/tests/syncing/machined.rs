@@ -184,7 +184,8 @@ impl Local for Machined {
     }
 
     async fn seal_state(&self, request: Request<SealStateRequest>) -> Result<Response<SealStateReply>, Status> {
-        Ok(Response::new(SealStateReply { seal: self.identity.seal(&request.into_inner().state) }))
+        let seal = self.identity.seal(&request.into_inner().state);
+        Ok(Response::new(SealStateReply { seal: seal.map_err(|error| Status::internal(error.to_string()))? }))
     }
 
     async fn check_state(&self, request: Request<CheckStateRequest>) -> Result<Response<CheckStateReply>, Status> {

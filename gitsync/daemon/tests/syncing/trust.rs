@@ -253,7 +253,8 @@ async fn t88_a_newer_state_is_kept_and_nothing_moves() {
     state["version"] = json!(99);
     state["more"] = json!("that this release does not know");
     let state = state.to_string();
-    let newer = format!("{}\n{state}", STANDARD.encode(lab.machined.identity.seal(state.as_bytes())));
+    let seal = lab.machined.identity.seal(state.as_bytes()).expect("because its key is on the disk");
+    let newer = format!("{}\n{state}", STANDARD.encode(seal));
     std::fs::write(&file, &newer).expect("because the folder is there");
     lab.machined.forget();
     let generation = lab.generation();

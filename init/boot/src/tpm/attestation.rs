@@ -6,11 +6,11 @@ use super::pcr::read_selection;
 use super::wire::{Reader, Writer};
 use super::{Fault, NONCE_BYTES_MAX, PCR_BYTES, Pcr, TpmError};
 
-const ALG_ECC: u16 = 0x0023;
-const ALG_ECDSA: u16 = 0x0018;
-const ALG_SHA256: u16 = 0x000b;
-const ALG_NULL: u16 = 0x0010;
-const CURVE_P256: u16 = 0x0003;
+pub(super) const ALG_ECC: u16 = 0x0023;
+pub(super) const ALG_ECDSA: u16 = 0x0018;
+pub(super) const ALG_SHA256: u16 = 0x000b;
+pub(super) const ALG_NULL: u16 = 0x0010;
+pub(super) const CURVE_P256: u16 = 0x0003;
 /// What begins everything that a TPM says about itself; a restricted key signs nothing else that begins so.
 const GENERATED: u32 = 0xff54_4347;
 const ATTEST_QUOTE: u16 = 0x8018;
@@ -19,10 +19,14 @@ const ATTEST_QUOTE: u16 = 0x8018;
 /// sensitiveDataOrigin, userWithAuth, noDA, restricted, sign.
 const KEY_ATTRIBUTES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 10 | 1 << 16 | 1 << 18;
 
-/// Everything of a public area before the point.
-fn head() -> Writer {
-    let kind = Writer::default().u16(ALG_ECC).u16(ALG_SHA256).u32(KEY_ATTRIBUTES).sized(&[]);
+/// Everything of the public area of a key that signs by ECDSA with SHA-256, before the point.
+pub(super) fn signing_head(attributes: u32) -> Writer {
+    let kind = Writer::default().u16(ALG_ECC).u16(ALG_SHA256).u32(attributes).sized(&[]);
     kind.u16(ALG_NULL).u16(ALG_ECDSA).u16(ALG_SHA256).u16(CURVE_P256).u16(ALG_NULL)
+}
+
+fn head() -> Writer {
+    signing_head(KEY_ATTRIBUTES)
 }
 
 /// What the key is made from.
@@ -72,16 +76,16 @@ impl AttestationPublic {
 
 /// An ECDSA signature with SHA-256: r, then s, 32 bytes each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QuoteSignature(pub [u8; 64]);
+pub struct EcdsaSignature(pub [u8; 64]);
 
-impl QuoteSignature {
+impl EcdsaSignature {
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Fault> {
         reader.expect_u16(ALG_ECDSA, "the signature is of another kind")?;
         reader.expect_u16(ALG_SHA256, "the signature is over another hash")?;
         let mut both = [0; 64];
         both[..32].copy_from_slice(&reader.number()?);
         both[32..].copy_from_slice(&reader.number()?);
-        Ok(QuoteSignature(both))
+        Ok(EcdsaSignature(both))
     }
 }
 

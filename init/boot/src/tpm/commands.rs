@@ -1,13 +1,13 @@
 //! The commands, each one function that knows its request and its response.
 
-use super::attestation::{AttestationPublic, QuoteSignature, template};
+use super::attestation::{AttestationPublic, EcdsaSignature, template};
 use super::pcr::{PCRS_MAX, read_selection, read_values, write_selection};
 use super::wire::{Reader, Writer};
 use super::{Fault, KeyHandle, NvIndex, Pcr, PcrValue, TAG_NO_SESSIONS, TAG_SESSIONS, TpmCommand};
 
 const NV_UNDEFINE_SPACE: u32 = 0x122;
 const NV_DEFINE_SPACE: u32 = 0x12a;
-const CREATE_PRIMARY: u32 = 0x131;
+pub(super) const CREATE_PRIMARY: u32 = 0x131;
 const NV_INCREMENT: u32 = 0x134;
 const NV_READ: u32 = 0x14e;
 const QUOTE: u32 = 0x158;
@@ -17,7 +17,7 @@ const PCR_READ: u32 = 0x17e;
 const PCR_EXTEND: u32 = 0x182;
 
 /// The hierarchy of the machine's owner. Its password is empty unless somebody set one.
-const OWNER: u32 = 0x4000_0001;
+pub(super) const OWNER: u32 = 0x4000_0001;
 /// The session that carries a password.
 const PASSWORD_SESSION: u32 = 0x4000_0009;
 const ALG_SHA256: u16 = 0x000b;
@@ -73,7 +73,7 @@ pub struct RawQuote {
     /// The bytes that are signed; [`super::Quote::parse`] reads them.
     pub attested: Vec<u8>,
     /// By the attestation key.
-    pub signature: QuoteSignature,
+    pub signature: EcdsaSignature,
 }
 
 fn plain(code: u32, body: Writer) -> Vec<u8> {
@@ -83,7 +83,7 @@ fn plain(code: u32, body: Writer) -> Vec<u8> {
 }
 
 /// A command whose first handle is authorised by an empty password.
-fn authorised(code: u32, handles: &[u32], parameters: Writer) -> Vec<u8> {
+pub(super) fn authorised(code: u32, handles: &[u32], parameters: Writer) -> Vec<u8> {
     let handles = handles.iter().fold(Writer::default(), |writer, handle| writer.u32(*handle));
     let session = Writer::default().u32(PASSWORD_SESSION).sized(&[]).u8(0).sized(&[]).done();
     let session_length = u32::try_from(session.len()).expect("because a session is nine bytes long");
@@ -242,7 +242,7 @@ pub fn quote(key: KeyHandle, nonce: &[u8], pcrs: &[Pcr]) -> TpmCommand<RawQuote>
         makes: false,
         decode: |_, reader| {
             let attested = reader.sized()?.to_vec();
-            Ok(RawQuote { attested, signature: QuoteSignature::read(reader)? })
+            Ok(RawQuote { attested, signature: EcdsaSignature::read(reader)? })
         },
     }
 }

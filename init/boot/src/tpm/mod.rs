@@ -7,14 +7,16 @@
 
 mod attestation;
 mod commands;
+mod keys;
 mod pcr;
 mod wire;
 
-pub use attestation::{AttestationPublic, Quote, QuoteSignature};
+pub use attestation::{AttestationPublic, EcdsaSignature, Quote};
 pub use commands::{
     AttestationKey, NvPublic, RawQuote, create_attestation_key, flush, nv_define_counter, nv_increment,
     nv_read_counter, nv_read_public, nv_undefine, pcr_extend, pcr_read, quote,
 };
+pub use keys::{PRIVATE_BYTES_MAX, SigningPublic, WrappedKey, create_signing_key, create_storage_key, load_key, sign};
 pub use pcr::{PCR_BYTES, PCR_COUNT, Pcr, PcrValue, pcr_digest};
 
 use thiserror::Error;
@@ -75,6 +77,14 @@ impl TpmError {
         // Format one: bits 0 to 5 and 7 are the error, the others say which handle was meant.
         const RC_HANDLE: u32 = 0x08b;
         matches!(self, TpmError::Refused { code, .. } if code & 0xff == RC_HANDLE && code & !0xfff == 0)
+    }
+
+    /// Whether a key cannot be loaded because another TPM wrapped it, or this one before it was cleared (`TPM_RC_INTEGRITY`).
+    #[must_use]
+    pub fn is_foreign_key(&self) -> bool {
+        // Format one, as above; bit 6 says that a parameter was meant.
+        const RC_INTEGRITY: u32 = 0x09f;
+        matches!(self, TpmError::Refused { code, .. } if code & 0xbf == RC_INTEGRITY && code & !0xfff == 0)
     }
 }
 

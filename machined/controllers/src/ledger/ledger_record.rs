@@ -317,7 +317,7 @@ mod tests {
     async fn the_applied_machine_is_there_after_a_reboot() {
         let files = Arc::new(FakeFiles::default());
         let identity = key();
-        let pem = identity.to_pem();
+        let pem = identity.to_pem().expect("because it is on the disk");
         let mut first = machine(&files, identity);
         let own = first.own.clone();
         first.apply(desired(5, &own)).await.expect("because it is the first");

@@ -1,7 +1,10 @@
 //! A TPM in memory whose power can be cut, for tests.
 
 use super::{TpmAccessError, TpmEvidence, TpmHost};
-use init_boot::tpm::{Pcr, PcrValue};
+use init_boot::tpm::{Pcr, PcrValue, SigningPublic, WrappedKey};
+use machined_access::{ChipError, ChipKey};
+use p256::ecdsa::signature::Signer;
+use p256::ecdsa::{Signature, SigningKey};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -58,8 +61,22 @@ struct Chip {
     /// The highest value that any counter ever had.
     highest: u64,
     registers: Vec<(Pcr, PcrValue)>,
+    /// The owner's seed: another one after each clear.
+    seed: u8,
+    /// Keys that were made.
+    keys: u8,
     /// It does not answer.
     failing: bool,
+}
+
+/// A key of the chip, while it is loaded.
+struct LoadedKey(SigningKey);
+
+impl ChipKey for LoadedKey {
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], ChipError> {
+        let signature: Signature = self.0.sign(message);
+        Ok(signature.to_bytes().into())
+    }
 }
 
 /// The TPM.
@@ -88,7 +105,9 @@ impl FakeTpm {
     }
     /// As in the firmware's setup.
     pub(crate) fn clear(&self) {
-        self.chip().counter = None;
+        let mut chip = self.chip();
+        chip.counter = None;
+        chip.seed += 1;
     }
     pub(crate) fn power(&self) -> Arc<Power> {
         Arc::clone(&self.power)
@@ -137,5 +156,29 @@ impl TpmHost for FakeTpm {
     }
     async fn quote(&self, _nonce: Vec<u8>, _pcrs: Vec<Pcr>) -> Result<TpmEvidence, TpmAccessError> {
         Err(failed())
+    }
+    async fn make_key(&self) -> Result<WrappedKey, TpmAccessError> {
+        self.change(|chip| {
+            chip.keys += 1;
+            let scalar = [chip.keys; 32];
+            let key = SigningKey::from_slice(&scalar).expect("because it is less than the order");
+            let point = key.verifying_key().to_encoded_point(false);
+            let point = point.as_bytes().try_into().expect("because it is uncompressed");
+            let public = SigningPublic::from_point(point).expect("because it is uncompressed");
+            WrappedKey::new(public, [&[chip.seed][..], &scalar].concat()).expect("because it is short")
+        })
+    }
+    async fn load_key(&self, key: WrappedKey) -> Result<Arc<dyn ChipKey>, TpmAccessError> {
+        let chip = self.chip();
+        if chip.failing || self.power.is_cut() {
+            return Err(failed());
+        }
+        match key.private().split_first() {
+            Some((seed, scalar)) if *seed == chip.seed => {
+                let key = SigningKey::from_slice(scalar).expect("because this chip made it");
+                Ok(Arc::new(LoadedKey(key)))
+            }
+            Some(_) | None => Err(TpmAccessError::OtherTpm { device: PathBuf::from("/dev/tpmrm0") }),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The machine's TPM: a counter that never goes back, registers that are extended, and what it says about them.
 //!
-//! `trust` counts in it, [`MeasureController`] extends it. A machine without one works; it says what it cannot notice. Nothing here
-//! decides what a counter's value means.
+//! `trust` counts in it, [`MeasureController`] extends it, `identity` has its key in it. A machine without one works; it says what it cannot
+//! notice. Nothing here decides what a counter's value means.
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -9,9 +9,11 @@ mod measure;
 
 pub use measure::{MeasureController, MeasureError, Measured};
 
-use init_boot::tpm::{AttestationPublic, Pcr, PcrValue, RawQuote, TpmError};
+use init_boot::tpm::{AttestationPublic, Pcr, PcrValue, RawQuote, TpmError, WrappedKey};
+use machined_access::ChipKey;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Why the TPM did not do what was asked.
@@ -53,6 +55,12 @@ pub enum TpmAccessError {
         /// The NV index.
         index: u32,
     },
+    /// It cannot unwrap a key.
+    #[error("the TPM at {device} is not the one that wrapped the key, or it was cleared since")]
+    OtherTpm {
+        /// Device file.
+        device: PathBuf,
+    },
 }
 
 /// What the TPM says about its registers, with the key that says it.
@@ -81,4 +89,8 @@ pub trait TpmHost: Send + Sync + 'static {
     /// Signs at most eight registers together with a nonce of at most 32 bytes.
     fn quote(&self, nonce: Vec<u8>, pcrs: Vec<Pcr>)
     -> impl Future<Output = Result<TpmEvidence, TpmAccessError>> + Send;
+    /// Makes a signing key that never leaves the TPM, another one each time. The TPM keeps nothing of it: what is given has to be kept.
+    fn make_key(&self) -> impl Future<Output = Result<WrappedKey, TpmAccessError>> + Send;
+    /// Loads a key that this TPM made, to sign with it for as long as the value lives.
+    fn load_key(&self, key: WrappedKey) -> impl Future<Output = Result<Arc<dyn ChipKey>, TpmAccessError>> + Send;
 }

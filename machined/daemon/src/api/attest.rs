@@ -34,14 +34,14 @@ pub(crate) async fn attest(model: &Model, request: AttestRequest) -> Result<Atte
             continue;
         }
         let public = evidence.key.to_bytes();
-        let bound = key.key.sign(&binding(&nonce, &public)).map_err(|error| Status::internal(error.to_string()))?;
+        let bound = key.sign(binding(&nonce, &public)).await.map_err(|error| Status::internal(story(&error)))?;
         return Ok(AttestReply {
             key: public,
             attested: evidence.quote.attested,
             signature: evidence.quote.signature.0.to_vec(),
             values: evidence.values.iter().map(|(_, value)| value.as_bytes().to_vec()).collect(),
             log: before.log.render(),
-            identity: key.key.public_key(),
+            identity: key.public_key(),
             identity_signature: bound,
         });
     }

@@ -8,7 +8,7 @@ use crate::model::Model;
 use crate::recoveries;
 use crate::wire;
 use jiff::Timestamp;
-use machined_access::{AuditApi, AuditOutcome, AuditRecord, LEAF_LIFETIME};
+use machined_access::{AuditApi, AuditOutcome, AuditRecord, IdentityError, LEAF_LIFETIME};
 use machined_api::local_server::Local;
 use machined_api::{
     ApplyReply, ApplyRequest, AuditReply, AuditRequest, Bundle, CheckStateReply, CheckStateRequest, CommitRecord,
@@ -25,6 +25,7 @@ use machined_controllers::time::TimeStatus;
 use machined_controllers::trust::{Presence, PresenceRequest, Rollback, TrustRecord, TrustRequest};
 use machined_host::cgroup_of;
 use machined_ids::{Generation, Seq};
+use machined_reconcile::story;
 use std::pin::Pin;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
@@ -193,6 +194,14 @@ fn desired_of(request: ApplyRequest) -> Result<RawDesired, Status> {
     })
 }
 
+fn not_signed(error: &IdentityError) -> Status {
+    match error {
+        IdentityError::Form { .. } => Status::invalid_argument(story(error)),
+        // The service asks again; a TPM may be busy.
+        IdentityError::Chip(_) | IdentityError::NotSigned => Status::unavailable(story(error)),
+    }
+}
+
 fn refused(error: &ApplyError) -> Status {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
@@ -283,8 +292,8 @@ impl Local for LocalService {
             return Err(Status::invalid_argument(format!("a leaf has at most {LEAF_NAMES_MAX} names")));
         }
         let now = Timestamp::now();
-        let chain = self.key()?.key.issue_leaf(&spki, service, &names, now);
-        let chain = chain.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let key = self.key()?;
+        let chain = key.issue_leaf(spki, service, names.clone(), now).await.map_err(|error| not_signed(&error))?;
         let record = AuditRecord::new(now, AuditApi::Local, format!("IssueLeaf {}", names.join(" ")));
         self.model.audit.add(record.from(service));
         let chain = chain.into_iter().map(|der| der.as_ref().to_vec()).collect();
@@ -346,21 +355,21 @@ impl Local for LocalService {
 
     async fn seal_state(&self, request: Request<SealStateRequest>) -> Result<Response<SealStateReply>, Status> {
         self.admit(&request, "SealState", &[GITSYNC])?;
-        let seal = self.key()?.key.seal(&request.into_inner().state);
+        let key = self.key()?;
+        let seal = key.seal(request.into_inner().state).await.map_err(|error| not_signed(&error))?;
         Ok(Response::new(SealStateReply { seal }))
     }
 
     async fn check_state(&self, request: Request<CheckStateRequest>) -> Result<Response<CheckStateReply>, Status> {
         self.admit(&request, "CheckState", &[GITSYNC])?;
         let CheckStateRequest { state, seal } = request.into_inner();
-        Ok(Response::new(CheckStateReply { good: self.key()?.key.check_seal(&state, &seal) }))
+        Ok(Response::new(CheckStateReply { good: self.key()?.check_seal(&state, &seal) }))
     }
 
     async fn sign_mark(&self, request: Request<SignMarkRequest>) -> Result<Response<SignMarkReply>, Status> {
         self.admit(&request, "SignMark", &[GITSYNC])?;
-        let key = self.key()?.key;
-        let signature = key.sign_mark(&request.into_inner().lines);
-        let signature = signature.map_err(|error| Status::internal(error.to_string()))?;
+        let key = self.key()?;
+        let signature = key.sign_mark(request.into_inner().lines).await.map_err(|error| not_signed(&error))?;
         Ok(Response::new(SignMarkReply { signature, public_key: key.public_key() }))
     }
 
