@@ -11,6 +11,7 @@ mod authz;
 mod body;
 mod bootstrap;
 mod caller;
+mod eviction;
 mod expiry;
 mod failure;
 mod metrics;

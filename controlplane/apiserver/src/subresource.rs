@@ -1,6 +1,7 @@
 //! Paths below an object: status, scale, binding, eviction, finalize, token, log, exec, attach.
 
 use crate::body::Body;
+use crate::eviction;
 use crate::failure::Failure;
 use crate::proxy;
 use crate::query::WriteOptions;
@@ -9,8 +10,7 @@ use crate::request::{RequestInfo, Verb};
 use crate::resource::{one, patch, read_json, read_object, read_patch, wanted, written};
 use crate::respond::Answer;
 use crate::tokens;
-use controlplane_types::delete::DeleteOptions;
-use controlplane_types::object::{self, Object, at, list, map, text};
+use controlplane_types::object::{self, Object, list, map, text};
 use controlplane_types::patch::{self as patches, PatchType};
 use controlplane_types::write::Managed;
 use controlplane_types::{ApiError, Endpoint, Subresource, scale};
@@ -29,7 +29,7 @@ pub(crate) async fn serve(call: &Call<'_>, info: &RequestInfo, request: Request<
         Subresource::Scale => of_scale(call, info, request).await,
         Subresource::Finalize => finalize(call, info, request).await,
         Subresource::Binding => bind(call, info, request).await,
-        Subresource::Eviction => evict(call, info, request).await,
+        Subresource::Eviction => eviction::evict(call, info, request).await,
         Subresource::Token => {
             let (_, body) = read_json(request).await?;
             Ok(Answer::Value(201, tokens::request(call, body.value).await?))
@@ -170,18 +170,7 @@ fn bound(call: &Call<'_>, old: &Value, binding: &Value, node: &str) -> Result<Va
     Ok(new)
 }
 
-/// pods/eviction. There are no disruption budgets yet that could refuse it.
-async fn evict(call: &Call<'_>, info: &RequestInfo, request: Request<Body>) -> Result<Answer, Failure> {
-    let dry_run = WriteOptions::parse(&info.query)?.dry_run;
-    let (_, body) = read_json(request).await?;
-    let empty = Value::Null;
-    let options = at(&body.value, &["deleteOptions"]).unwrap_or(&empty);
-    let dry_run = dry_run || !list(options, &["dryRun"]).is_empty();
-    registry::delete(call, &DeleteOptions::from_body(options)?, dry_run).await?;
-    Ok(Answer::Value(201, success()))
-}
-
 /// The Status of a success that has no object of its own.
-fn success() -> Value {
+pub(crate) fn success() -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 }

@@ -12,6 +12,7 @@
 mod context;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpointslice;
 mod events;
 mod expectations;
@@ -40,6 +41,7 @@ pub fn run(transport: Arc<dyn Transport>, supervisor: &Supervisor, settings: Set
     endpointslice::start(&context);
     namespace::start(&context);
     garbage::start(&context);
+    disruption::start(&context);
     nodes::start(&context);
     podranges::start(&context);
     events::start(&context);

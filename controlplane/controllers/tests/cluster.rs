@@ -2,10 +2,11 @@
 
 mod support;
 
-use controlplane_client::{Object, Patch};
+use controlplane_client::{ClientError, Object, Patch};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 use serde_json::json;
 use support::{Cluster, deployment, key};
@@ -197,5 +198,56 @@ async fn the_pods_of_a_node_that_is_not_ready_get_no_traffic_and_new_ones_go_els
         pods.iter().filter(|pod| node_of(pod).as_deref() == Some(node)).count()
     };
     cluster.until::<Pod>("the new ones are on n2", |pods| on(pods, "n1") == 2 && on(pods, "n2") == 2).await;
+    cluster.stop().await;
+}
+
+fn budget(name: &str, spec: serde_json::Value) -> serde_json::Value {
+    json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": name, "namespace": "default"}, "spec": spec})
+}
+
+fn allows(budget: &PodDisruptionBudget, disruptions: i32) -> bool {
+    let status = budget.status.as_ref();
+    status.is_some_and(|status| {
+        status.disruptions_allowed == Some(disruptions) && status.observed_generation == budget.metadata.generation
+    })
+}
+
+#[tokio::test]
+async fn a_budget_follows_its_pods_and_evictions_stay_within_it() {
+    let cluster = Cluster::start().await;
+    cluster.add_node("n1").await;
+    cluster.create::<Deployment>(deployment("web", 3, "web:1")).await;
+    let spec = json!({"maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}});
+    cluster.create::<PodDisruptionBudget>(budget("web", spec)).await;
+    cluster.until_one::<PodDisruptionBudget>(&key("web"), "one may go", |it| allows(it, 1)).await;
+
+    // New pods have no place, so what goes is missing.
+    let cordoned = json!({"spec": {"unschedulable": true}});
+    cluster.client.all::<Node>().patch("n1", Patch::Merge(&cordoned)).await.expect("because the server takes it");
+    let pods = cluster.until::<Pod>("three are there", |pods| pods.len() == 3).await;
+    let api = cluster.client.namespaced::<Pod>("default");
+    let mut refused = 0;
+    for pod in &pods {
+        let body = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod.name()}});
+        match api.create_subresource::<_, serde_json::Value>(pod.name(), "eviction", &body).await {
+            Ok(_) => {}
+            Err(ClientError::Refused { status, .. }) if status.code == 429 => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(refused, 2, "one of three may go");
+    cluster.until_one::<PodDisruptionBudget>(&key("web"), "none may go", |it| allows(it, 0)).await;
+
+    let again = json!({"spec": {"unschedulable": null}});
+    cluster.client.all::<Node>().patch("n1", Patch::Merge(&again)).await.expect("because the server takes it");
+    cluster.until_one::<PodDisruptionBudget>(&key("web"), "one may go again", |it| allows(it, 1)).await;
+    cluster.merge::<Deployment>("default", "web", json!({"spec": {"replicas": 2}})).await;
+    cluster
+        .until_one::<PodDisruptionBudget>(&key("web"), "it follows the scale", |it| {
+            it.status
+                .as_ref()
+                .is_some_and(|status| status.expected_pods == Some(2) && status.desired_healthy == Some(1))
+        })
+        .await;
     cluster.stop().await;
 }

@@ -222,6 +222,53 @@ fn kubectl_works_unmodified() {
     assert!(!dev.ok(&["get", "namespaces"], "").contains("team"));
 }
 
+const PINNED: &str = "
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {nodeName: n1, terminationGracePeriodSeconds: 0, containers: [{name: main, image: example.com/web:1}]}
+";
+
+#[test]
+fn kubectl_drain_works_unmodified_and_waits_for_the_budget() {
+    let dev = Dev::start();
+    dev.ok(&["apply", "-f", "-"], PINNED);
+    dev.ok(&["wait", "--for=jsonpath={.status.replicas}=2", "deployment/web", "--timeout=30s"], "");
+    // There is no agent: the test says that the pods are ready.
+    let pods = dev.ok(&["get", "pods", "-o", "name"], "");
+    let ready = r#"{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}"#;
+    for pod in pods.lines() {
+        dev.ok(&["patch", pod, "--subresource=status", "--type=merge", "-p", ready], "");
+    }
+    dev.ok(&["create", "poddisruptionbudget", "web", "--selector=app=web", "--min-available=2"], "");
+    dev.ok(&["wait", "--for=jsonpath={.status.currentHealthy}=2", "pdb/web", "--timeout=30s"], "");
+
+    let output = dev.run(&["drain", "n1", "--timeout=2s"], "");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert!(text.contains("Cannot evict pod as it would violate the pod's disruption budget"), "{text}");
+    assert_eq!(dev.ok(&["get", "pods", "-o", "name"], ""), pods, "both are still there");
+
+    dev.ok(&["patch", "pdb", "web", "--type=merge", "-p", r#"{"spec":{"minAvailable":0}}"#], "");
+    let drained = dev.ok(&["drain", "n1", "--timeout=60s"], "");
+    assert_eq!(drained.matches(" evicted").count(), 2, "{drained}");
+    assert!(dev.ok(&["get", "node", "n1"], "").contains("SchedulingDisabled"));
+    let left = dev.ok(&["get", "pods", "-o", "name"], "");
+    assert!(pods.lines().all(|pod| !left.contains(pod)), "{left}");
+    dev.ok(&["uncordon", "n1"], "");
+    assert!(!dev.ok(&["get", "node", "n1"], "").contains("SchedulingDisabled"));
+}
+
 #[test]
 fn nobody_gets_in_without_a_login() {
     let dev = Dev::start();

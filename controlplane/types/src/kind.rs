@@ -120,6 +120,8 @@ pub struct Strategy {
     pub validate: fn(&Value) -> Vec<FieldError>,
     /// Checks a change (new, old) at the main endpoint, without metadata.
     pub validate_update: fn(&Value, &Value) -> Vec<FieldError>,
+    /// Checks the object at the status endpoint.
+    pub validate_status: fn(&Value) -> Vec<FieldError>,
     /// How names look.
     pub names: NameRule,
     /// What `metadata.generation` counts.

@@ -118,6 +118,7 @@ pub const ROWS: &[Row] = &[
     row("events.k8s.io", "v1", "Event", "events", Namespaced, &of::EVENT, "io.k8s.api.events.v1.Event").short(&["ev"]),
     row("coordination.k8s.io", "v1", "Lease", "leases", Namespaced, &of::LEASE, "io.k8s.api.coordination.v1.Lease"),
     row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", Namespaced, &of::ENDPOINT_SLICE, "io.k8s.api.discovery.v1.EndpointSlice"),
+    row("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", Namespaced, &of::POD_DISRUPTION_BUDGET, "io.k8s.api.policy.v1.PodDisruptionBudget").short(&["pdb"]).sub(&[Status]),
     row(RBAC, "v1", "ClusterRole", "clusterroles", Cluster, &of::ROLE, "io.k8s.api.rbac.v1.ClusterRole"),
     row(RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", Cluster, &of::CLUSTER_ROLE_BINDING, "io.k8s.api.rbac.v1.ClusterRoleBinding"),
     row(RBAC, "v1", "Role", "roles", Namespaced, &of::ROLE, "io.k8s.api.rbac.v1.Role"),

@@ -11,6 +11,7 @@ pub mod delete;
 pub mod discovery;
 pub mod duration;
 pub mod error;
+pub mod eviction;
 pub mod field_error;
 pub mod kind;
 pub mod kinds;

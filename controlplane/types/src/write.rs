@@ -146,9 +146,13 @@ pub fn begin_update(
 pub fn finish_update(context: &WriteContext<'_>, old: &Value, new: &Value) -> Result<(), ApiError> {
     let mut errors = validate::metadata(context.kind, new);
     errors.extend(validate::metadata_update(new, old));
-    if context.endpoint == Endpoint::Main {
-        errors.extend((context.kind.strategy.validate)(new));
-        errors.extend((context.kind.strategy.validate_update)(new, old));
+    match context.endpoint {
+        Endpoint::Main => {
+            errors.extend((context.kind.strategy.validate)(new));
+            errors.extend((context.kind.strategy.validate_update)(new, old));
+        }
+        Endpoint::Status => errors.extend((context.kind.strategy.validate_status)(new)),
+        Endpoint::Other(_) => {}
     }
     refuse(context.kind, new, errors)
 }

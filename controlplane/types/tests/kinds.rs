@@ -525,3 +525,78 @@ fn both_versions_of_events_share_their_storage() {
     assert_eq!(stored, sent);
     assert_eq!(kind.storage_prefix(), "core/events");
 }
+
+fn budget(spec: Value) -> Value {
+    json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "web"}, "spec": spec})
+}
+
+#[test]
+fn a_budget_has_one_bound_and_it_is_a_number_or_a_percentage_of_at_most_100() {
+    let cluster = Cluster::new();
+    for good in [
+        json!({"minAvailable": 2}),
+        json!({"minAvailable": "100%"}),
+        json!({"maxUnavailable": 0, "selector": {}}),
+        json!({"maxUnavailable": "25%", "unhealthyPodEvictionPolicy": "AlwaysAllow"}),
+        json!({}),
+    ] {
+        let made = cluster.created(budget(good));
+        let zero = json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0});
+        assert_eq!((&made["status"], &made["metadata"]["generation"]), (&zero, &json!(1)));
+    }
+    let cases = [
+        (json!({"minAvailable": 1, "maxUnavailable": 1}), "spec: Invalid value: "),
+        (json!({"minAvailable": -1}), "spec.minAvailable: Invalid value: -1: must be greater than or equal to 0"),
+        (json!({"minAvailable": "101%"}), "spec.minAvailable: Invalid value: \"101%\": must not be greater than 100%"),
+        (
+            json!({"maxUnavailable": "101%"}),
+            "spec.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%",
+        ),
+        (json!({"maxUnavailable": "many"}), "spec.maxUnavailable: Invalid value: \"many\": a valid percent string"),
+        (
+            json!({"minAvailable": 1, "selector": {"matchLabels": {"a b": "c"}}}),
+            "spec.selector.matchLabels: Invalid value: \"a b\"",
+        ),
+        (
+            json!({"minAvailable": 1, "unhealthyPodEvictionPolicy": "Never"}),
+            "spec.unhealthyPodEvictionPolicy: Unsupported value: \"Never\": supported values: \"AlwaysAllow\", \"IfHealthyBudget\"",
+        ),
+    ];
+    for (spec, expected) in cases {
+        let causes = cluster.causes(budget(spec.clone()));
+        assert!(causes.iter().any(|cause| cause.starts_with(expected)), "{spec}: {causes:?}");
+    }
+}
+
+#[test]
+fn a_budgets_spec_may_change_its_status_only_to_what_makes_sense_and_never_without_a_version() {
+    let cluster = Cluster::new();
+    let old = cluster.created(budget(json!({"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}})));
+    let mut new = old.clone();
+    new["spec"] = json!({"maxUnavailable": 1, "selector": {"matchLabels": {"app": "other"}}});
+    let changed = cluster.update(&old, new, Endpoint::Main).expect("because the selector is mutable, as upstream");
+    assert_eq!(changed["metadata"]["generation"], 2);
+
+    for key in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+        let mut new = old.clone();
+        new["status"][key] = json!(-1);
+        let refused = cluster.update(&old, new, Endpoint::Status).expect_err("because it is below zero");
+        assert_eq!(refused.code(), 422, "{key}");
+    }
+    let mut new = old.clone();
+    new["status"]["conditions"] = json!([{"type": "DisruptionAllowed", "status": "Perhaps"}]);
+    assert_eq!(cluster.update(&old, new, Endpoint::Status).map_err(|error| error.code()), Err(422));
+
+    let mut new = old.clone();
+    object::remove(&mut new, &["metadata"], "resourceVersion");
+    assert_eq!(cluster.update(&old, new, Endpoint::Status).map_err(|error| error.code()), Err(422));
+}
+
+#[test]
+fn budgets_are_printed_with_both_bounds_and_what_they_allow() {
+    let cluster = Cluster::new();
+    let made = cluster.created(budget(json!({"maxUnavailable": "25%"})));
+    assert_eq!(cluster.cells(&made)[..4], [json!("web"), json!("N/A"), json!("25%"), json!(0)]);
+    let made = cluster.created(budget(json!({"minAvailable": 3})));
+    assert_eq!(cluster.cells(&made)[..4], [json!("web"), json!("3"), json!("N/A"), json!(0)]);
+}

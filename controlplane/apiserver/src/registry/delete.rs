@@ -23,6 +23,16 @@ pub(crate) enum Deleted {
 
 /// delete.
 pub(crate) async fn delete(call: &Call<'_>, options: &DeleteOptions, dry_run: bool) -> Result<Deleted, Failure> {
+    delete_noting(call, options, dry_run, |_| {}).await
+}
+
+/// delete, with a note on the object if it stays for a while: written with the mark, so that there is never one without the other.
+pub(crate) async fn delete_noting(
+    call: &Call<'_>,
+    options: &DeleteOptions,
+    dry_run: bool,
+    note: impl Fn(&mut Value),
+) -> Result<Deleted, Failure> {
     admission::delete(call)?;
     for _ in 0..WRITE_ATTEMPTS_MAX {
         let Some(Stored { object: old, revision }) = read::current(call).await? else {
@@ -31,7 +41,10 @@ pub(crate) async fn delete(call: &Call<'_>, options: &DeleteOptions, dry_run: bo
         let key = call.key();
         let (op, extra, mut result) = match delete::plan(&call.kind, &old, options, call.now)? {
             DeletePlan::Pending => return Ok(Deleted::Marked(old)),
-            DeletePlan::Mark(new) => (storage::put(&call.kind, &key, &new), Extra::default(), Deleted::Marked(new)),
+            DeletePlan::Mark(mut new) => {
+                note(&mut new);
+                (storage::put(&call.kind, &key, &new), Extra::default(), Deleted::Marked(new))
+            }
             DeletePlan::Remove(last) => (Op::Delete(key.clone()), admission::remove(call, &old), Deleted::Gone(last)),
         };
         if dry_run {

@@ -8,7 +8,7 @@ mod delete;
 mod read;
 mod write;
 
-pub(crate) use delete::{Deleted, delete, delete_collection};
+pub(crate) use delete::{Deleted, delete, delete_collection, delete_noting};
 pub(crate) use read::{Page, get, list, watch};
 pub(crate) use write::{Change, Written, create, modify, patch, update};
 
@@ -23,7 +23,7 @@ use serde_json::Value;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Times a write that lost a race is tried again. Beyond this the object is so busy that the client should hear of it.
-const WRITE_ATTEMPTS_MAX: usize = 8;
+pub(crate) const WRITE_ATTEMPTS_MAX: usize = 8;
 
 /// Everything a verb needs to know about the request it serves.
 pub(crate) struct Call<'a> {

@@ -56,6 +56,7 @@ fn add_builtin(generator: &mut SchemaGenerator) {
     add::<apps::ControllerRevision>(generator);
     add::<autoscaling::Scale>(generator);
     add::<policy::Eviction>(generator);
+    add::<policy::PodDisruptionBudget>(generator);
     add::<authentication::TokenRequest>(generator);
     add::<scheduling::PriorityClass>(generator);
     add::<rbac::Role>(generator);

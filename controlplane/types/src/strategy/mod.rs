@@ -14,6 +14,7 @@ mod pod;
 mod pod_rules;
 mod pod_spec;
 mod pod_status;
+mod policy;
 mod rbac;
 mod rules;
 mod service;
@@ -29,6 +30,7 @@ pub use lease::LEASE;
 pub use namespace::NAMESPACE;
 pub use node::NODE;
 pub use pod::POD;
+pub use policy::POD_DISRUPTION_BUDGET;
 pub use rbac::{CLUSTER_ROLE_BINDING, ROLE, ROLE_BINDING};
 pub use service::SERVICE;
 pub use workload::{DEPLOYMENT, REPLICA_SET};
@@ -63,6 +65,7 @@ pub const PLAIN: Strategy = Strategy {
     prepare_update: no_change,
     validate: valid,
     validate_update: valid_change,
+    validate_status: valid,
     names: NameRule::Subdomain,
     generation: Generation::Off,
     unconditional_update: true,

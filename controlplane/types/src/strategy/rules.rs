@@ -55,3 +55,25 @@ pub(super) fn required_one_of(object: &Value, path: &[&str], field: &str, suppor
 pub(super) fn quantity(map: Option<&serde_json::Map<String, Value>>, key: &str) -> Option<Quantity> {
     map?.get(key)?.as_str()?.parse().ok()
 }
+
+/// Reads `25%`.
+pub(super) fn percent(value: &Value) -> Option<i64> {
+    value.as_str()?.strip_suffix('%')?.parse().ok()
+}
+
+/// Says that the value is a number of pods or a percentage, perhaps of at most 100.
+pub(super) fn share(value: &Value, field: &str, at_most_all: bool) -> Vec<FieldError> {
+    match (value.as_i64(), percent(value)) {
+        (Some(number), _) if number < 0 => {
+            vec![FieldError::invalid(field, value, "must be greater than or equal to 0")]
+        }
+        (None, None) => {
+            let why = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
+            vec![FieldError::invalid(field, value, why)]
+        }
+        (None, Some(percent)) if at_most_all && percent > 100 => {
+            vec![FieldError::invalid(field, value, "must not be greater than 100%")]
+        }
+        (_, _) => Vec::new(),
+    }
+}

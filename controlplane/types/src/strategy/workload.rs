@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::rules::{immutable, not_negative, one_of};
+use super::rules::{immutable, not_negative, one_of, percent, share};
 use super::{PLAIN, pod_rules, pod_spec};
 use crate::field_error::FieldError;
 use crate::kind::{Generation, Strategy};
@@ -128,29 +128,8 @@ fn rollout(deployment: &Value) -> Vec<FieldError> {
     errors
 }
 
-fn percent(value: &Value) -> Option<i64> {
-    value.as_str()?.strip_suffix('%')?.parse().ok()
-}
-
 fn is_zero(value: &Value) -> bool {
     value.as_i64() == Some(0) || percent(value) == Some(0)
-}
-
-/// A number of pods or a percentage.
-fn share(value: &Value, field: &str, at_most_all: bool) -> Vec<FieldError> {
-    match (value.as_i64(), percent(value)) {
-        (Some(number), _) if number < 0 => {
-            vec![FieldError::invalid(field, value, "must be greater than or equal to 0")]
-        }
-        (None, None) => {
-            let why = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
-            vec![FieldError::invalid(field, value, why)]
-        }
-        (None, Some(percent)) if at_most_all && percent > 100 => {
-            vec![FieldError::invalid(field, value, "must not be greater than 100%")]
-        }
-        (_, _) => Vec::new(),
-    }
 }
 
 const CONTAINERS: Column = column("Containers", "Names of the containers.").wide();
