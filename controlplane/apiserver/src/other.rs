@@ -50,12 +50,12 @@ pub(crate) fn serve(server: &Inner, info: &RequestInfo, request: Request<Body>) 
             raw(classic(headers, openapi::document(&server.kinds, group, version))?)
         }
         (".well-known", ["cairn", "ca.pem"]) => match &server.options.ca_pem {
-            Some(pem) => raw(plain(200, "application/x-pem-file", pem.clone())),
+            Some(pem) => raw(plain(200, "application/x-pem-file", pem.borrow().clone())),
             None => Err(ApiError::no_such_resource().into()),
         },
         (".well-known", ["openid-configuration"]) => Ok(Answer::Value(200, openid())),
         ("openid", ["v1", "jwks"]) => match &server.options.tokens {
-            Some(keys) => Ok(Answer::Value(200, keys.jwks().clone())),
+            Some(keys) => Ok(Answer::Value(200, keys.jwks())),
             None => Err(ApiError::no_such_resource().into()),
         },
         _ => Err(ApiError::no_such_resource().into()),

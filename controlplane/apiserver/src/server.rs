@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// Reads served at once, as upstream's default; more are answered with 429 so that memory stays bounded.
 const READS_IN_FLIGHT_MAX: usize = 400;
@@ -44,8 +44,8 @@ pub struct Options {
     pub service_range: (Ipv4Addr, u8),
     /// Address and port that the `kubernetes` Service leads to; `None` leaves the Service without endpoints.
     pub advertise: Option<(Ipv4Addr, u16)>,
-    /// Certificate of the Kubernetes CA in PEM, served at `/.well-known/cairn/ca.pem`.
-    pub ca_pem: Option<String>,
+    /// Certificates of the Kubernetes authorities that clients are to trust, in PEM, served at `/.well-known/cairn/ca.pem`.
+    pub ca_pem: Option<watch::Receiver<String>>,
     /// Way to the node agents; `None` answers logs and exec with 503.
     pub nodes: Option<Arc<dyn NodeConnector>>,
     /// Owner of the tasks that tunnel commands.

@@ -23,7 +23,8 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Issuer and default audience of all tokens: one canonical name, the API server's own in the cluster.
 pub(crate) const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -35,11 +36,14 @@ const LIFETIME_MAX: i64 = 24 * 3600;
 /// Life of a token whose request names none.
 const LIFETIME_DEFAULT: i64 = 3600;
 
-/// The keys that sign and check tokens.
-pub struct ServiceAccountKeys {
+/// The keys that sign and check tokens: one that signs, and all whose tokens are believed. They can be replaced while the server runs.
+pub struct ServiceAccountKeys(RwLock<Arc<Keys>>);
+
+struct Keys {
     signing: EncodingKey,
-    checking: DecodingKey,
     id: String,
+    /// By their id, which each token names.
+    checking: BTreeMap<String, DecodingKey>,
     jwks: Value,
 }
 
@@ -90,33 +94,37 @@ impl ServiceAccountKeys {
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map(|key| key.serialize_pem()).map_err(KeyError::Pem)
     }
 
-    /// Reads a P-256 key from PKCS#8 PEM.
+    /// Reads a P-256 key from PKCS#8 PEM. It signs, and it alone is believed.
     ///
     /// # Errors
     /// [`KeyError`] when it is none.
     pub fn from_pem(pem: &str) -> Result<ServiceAccountKeys, KeyError> {
-        let key = KeyPair::from_pem(pem).map_err(KeyError::Pem)?;
-        let signing = EncodingKey::from_ec_pem(pem.as_bytes()).map_err(KeyError::Unusable)?;
-        let checking = DecodingKey::from_ec_pem(key.public_key_pem().as_bytes()).map_err(KeyError::Unusable)?;
-        let id = URL_SAFE_NO_PAD.encode(Sha256::digest(key.subject_public_key_info()));
-        // A P-256 point is 0x04, then x and y of 32 bytes each (SEC 1, 2.3.3).
-        let point = key.public_key_raw();
-        let coordinate = |range| point.get(range).map(|bytes| URL_SAFE_NO_PAD.encode(bytes)).unwrap_or_default();
-        let jwks = json!({"keys": [{
-            "use": "sig", "kty": "EC", "kid": id, "crv": "P-256", "alg": "ES256",
-            "x": coordinate(1..33), "y": coordinate(33..65),
-        }]});
-        Ok(ServiceAccountKeys { signing, checking, id, jwks })
+        Ok(ServiceAccountKeys(RwLock::new(Arc::new(Keys::read(pem, &[])?))))
     }
 
-    /// The public keys, for `/openid/v1/jwks`.
-    pub(crate) fn jwks(&self) -> &Value {
-        &self.jwks
+    /// From now on `pem` signs; what it or one of `others` signed is believed, and nothing else.
+    ///
+    /// # Errors
+    /// [`KeyError`] when one of them is no P-256 key in PKCS#8 PEM; then nothing changes.
+    pub fn replace(&self, pem: &str, others: &[&str]) -> Result<(), KeyError> {
+        let next = Arc::new(Keys::read(pem, others)?);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+
+    fn current(&self) -> Arc<Keys> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The public keys, for `/openid/v1/jwks`: of every key whose tokens are believed.
+    pub(crate) fn jwks(&self) -> Value {
+        self.current().jwks.clone()
     }
 
     fn sign(&self, claims: &Claims) -> Result<String, Failure> {
-        let header = Header { kid: Some(self.id.clone()), ..Header::new(Algorithm::ES256) };
-        jsonwebtoken::encode(&header, claims, &self.signing)
+        let keys = self.current();
+        let header = Header { kid: Some(keys.id.clone()), ..Header::new(Algorithm::ES256) };
+        jsonwebtoken::encode(&header, claims, &keys.signing)
             .map_err(|error| ApiError::internal(&format!("a token cannot be signed: {error}")).into())
     }
 
@@ -126,9 +134,11 @@ impl ServiceAccountKeys {
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(&[ISSUER]);
         validation.validate_nbf = true;
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.checking, &validation)
-            .map_err(|_| ApiError::unauthorized())?
-            .claims;
+        let keys = self.current();
+        let id = jsonwebtoken::decode_header(token).ok().and_then(|header| header.kid);
+        let key = id.and_then(|id| keys.checking.get(&id)).ok_or_else(ApiError::unauthorized)?;
+        let claims =
+            jsonwebtoken::decode::<Claims>(token, key, &validation).map_err(|_| ApiError::unauthorized())?.claims;
         let Private { namespace, serviceaccount, pod } = &claims.private;
         let leeway = i64::try_from(validation.leeway).expect("because it is a minute");
         let mut bound = Bound::new(server.store.revision(), claims.exp.saturating_add(leeway));
@@ -145,6 +155,42 @@ impl ServiceAccountKeys {
         let user = format!("system:serviceaccount:{namespace}:{}", serviceaccount.name);
         Ok((Caller::authenticated(user, groups, claims.jti), bound.tenure(Arc::clone(&server.store))))
     }
+}
+
+impl Keys {
+    fn read(pem: &str, others: &[&str]) -> Result<Keys, KeyError> {
+        let mut keys = Keys {
+            signing: EncodingKey::from_ec_pem(pem.as_bytes()).map_err(KeyError::Unusable)?,
+            id: String::new(),
+            checking: BTreeMap::new(),
+            jwks: Value::Null,
+        };
+        let mut shown = Vec::new();
+        for pem in [&pem].into_iter().chain(others) {
+            let key = KeyPair::from_pem(pem).map_err(KeyError::Pem)?;
+            let checking = DecodingKey::from_ec_pem(key.public_key_pem().as_bytes()).map_err(KeyError::Unusable)?;
+            let id = URL_SAFE_NO_PAD.encode(Sha256::digest(key.subject_public_key_info()));
+            if keys.checking.insert(id.clone(), checking).is_none() {
+                shown.push(shown_as(&key, &id));
+            }
+            if keys.id.is_empty() {
+                keys.id = id;
+            }
+        }
+        keys.jwks = json!({"keys": shown});
+        Ok(keys)
+    }
+}
+
+/// A public key as `/openid/v1/jwks` shows it.
+fn shown_as(key: &KeyPair, id: &str) -> Value {
+    // A P-256 point is 0x04, then x and y of 32 bytes each (SEC 1, 2.3.3).
+    let point = key.public_key_raw();
+    let coordinate = |range| point.get(range).map(|bytes| URL_SAFE_NO_PAD.encode(bytes)).unwrap_or_default();
+    json!({
+        "use": "sig", "kty": "EC", "kid": id, "crv": "P-256", "alg": "ES256",
+        "x": coordinate(1..33), "y": coordinate(33..65),
+    })
 }
 
 /// Whether the object a token is bound to still exists.

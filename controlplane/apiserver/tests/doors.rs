@@ -15,7 +15,9 @@ fn person(right: &str) -> Option<Caller> {
 
 #[tokio::test]
 async fn anonymous_callers_see_health_and_version_and_nothing_else() {
-    let admin = Client::with(Options { ca_pem: Some("PEM".into()), ..Options::default() }).await;
+    let admin =
+        Client::with(Options { ca_pem: Some(tokio::sync::watch::channel("PEM".to_owned()).1), ..Options::default() })
+            .await;
     let nobody = admin.as_caller(None);
     for path in ["/livez", "/readyz?verbose", "/healthz/store", "/version", "/.well-known/cairn/ca.pem"] {
         assert_eq!(nobody.get(path).await.0, 200, "{path}");
@@ -138,6 +140,47 @@ async fn a_token_is_its_account_while_the_account_exists() {
     );
     admin.call("DELETE", &format!("{accounts}/robot"), Value::Null).await;
     assert_eq!(whoami().await.0, 401);
+}
+
+#[tokio::test]
+async fn tokens_of_replaced_keys_are_believed_as_long_as_they_are_published() {
+    let pem = || ServiceAccountKeys::generate_pem().expect("because the system has randomness");
+    let (old, new) = (pem(), pem());
+    let keys = Arc::new(ServiceAccountKeys::from_pem(&old).expect("because the key was just made"));
+    let admin = Client::with(Options { tokens: Some(Arc::clone(&keys)), ..Options::default() }).await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    assert_eq!(admin.post(accounts, json!({"metadata": {"name": "robot"}})).await.0, 201);
+    let token = async || {
+        let (_, answer) = admin.post(&format!("{accounts}/robot/token"), json!({"spec": {}})).await;
+        answer["status"]["token"].as_str().expect("because a token is text").to_owned()
+    };
+    let believed = async |token: &str| {
+        let request = Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews")
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .body(controlplane_apiserver::full_body("{}"));
+        admin.as_caller(None).send(request.expect("because it is well-formed")).await.status() == 201
+    };
+    let published = async || {
+        let (_, jwks) = admin.call("GET", "/openid/v1/jwks", Value::Null).await;
+        jwks["keys"].as_array().map(|keys| keys.iter().map(|key| key["kid"].clone()).collect::<Vec<_>>())
+    };
+    let first = token().await;
+    let before = published().await.expect("because it is a list");
+    // Both are believed while the old one still signs, then while the new one does.
+    keys.replace(&old, &[&new]).expect("because both are keys");
+    assert_eq!(published().await.map(|keys| keys.len()), Some(2));
+    assert!(believed(&first).await && believed(&token().await).await);
+    keys.replace(&new, &[&old, &new]).expect("because both are keys");
+    let second = token().await;
+    assert!(believed(&first).await && believed(&second).await);
+    assert_eq!(published().await.map(|keys| keys.len()), Some(2), "each is published once");
+    keys.replace(&new, &[]).expect("because it is a key");
+    assert!(!believed(&first).await, "the old key is believed no more");
+    assert!(believed(&second).await);
+    let after = published().await.expect("because it is a list");
+    assert!(after.len() == 1 && after != before);
+    assert!(keys.replace("no key", &[]).is_err());
+    assert!(believed(&second).await, "what cannot be used changes nothing");
 }
 
 #[tokio::test]

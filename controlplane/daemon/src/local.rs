@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use machined_access::{AccessTable, AuditRecord, LeafKey};
 use machined_api::local_client::LocalClient;
-use machined_api::{AuditRequest, ContextReply, ContextRequest, IssueLeafRequest};
+use machined_api::{AuditRequest, Condition, ContextReply, ContextRequest, IssueLeafRequest, ReportConditionRequest};
 use machined_config::{Cidr, ClusterConfig, MachineConfig, Problems};
 use machined_reconcile::{Restart, Stop, Supervisor};
 use rustls::pki_types::CertificateDer;
@@ -105,6 +105,12 @@ impl Local {
     pub(crate) async fn audit(&self, records: &[AuditRecord]) -> Result<(), LocalError> {
         let records = records.iter().map(|record| record.clone().to_json().into_bytes()).collect();
         self.client.clone().audit(AuditRequest { records }).await.map(drop).map_err(refused("Audit"))
+    }
+
+    /// Tells machined a condition of this machine.
+    pub(crate) async fn condition(&self, condition: Condition) -> Result<(), LocalError> {
+        let request = ReportConditionRequest { condition: Some(condition) };
+        self.client.clone().report_condition(request).await.map(drop).map_err(refused("ReportCondition"))
     }
 
     async fn contexts(&self) -> Result<tonic::Streaming<ContextReply>, LocalError> {

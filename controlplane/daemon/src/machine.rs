@@ -3,6 +3,7 @@
 //! Ends when the step changes something that cannot be changed while running; machined then starts it again.
 
 use crate::audit::Audit;
+use crate::exposed;
 use crate::leaf::LeafSource;
 use crate::local::{Local, Place};
 use crate::member::MemberConfig;
@@ -39,14 +40,14 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
     let place = places.borrow_and_update().clone();
     let (writer, table) = table(place.access.clone());
     let leaf = local.leaf(leaf_names(&place), supervisor).await?;
-    let audit = Audit::to_machined(local, supervisor);
+    let audit = Audit::to_machined(local.clone(), supervisor);
     tracing::info!(machine = %place.machine.name, role = ?place.machine.role, "this machine's place in the cluster");
     let started = Start::of(&place)?;
     match started.role {
         Role::ControlPlane => {
             let server = tokio::select! {
                 // It may wait long until the others take it in.
-                server = control_plane(&arguments, &place, &started, table, leaf, audit, supervisor) => server?,
+                server = control_plane(&arguments, &place, &started, (table, leaf, audit, local), supervisor) => server?,
                 ended = follow(&mut places, &started, &writer) => return ended,
             };
             tokio::select! {
@@ -75,9 +76,7 @@ async fn control_plane(
     arguments: &MachineArguments,
     place: &Place,
     start: &Start,
-    table: Table,
-    leaf: LeafSource,
-    audit: Audit,
+    (table, leaf, audit, local): (Table, LeafSource, Audit, Local),
     supervisor: &Supervisor,
 ) -> Result<Server> {
     let mut names: Vec<String> = place.addresses.iter().map(|cidr| cidr.address().to_string()).collect();
@@ -100,6 +99,7 @@ async fn control_plane(
     };
     let server = Server::start(config, table.clone(), leaf.clone(), audit, supervisor).await?;
     server.run_controllers(place.machine.name.as_str(), supervisor);
+    exposed::tell(&server, local, place.machine.name.as_str(), supervisor);
     let transport = server.transport(Caller::node(place.machine.name.as_str(), ""));
     node::start(start.node.clone(), transport, table, leaf, supervisor).await?;
     Ok(server)

@@ -5,6 +5,7 @@
 mod agents;
 mod audit;
 mod dev;
+mod exposed;
 mod identify;
 mod in_process;
 mod leaf;

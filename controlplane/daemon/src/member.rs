@@ -11,10 +11,12 @@ use crate::leaf::LeafSource;
 use crate::pki::{Bundle, Pki, PkiError, write_secret};
 use crate::table::Table;
 use controlplane_members::{
-    Birth, Dialler, FIRST, JoinError, PORT, Roster, Trust, announce, ask_to_join, keep_membership, serve,
+    Birth, Dialler, Exposure, FIRST, JoinError, Keyring, PORT, Roster, Trust, announce, ask_to_join, keep_keys,
+    keep_membership, serve,
 };
 use controlplane_replica::{Alone, Folder, Member, MemberId, OpenError, Options, Peers, Replica};
 use controlplane_store::StoreError;
+use jiff::Timestamp;
 use machined_access::{Leaf, MachineRole};
 use machined_ids::MachineName;
 use machined_reconcile::{Restart, Supervisor};
@@ -23,9 +25,10 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// File in the store's folder: who this member is.
 const FILE: &str = "member.json";
@@ -109,7 +112,7 @@ impl Identity {
 struct Circle {
     table: Table,
     leaf: LeafSource,
-    welcome: OnceLock<Vec<u8>>,
+    machine: MachineName,
 }
 
 impl Trust for Circle {
@@ -124,20 +127,23 @@ impl Trust for Circle {
         self.leaf.current()
     }
 
-    fn welcome(&self) -> Vec<u8> {
-        self.welcome.get().cloned().unwrap_or_default()
+    fn machine(&self) -> MachineName {
+        self.machine.clone()
     }
 }
 
 /// A member that runs, and the cluster's keys.
 pub(crate) struct Opened {
     pub(crate) replica: Arc<Replica>,
-    pub(crate) pki: Pki,
+    pub(crate) pki: Arc<Pki>,
+    /// Who knows keys and left; `None` until this member's keys are those of the cluster, and nothing may be served before. A group of
+    /// one that nobody joins has none.
+    pub(crate) exposure: Option<watch::Receiver<Option<Exposure>>>,
 }
 
 /// Opens the member in `folder`. Where it is a new one of an old cluster, waits until somebody takes it in.
 ///
-/// Tasks: those of the store, `store peers`, `store membership` and `store record`.
+/// Tasks: those of the store, `store peers`, `store membership`, `store record` and `cluster keys`.
 pub(crate) async fn open(
     folder: &Path,
     bootstrap: bool,
@@ -147,8 +153,7 @@ pub(crate) async fn open(
     supervisor: &Supervisor,
 ) -> Result<Opened, MemberError> {
     let (store, keys) = (folder.join("store"), folder.join("pki"));
-    let circle = Arc::new(Circle { table, leaf, welcome: OnceLock::new() });
-    let trust = Arc::clone(&circle) as Arc<dyn Trust>;
+    let trust: Arc<dyn Trust> = Arc::new(Circle { table, leaf, machine: config.machine.clone() });
     let mut identity = Identity::open(&store)?;
     let own = config.address.map(|ip| SocketAddr::from((ip, PORT)));
     let mut first = false;
@@ -165,10 +170,8 @@ pub(crate) async fn open(
             id
         }
     };
-    let pki = Pki::open(&keys, first)?;
+    let pki = Arc::new(Pki::open(&keys, first)?);
     identity.keep(&store)?;
-    let bundle = serde_json::to_vec(&pki.bundle()).map_err(MemberError::Keys)?;
-    circle.welcome.get_or_init(|| bundle);
     let files = Folder::create(&store).map_err(|source| MemberError::File { path: store.clone(), source })?;
     let member =
         Member { machine: config.machine.to_string(), address: own.map(|own| own.to_string()).unwrap_or_default() };
@@ -179,11 +182,28 @@ pub(crate) async fn open(
     let options = Options { files: Arc::new(files), id, member, bootstrap: id == FIRST, peers };
     let replica = Replica::open(options).await?;
     replica.maintain(supervisor);
+    let mut exposure = None;
     if let Some(own) = own {
         let record = On { birth: identity.birth, id, machine: config.machine.clone(), address: own };
-        connect(&replica, &trust, record, supervisor).await?;
+        connect(&replica, &trust, &pki, record, supervisor).await?;
+        exposure = Some(follow_keys(&replica, &trust, &pki, supervisor));
     }
-    Ok(Opened { replica, pki })
+    Ok(Opened { replica, pki, exposure })
+}
+
+fn follow_keys(
+    replica: &Arc<Replica>,
+    trust: &Arc<dyn Trust>,
+    pki: &Arc<Pki>,
+    supervisor: &Supervisor,
+) -> watch::Receiver<Option<Exposure>> {
+    let (sender, exposure) = watch::channel(None);
+    let (replica, trust, pki, sender) = (Arc::clone(replica), Arc::clone(trust), Arc::clone(pki), Arc::new(sender));
+    supervisor.spawn("cluster keys", Restart::Always, move |stop| {
+        let ring = Arc::clone(&pki) as Arc<dyn Keyring>;
+        keep_keys(Arc::clone(&replica), Arc::clone(&trust), ring, Arc::new(Timestamp::now), Arc::clone(&sender), stop)
+    });
+    exposure
 }
 
 /// Finds this machine's place: a number with the keys of the cluster that took it in, or the first number of a new one.
@@ -242,6 +262,7 @@ impl On {
 async fn connect(
     replica: &Arc<Replica>,
     trust: &Arc<dyn Trust>,
+    pki: &Arc<Pki>,
     on: On,
     supervisor: &Supervisor,
 ) -> Result<(), MemberError> {
@@ -264,9 +285,10 @@ async fn connect(
         });
     }
     let socket = Arc::new(socket);
-    let (served, believed) = (Arc::clone(replica), Arc::clone(trust));
+    let (served, believed, pki) = (Arc::clone(replica), Arc::clone(trust), Arc::clone(pki));
     supervisor.spawn("store peers", Restart::Always, move |stop| {
-        serve(Arc::clone(&socket), Arc::clone(&served), Arc::clone(&believed), stop)
+        let ring = Arc::clone(&pki) as Arc<dyn Keyring>;
+        serve(Arc::clone(&socket), Arc::clone(&served), Arc::clone(&believed), ring, stop)
     });
     let (replica, trust) = (Arc::clone(replica), Arc::clone(trust));
     supervisor.spawn("store membership", Restart::Always, move |stop| {

@@ -13,6 +13,8 @@ use crate::pki::PkiError;
 use crate::table::Table;
 use controlplane_apiserver::{ApiServer, Caller, Failure, Options};
 use controlplane_client::Transport;
+use controlplane_controllers::Settings;
+use controlplane_members::Exposure;
 use controlplane_replica::{Member, Members, Replica};
 use controlplane_store::Store;
 use machined_access::tls::{self, ServerKeys};
@@ -25,6 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// What a server is to be.
 #[derive(Debug, Clone)]
@@ -72,7 +75,8 @@ pub(crate) enum StartError {
 pub(crate) struct Server {
     api: ApiServer,
     store: Arc<Replica>,
-    authority_pem: String,
+    authorities: watch::Receiver<String>,
+    exposure: Option<watch::Receiver<Option<Exposure>>>,
     pods: (Ipv4Addr, u8),
     /// Where it listens.
     pub(crate) address: SocketAddr,
@@ -89,7 +93,7 @@ impl Server {
     ) -> Result<Server, StartError> {
         let opened =
             member::open(&config.folder, config.bootstrap, &config.member, table.clone(), leaf.clone(), supervisor);
-        let Opened { replica: store, pki } = opened.await?;
+        let Opened { replica: store, pki, exposure } = opened.await?;
         let socket = TcpListener::bind(config.listen).await;
         let socket = socket.map_err(|source| StartError::Listen { address: config.listen, source })?;
         let address = socket.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
@@ -97,17 +101,21 @@ impl Server {
         let options = Options {
             service_range: config.services,
             advertise: config.advertise.map(|ip| (ip, address.port())),
-            ca_pem: Some(pki.authority_pem().to_owned()),
+            ca_pem: Some(pki.authorities()),
             nodes: Some(Arc::new(agents)),
             supervisor: supervisor.clone(),
-            tokens: Some(Arc::new(pki.service_accounts()?)),
+            tokens: Some(pki.service_accounts()),
         };
         let api = ApiServer::new(Arc::clone(&store) as Arc<dyn Store>, options);
         // A new member has nothing to serve before the others took it in.
         store.led().await;
+        if let Some(mut exposure) = exposure.clone() {
+            // Nor before it has the keys that the others sign with now. The sender lives as long as the process.
+            let _known = exposure.wait_for(Option::is_some).await;
+        }
         api.bootstrap().await.map_err(StartError::Bootstrap)?;
         let keys = ServerKeys::new(leaf.current())?;
-        keys.set_public(pki.server_leaf(&server_names(&config))?)?;
+        pki.show(Arc::clone(&keys), server_names(&config))?;
         let tls = Arc::new(tls::server_config(Arc::clone(&keys), &["h2", "http/1.1"])?);
         let listener = Listener { api: api.clone(), tls, table, audit, supervisor: supervisor.clone() };
         let socket = Arc::new(socket);
@@ -122,22 +130,31 @@ impl Server {
             });
         }
         tracing::info!(%address, "the Kubernetes API is served");
-        Ok(Server { api, store, authority_pem: pki.authority_pem().to_owned(), pods: config.pods, address })
+        Ok(Server { api, store, authorities: pki.authorities(), exposure, pods: config.pods, address })
     }
 
     /// Runs the scheduler and the other controllers while this member of the store leads, so that one process of a cluster does.
     ///
     /// Two may for a moment when the lead changes: each write has the precondition that what it was computed from still stands.
     pub(crate) fn run_controllers(&self, machine: &str, supervisor: &Supervisor) {
-        let settings = controlplane_controllers::Settings {
-            instance: machine.to_owned(),
-            root_ca: self.authority_pem.clone(),
-            pods: self.pods,
-        };
+        let (instance, pods) = (machine.to_owned(), self.pods);
+        let settings = Arc::new(move |root_ca| Settings { instance: instance.clone(), root_ca, pods });
         let (transport, store) = (self.transport(Caller::controllers()), Arc::clone(&self.store));
+        let authorities = self.authorities.clone();
         supervisor.spawn("controllers", Restart::Always, move |stop| {
-            control(Arc::clone(&store), Arc::clone(&transport), settings.clone(), stop)
+            let settings = Arc::clone(&settings) as Arc<dyn Fn(String) -> Settings + Send + Sync>;
+            control(Arc::clone(&store), Arc::clone(&transport), settings, authorities.clone(), stop)
         });
+    }
+
+    /// Who left the control plane and knows keys that are believed; `None` on a development machine, which nobody leaves.
+    pub(crate) fn exposure(&self) -> Option<watch::Receiver<Option<Exposure>>> {
+        self.exposure.clone()
+    }
+
+    /// The store, to ask who leads.
+    pub(crate) fn store(&self) -> Arc<Replica> {
+        Arc::clone(&self.store)
     }
 
     /// Waits until the store cannot go on, and says why. The process should end then: opened again, the store recovers.
@@ -157,7 +174,8 @@ const CONTROLLERS_GRACE: Duration = Duration::from_secs(5);
 async fn control(
     store: Arc<Replica>,
     transport: Arc<dyn Transport>,
-    settings: controlplane_controllers::Settings,
+    settings: Arc<dyn Fn(String) -> Settings + Send + Sync>,
+    mut authorities: watch::Receiver<String>,
     mut stop: Stop,
 ) -> Result<(), Infallible> {
     loop {
@@ -167,12 +185,22 @@ async fn control(
         }
         tracing::info!("this machine runs the controllers");
         let controllers = Supervisor::new();
-        controlplane_controllers::run(Arc::clone(&transport), &controllers, settings.clone());
+        let root_ca = authorities.borrow_and_update().clone();
+        controlplane_controllers::run(Arc::clone(&transport), &controllers, settings(root_ca));
         tokio::select! {
             () = store.leading(false) => tracing::info!("another machine runs the controllers"),
+            // Rare: they put the new authorities into every namespace when they start.
+            () = other(&mut authorities) => tracing::info!("clients are to trust other authorities: the controllers start again"),
             () = stop.requested() => {}
         }
         controllers.stop(CONTROLLERS_GRACE).await;
+    }
+}
+
+/// Waits until clients are to trust other authorities. Cancel-safe.
+async fn other(authorities: &mut watch::Receiver<String>) {
+    if authorities.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

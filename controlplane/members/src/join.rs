@@ -18,7 +18,7 @@ const ASK_LIMIT: Duration = Duration::from_secs(10);
 pub struct Joined {
     /// Its number.
     pub id: MemberId,
-    /// What [`Trust::welcome`] gives on the machine that answered.
+    /// The keys that the cluster serves with, as [`Keyring::reveal`](crate::Keyring::reveal) gives them. Secret.
     pub welcome: Vec<u8>,
 }
 

@@ -7,10 +7,12 @@
 //! Replica -> Dialler -> TLS, pinned to one machine -> Service -> Replica
 //! a new machine -> ask_to_join -> Service: a number for its birth -> records in the store
 //! the leader's membership task: records + roster + who is how far -> plan -> one change at a time
+//! keys: who was given the cluster's keys, and how they are replaced when one of these machines leaves
 //! ```
 
 mod client;
 mod join;
+mod keys;
 mod listener;
 mod membership;
 mod records;
@@ -21,6 +23,9 @@ mod wire;
 
 pub use client::Dialler;
 pub use join::{JoinError, Joined, ask_to_join};
+pub use keys::{
+    Clock, Exposure, GRACE, KeyRecord, KeySet, Keyring, Knower, Leaver, Progress, Roles, SetNumber, Stage, keep_keys,
+};
 pub use membership::run as keep_membership;
 pub use records::{Birth, Record, announce};
 pub use server::{ServeError, serve};
@@ -55,6 +60,6 @@ pub trait Trust: Send + Sync + 'static {
     /// This machine's leaf for [`SERVICE`].
     fn leaf(&self) -> Leaf;
 
-    /// What a machine that becomes a member gets to know. Secret; sent to machines of the roster only.
-    fn welcome(&self) -> Vec<u8>;
+    /// This machine's name.
+    fn machine(&self) -> MachineName;
 }

@@ -1,14 +1,15 @@
 //! Hears the other members: looks at who calls, hands the message to this member, answers.
 
+use crate::keys::{HandOut, Keyring, Knower, hand_out, serving};
 use crate::listener::{self, Caller};
 use crate::records::{Birth, announce};
 use crate::wire::members_server::{Members, MembersServer};
-use crate::wire::{JoinReply, JoinRequest, MESSAGE_LIMIT, Packet, VoteCall, status};
+use crate::wire::{JoinReply, JoinRequest, KeysReply, KeysRequest, MESSAGE_LIMIT, Packet, VoteCall, status};
 use crate::{SERVICE, Trust};
 use controlplane_replica::{Replica, SnapshotInFlight, SnapshotMeta, Vote};
 use machined_access::Peer;
 use machined_access::tls::{self, ServerKeys};
-use machined_ids::{MachineName, Seq};
+use machined_ids::{Digest, Fingerprint};
 use machined_reconcile::Stop;
 use serde::Serialize;
 use std::io;
@@ -50,11 +51,12 @@ pub async fn serve(
     socket: Arc<TcpListener>,
     replica: Arc<Replica>,
     trust: Arc<dyn Trust>,
+    ring: Arc<dyn Keyring>,
     mut stop: Stop,
 ) -> Result<(), ServeError> {
     let keys = ServerKeys::new(trust.leaf())?;
     let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(Arc::clone(&keys), &["h2"])?));
-    let service = Service { replica, trust: Arc::clone(&trust), gathering: Mutex::new(()) };
+    let service = Service { replica, trust: Arc::clone(&trust), ring, gathering: Mutex::new(()) };
     let service =
         MembersServer::new(service).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT);
     let (streams, ready) = mpsc::channel(READY_STREAMS);
@@ -80,27 +82,48 @@ async fn renew(trust: &dyn Trust, keys: &ServerKeys) -> Result<(), rustls::Error
 struct Service {
     replica: Arc<Replica>,
     trust: Arc<dyn Trust>,
+    ring: Arc<dyn Keyring>,
     /// One snapshot at a time is received.
     gathering: Mutex<()>,
 }
 
 impl Service {
     /// The control-plane machine that calls, by the roster of this moment: one that was taken out is not heard from then on.
-    fn machine<T>(&self, request: &Request<T>) -> Result<(MachineName, Seq), Status> {
+    fn machine<T>(&self, request: &Request<T>) -> Result<(Fingerprint, Knower), Status> {
         let roster = self.trust.roster();
         let caller = request.extensions().get::<Caller>();
         let known = caller.and_then(|caller| match &caller.peer {
             Peer::Machine { identity, service } if service == SERVICE => {
-                roster.machines.iter().find(|(_, known)| *known == identity).map(|(name, _)| name.clone())
+                let (name, _) = roster.machines.iter().find(|(_, known)| *known == identity)?;
+                Some((identity.clone(), Knower { machine: name.clone(), seq: roster.seq }))
             }
             Peer::Machine { .. } | Peer::Key(_) | Peer::Anonymous => None,
         });
-        known.map(|name| (name, roster.seq)).ok_or_else(|| {
+        known.ok_or_else(|| {
             let address =
                 caller.and_then(|caller| caller.address).map_or_else(String::new, |one: SocketAddr| one.to_string());
             tracing::warn!(address, "somebody who is no member of the control plane spoke to the store");
             Status::permission_denied("only control-plane machines of the accepted step are heard")
         })
+    }
+}
+
+impl Service {
+    /// A set of keys for a machine of the roster, who gets them being on record before.
+    async fn reveal(&self, keys: &Digest, identity: &Fingerprint, knower: &Knower) -> Result<Vec<u8>, Status> {
+        let lacking = || Status::unavailable("this machine does not have these keys itself yet");
+        if !self.ring.held().contains(keys) {
+            return Err(lacking());
+        }
+        hand_out(&*self.replica, keys, identity, knower).await.map_err(withheld)?;
+        self.ring.reveal(keys).ok_or_else(lacking)
+    }
+}
+
+fn withheld(error: HandOut) -> Status {
+    match error {
+        HandOut::Store(_) | HandOut::Unclear(_) => failed(error),
+        HandOut::Withheld(_) => Status::permission_denied(error.to_string()),
     }
 }
 
@@ -167,14 +190,24 @@ impl Members for Service {
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
-        let (machine, seq) = self.machine(&request)?;
+        let (identity, knower) = self.machine(&request)?;
         let JoinRequest { birth, address } = request.into_inner();
         let birth = birth.try_into().map_err(|_| Status::invalid_argument("a birth has 16 bytes"))?;
         address
             .parse::<SocketAddr>()
             .map_err(|_| Status::invalid_argument("an address has an IP address and a port"))?;
-        let id = announce(&*self.replica, Birth(birth), &machine, &address, seq).await.map_err(failed)?;
-        Ok(Response::new(JoinReply { id, welcome: self.trust.welcome() }))
+        let id = announce(&*self.replica, Birth(birth), &knower.machine, &address, knower.seq).await.map_err(failed)?;
+        let keys = serving(&self.replica, &*self.trust, &*self.ring).await.map_err(withheld)?;
+        let welcome = self.reveal(&keys, &identity, &knower).await?;
+        Ok(Response::new(JoinReply { id, welcome }))
+    }
+
+    async fn keys(&self, request: Request<KeysRequest>) -> Result<Response<KeysReply>, Status> {
+        let (identity, knower) = self.machine(&request)?;
+        let keys: [u8; 32] =
+            request.into_inner().keys.try_into().map_err(|_| Status::invalid_argument("a digest has 32 bytes"))?;
+        let secret = self.reveal(&Digest::from_bytes(keys), &identity, &knower).await?;
+        Ok(Response::new(KeysReply { secret }))
     }
 }
 

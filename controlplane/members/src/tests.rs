@@ -1,9 +1,14 @@
 //! Real members on loopback: real TLS, real files, real elections.
 
-use crate::{Birth, Dialler, Joined, Roster, SERVICE, Trust, announce, ask_to_join, keep_membership, serve};
+mod keys;
+
+use crate::{
+    Birth, Dialler, Exposure, Joined, Keyring, Roster, SERVICE, Trust, announce, ask_to_join, keep_membership, serve,
+};
 use controlplane_replica::{Folder, Member, MemberId, Options, Peers, Replica};
 use controlplane_store::{Consistency, Op, RangeRequest, Store, StoreError, Txn};
 use jiff::Timestamp;
+use keys::{Ring, TestClock};
 use machined_access::tls::MACHINE_NAME;
 use machined_access::{IdentityKey, Leaf, LeafKey};
 use machined_ids::{Fingerprint, MachineName, Revision, Seq};
@@ -13,17 +18,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// Far longer than anything here takes, on a machine that is busy with something else.
 const LONG: Duration = Duration::from_secs(60);
 
 /// The step that all machines have accepted.
 #[derive(Clone)]
-struct Accepted(Arc<Mutex<Roster>>);
+struct Accepted(Arc<Mutex<Roster>>, TestClock);
 
 impl Accepted {
     fn new() -> Self {
-        Accepted(Arc::new(Mutex::new(Roster { seq: Seq(1), machines: BTreeMap::new() })))
+        Accepted(Arc::new(Mutex::new(Roster { seq: Seq(1), machines: BTreeMap::new() })), TestClock::default())
     }
 
     fn step(&self, change: impl FnOnce(&mut BTreeMap<MachineName, Fingerprint>)) {
@@ -37,6 +43,7 @@ struct Circle {
     accepted: Accepted,
     identity: IdentityKey,
     service: &'static str,
+    machine: MachineName,
 }
 
 impl Trust for Circle {
@@ -51,8 +58,8 @@ impl Trust for Circle {
         key.with_chain(chain.expect("because the names are good"))
     }
 
-    fn welcome(&self) -> Vec<u8> {
-        b"the cluster's keys".to_vec()
+    fn machine(&self) -> MachineName {
+        self.machine.clone()
     }
 }
 
@@ -62,8 +69,12 @@ fn name(text: &str) -> MachineName {
 
 /// A machine with an identity of its own; nobody knows it yet.
 fn stranger(accepted: &Accepted, service: &'static str) -> Arc<Circle> {
+    somebody(accepted, service, "nobody")
+}
+
+fn somebody(accepted: &Accepted, service: &'static str, machine: &str) -> Arc<Circle> {
     let identity = IdentityKey::generate().expect("because the system has randomness");
-    Arc::new(Circle { accepted: accepted.clone(), identity, service })
+    Arc::new(Circle { accepted: accepted.clone(), identity, service, machine: name(machine) })
 }
 
 /// A machine that runs a member.
@@ -74,13 +85,15 @@ struct Running {
     replica: Arc<Replica>,
     supervisor: Supervisor,
     circle: Arc<Circle>,
+    ring: Arc<Ring>,
+    exposure: watch::Receiver<Option<Exposure>>,
     _folder: TempDir,
 }
 
 impl Running {
     /// Brings a machine of the repository: the first makes the store, others are taken in by `others`.
     async fn start(accepted: &Accepted, text: &str, others: &[&Running]) -> Running {
-        let circle = stranger(accepted, SERVICE);
+        let circle = somebody(accepted, SERVICE, text);
         accepted.step(|machines| drop(machines.insert(name(text), circle.identity.fingerprint())));
         let trust = Arc::clone(&circle) as Arc<dyn Trust>;
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("because a port is free");
@@ -88,13 +101,17 @@ impl Running {
         let birth = Birth(circle.identity.public_key()[..16].try_into().expect("because a key is longer"));
         // All keys begin with the same bytes: what they are a key of.
         let birth = Birth(std::array::from_fn(|at| birth.0[at] ^ text.as_bytes()[at % text.len()]));
+        let ring = Arc::new(Ring::default());
         let id = match others {
-            [] => crate::FIRST,
+            [] => {
+                ring.make().expect("because it is in memory");
+                crate::FIRST
+            }
             _ => {
                 let addresses: Vec<String> = others.iter().map(|other| other.address.clone()).collect();
                 let joined = ask_to_join(&trust, &addresses, birth, &address).await;
                 let Joined { id, welcome } = joined.expect("because the repository names the machine");
-                assert_eq!(welcome, circle.welcome());
+                ring.keep(&Ring::digest(&welcome), &welcome).expect("because it is in memory");
                 id
             }
         };
@@ -113,14 +130,17 @@ impl Running {
         }
         let supervisor = Supervisor::new();
         let (socket, served, believed) = (Arc::new(socket), Arc::clone(&replica), Arc::clone(&trust));
+        let revealed = Arc::clone(&ring);
         supervisor.spawn("store peers", Restart::Never, move |stop| {
-            serve(Arc::clone(&socket), Arc::clone(&served), Arc::clone(&believed), stop)
+            let ring = Arc::clone(&revealed) as Arc<dyn Keyring>;
+            serve(Arc::clone(&socket), Arc::clone(&served), Arc::clone(&believed), ring, stop)
         });
+        let exposure = keys::keep(&supervisor, &replica, &trust, &ring, &accepted.1);
         let keeping = Arc::clone(&replica);
         supervisor.spawn("store membership", Restart::Never, move |stop| {
             keep_membership(Arc::clone(&keeping), Arc::clone(&trust), stop)
         });
-        Running { name: name(text), id, address, replica, supervisor, circle, _folder: folder }
+        Running { name: name(text), id, address, replica, supervisor, circle, ring, exposure, _folder: folder }
     }
 
     /// Waits until this member knows exactly these voters.
