@@ -10,7 +10,7 @@ use held_key::HeldKey;
 use init_boot::tpm::{
     COUNTER_INDEX, KeyHandle, Pcr, PcrValue, TPM_MESSAGE_BYTES_MAX, TpmCommand, TpmError, WrappedKey,
     create_attestation_key, create_signing_key, create_storage_key, flush, load_key, nv_define_counter, nv_increment,
-    nv_read_counter, nv_read_public, pcr_extend, pcr_read, quote, response_length, sign,
+    nv_read_counter, nv_read_public, nv_undefine, pcr_extend, pcr_read, quote, response_length, sign,
 };
 use machined_access::ChipKey;
 use machined_controllers::tpm::{TpmAccessError, TpmEvidence, TpmHost};
@@ -126,6 +126,16 @@ impl Talk {
         }
         self.run(&nv_increment(COUNTER_INDEX))?;
         self.run(&nv_read_counter(COUNTER_INDEX))
+    }
+
+    fn forget_counter(&mut self) -> Result<(), TpmAccessError> {
+        match self.send(&nv_read_public(COUNTER_INDEX))? {
+            Ok(public) if public.is_our_counter() => self.run(&nv_undefine(COUNTER_INDEX)),
+            // What somebody else has there is theirs; the counter says so where it is needed.
+            Ok(_) => Ok(()),
+            Err(error) if error.is_missing() => Ok(()),
+            Err(source) => Err(TpmAccessError::Answer { device: self.device.clone(), source }),
+        }
     }
 
     fn quote(&mut self, nonce: &[u8], pcrs: &[Pcr]) -> Result<TpmEvidence, TpmAccessError> {
@@ -252,6 +262,10 @@ impl TpmHost for LinuxTpm {
 
     async fn quote(&self, nonce: Vec<u8>, pcrs: Vec<Pcr>) -> Result<TpmEvidence, TpmAccessError> {
         self.talk(move |talk| talk.quote(&nonce, &pcrs)).await
+    }
+
+    async fn forget_counter(&self) -> Result<(), TpmAccessError> {
+        self.talk(Talk::forget_counter).await
     }
 
     async fn make_key(&self) -> Result<WrappedKey, TpmAccessError> {

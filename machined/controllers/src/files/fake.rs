@@ -15,6 +15,9 @@ impl FakeFiles {
         let file = (text.as_bytes().to_vec(), Lasting::Durable);
         self.0.lock().expect("because no test panics with it").insert(path.into(), file);
     }
+    pub(crate) fn remove(&self, path: &str) {
+        self.0.lock().expect("because no test panics with it").remove(Path::new(path));
+    }
     pub(crate) fn text(&self, path: &str) -> Option<String> {
         let files = self.0.lock().expect("because no test panics with it");
         files.get(Path::new(path)).map(|(bytes, _)| String::from_utf8_lossy(bytes).into_owned())

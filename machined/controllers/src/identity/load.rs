@@ -1,10 +1,10 @@
 //! Reads the key from META, or makes it there.
 //!
 //! ```text
-//! META empty, TPM there     make in the TPM --> load, sign, check --> write META --> MachineKey
-//! META empty, no TPM        make            ------------------------> write META --> MachineKey
-//! META holds a PEM          -----------------------------------------------------> MachineKey, whether there is a TPM or not
-//! META holds a wrapped key  load (refused by another TPM, and by none) ----------> MachineKey
+//! META empty, TPM there     forget the counter, make in the TPM --> load, sign, check --> write META --> MachineKey
+//! META empty, no TPM        make ------------------------------------------------------> write META --> MachineKey
+//! META holds a PEM          -------------------------------------------------------------------------> MachineKey, whether there is a TPM or not
+//! META holds a wrapped key  load (refused by another TPM, and by none) ------------------------------> MachineKey
 //! ```
 //!
 //! The one write is one sector: a power cut leaves META empty, and the next start makes another key that nobody saw, or with the key.
@@ -116,6 +116,8 @@ impl<H: MetaHost, T: TpmHost> IdentityController<H, T> {
     }
 
     async fn make_in_tpm(&self) -> Result<(MachineKey, Vec<u8>), IdentityLoadError> {
+        // A new machine has counted nothing. From here on a counter without a record is a doubt, see `trust`.
+        self.tpm.forget_counter().await.map_err(IdentityLoadError::MakeInTpm)?;
         let wrapped = self.tpm.make_key().await.map_err(IdentityLoadError::MakeInTpm)?;
         let bytes = wrapped.to_bytes();
         let key = self.load(wrapped).await?;

@@ -70,11 +70,17 @@ struct Chip {
 }
 
 /// A key of the chip, while it is loaded.
-struct LoadedKey(SigningKey);
+struct LoadedKey {
+    key: SigningKey,
+    chip: Arc<Mutex<Chip>>,
+}
 
 impl ChipKey for LoadedKey {
     fn sign(&self, message: &[u8]) -> Result<[u8; 64], ChipError> {
-        let signature: Signature = self.0.sign(message);
+        if self.chip.lock().expect("because no test panics with it").failing {
+            return Err(failed().into());
+        }
+        let signature: Signature = self.key.sign(message);
         Ok(signature.to_bytes().into())
     }
 }
@@ -82,8 +88,8 @@ impl ChipKey for LoadedKey {
 /// The TPM.
 pub(crate) struct FakeTpm {
     present: bool,
-    chip: Mutex<Chip>,
-    power: Arc<Power>,
+    chip: Arc<Mutex<Chip>>,
+    power: Mutex<Arc<Power>>,
 }
 
 fn failed() -> TpmAccessError {
@@ -92,7 +98,7 @@ fn failed() -> TpmAccessError {
 
 impl FakeTpm {
     pub(crate) fn new() -> Self {
-        FakeTpm { present: true, chip: Mutex::default(), power: Arc::default() }
+        FakeTpm { present: true, chip: Arc::default(), power: Mutex::default() }
     }
     pub(crate) fn absent() -> Self {
         FakeTpm { present: false, ..FakeTpm::new() }
@@ -110,13 +116,23 @@ impl FakeTpm {
         chip.seed += 1;
     }
     pub(crate) fn power(&self) -> Arc<Power> {
-        Arc::clone(&self.power)
+        Arc::clone(&self.power.lock().expect("because no test panics with it"))
+    }
+    /// Counts what is done from now on afresh.
+    pub(crate) fn powered_by(&self, power: &Arc<Power>) {
+        *self.power.lock().expect("because no test panics with it") = Arc::clone(power);
+    }
+    /// Another chip, whose keys are others.
+    pub(crate) fn other() -> Self {
+        let other = FakeTpm::new();
+        (other.chip().seed, other.chip().keys) = (100, 100);
+        other
     }
     pub(crate) fn fail(&self, failing: bool) {
         self.chip().failing = failing;
     }
     fn change<T>(&self, change: impl FnOnce(&mut Chip) -> T) -> Result<T, TpmAccessError> {
-        match self.power.operate() {
+        match self.power().operate() {
             Fate::Done => Ok(change(&mut self.chip())),
             Fate::DoneUnheard => {
                 change(&mut self.chip());
@@ -133,7 +149,7 @@ impl TpmHost for FakeTpm {
     }
     async fn counter(&self) -> Result<Option<u64>, TpmAccessError> {
         // Reading changes nothing, so it is no place for a cut; without power it fails like everything.
-        if self.power.is_cut() || self.chip().failing { Err(failed()) } else { Ok(self.value()) }
+        if self.power().is_cut() || self.chip().failing { Err(failed()) } else { Ok(self.value()) }
     }
     async fn increment(&self) -> Result<u64, TpmAccessError> {
         self.change(|chip| {
@@ -157,6 +173,9 @@ impl TpmHost for FakeTpm {
     async fn quote(&self, _nonce: Vec<u8>, _pcrs: Vec<Pcr>) -> Result<TpmEvidence, TpmAccessError> {
         Err(failed())
     }
+    async fn forget_counter(&self) -> Result<(), TpmAccessError> {
+        self.change(|chip| chip.counter = None)
+    }
     async fn make_key(&self) -> Result<WrappedKey, TpmAccessError> {
         self.change(|chip| {
             chip.keys += 1;
@@ -170,13 +189,13 @@ impl TpmHost for FakeTpm {
     }
     async fn load_key(&self, key: WrappedKey) -> Result<Arc<dyn ChipKey>, TpmAccessError> {
         let chip = self.chip();
-        if chip.failing || self.power.is_cut() {
+        if chip.failing || self.power().is_cut() {
             return Err(failed());
         }
         match key.private().split_first() {
             Some((seed, scalar)) if *seed == chip.seed => {
                 let key = SigningKey::from_slice(scalar).expect("because this chip made it");
-                Ok(Arc::new(LoadedKey(key)))
+                Ok(Arc::new(LoadedKey { key, chip: Arc::clone(&self.chip) }))
             }
             Some(_) | None => Err(TpmAccessError::OtherTpm { device: PathBuf::from("/dev/tpmrm0") }),
         }

@@ -89,6 +89,8 @@ pub trait TpmHost: Send + Sync + 'static {
     /// Signs at most eight registers together with a nonce of at most 32 bytes.
     fn quote(&self, nonce: Vec<u8>, pcrs: Vec<Pcr>)
     -> impl Future<Output = Result<TpmEvidence, TpmAccessError>> + Send;
+    /// Removes the counter, which nothing counts with any more. The next one begins above every value that this one had.
+    fn forget_counter(&self) -> impl Future<Output = Result<(), TpmAccessError>> + Send;
     /// Makes a signing key that never leaves the TPM, another one each time. The TPM keeps nothing of it: what is given has to be kept.
     fn make_key(&self) -> impl Future<Output = Result<WrappedKey, TpmAccessError>> + Send;
     /// Loads a key that this TPM made, to sign with it for as long as the value lives.

@@ -90,7 +90,7 @@ impl fmt::Display for Doubt {
             Doubt::OldCopy { recorded: None, .. } => {
                 write!(
                     f,
-                    "this machine's trust record is damaged or older than the counter in its TPM: an old copy was put back; {WAY_OUT}"
+                    "this machine's trust record is missing, damaged, not its own, or older than the counter in its TPM: an old copy may have been put back; {WAY_OUT}"
                 )
             }
             Doubt::CounterLost => {

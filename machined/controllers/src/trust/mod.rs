@@ -34,7 +34,7 @@ pub struct AcceptedPosition {
 }
 
 /// Version of the record's format that this release writes where it counts. Where it does not, the file has neither version nor count, as
-/// the releases before wrote it.
+/// the releases before wrote it. The file of a machine whose identity key lies in the TPM is version 3: this record with a seal around it.
 pub const TRUST_RECORD_VERSION: u32 = 2;
 
 /// The record; the id is [`TrustRecord::ID`]. Not in the store until the state volume was read. Also the form of its file.

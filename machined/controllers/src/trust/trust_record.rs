@@ -1,16 +1,20 @@
 //! Keeps the record: reads it at start, compares it with the TPM's counter, takes orders and positions, ends orders when their time has
 //! come.
 
+mod file;
+
 use super::count::{Counter, Verdict, judge};
 use super::{AcceptedPosition, Order, OrderForm, TrustRecord};
 use super::{Count, Doubt, Rollback, TRUST_RECORD_VERSION};
 use crate::block::{STATE, Volume};
 use crate::files::{FileError, FilesHost, Lasting};
+use crate::identity::MachineKey;
 use crate::tpm::{TpmAccessError, TpmHost};
+use file::Kept;
 use jiff::Timestamp;
+use machined_access::{IdentityError, KeyPlace};
 use machined_reconcile::{Outcome, story};
 use machined_runtime::{Controller, Inbox, Ports, Reader, Writer};
-use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +69,9 @@ pub enum TrustError {
     /// It could not be kept.
     #[error("the trust record could not be written; nothing changed")]
     Write(#[source] FileError),
+    /// It could not be sealed.
+    #[error("the trust record could not be sealed with the machine's identity key; nothing changed")]
+    Seal(#[source] IdentityError),
 }
 
 /// Why the record cannot be read.
@@ -81,6 +88,14 @@ pub enum TrustRecordError {
         /// Why.
         #[source]
         source: serde_json::Error,
+    },
+    /// Somebody else wrote it.
+    #[error(
+        "the trust record {path} was not written by this machine: its seal is not by the key in this TPM; a hold or pin that it held is over"
+    )]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
     },
     /// An order's end could not be written down.
     #[error("the end of an order could not be written down")]
@@ -120,6 +135,7 @@ pub struct TrustController<H, T> {
     host: Arc<H>,
     tpm: Arc<T>,
     volumes: Reader<Volume>,
+    keys: Reader<MachineKey>,
     record: Writer<TrustRecord>,
     rollback: Writer<Rollback>,
     compared: Compared,
@@ -135,6 +151,7 @@ impl<H: FilesHost, T: TpmHost> TrustController<H, T> {
             host,
             tpm,
             volumes: ports.input(),
+            keys: ports.input(),
             record: ports.output(),
             rollback: ports.output(),
             compared: Compared::First,
@@ -152,25 +169,33 @@ impl<H: FilesHost, T: TpmHost> TrustController<H, T> {
         self.record.current().get(TrustRecord::ID).cloned()
     }
 
+    /// Waits for the identity key too: it says whether the record is this machine's.
     async fn load(&mut self) -> Result<(), TrustRecordError> {
         if self.current().is_some() || !self.volumes.all().contains_key(STATE) {
             return Ok(());
         }
+        let Some(key) = self.keys.get(MachineKey::ID) else { return Ok(()) };
         let path = Self::path();
         let bytes = self.host.read(&path, RECORD_BYTES_MAX).await.map_err(TrustRecordError::File)?;
-        self.compared = if bytes.is_none() { Compared::First } else { Compared::Not };
-        if let Some(version) = bytes.as_deref().and_then(newer) {
-            self.compared = Compared::Never;
-            self.record.put(TrustRecord::ID, TrustRecord::default());
-            self.rollback.put(Rollback::ID, Rollback::Doubted(Doubt::Newer { version }));
-            return Ok(());
-        }
-        let read = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
-        // A damaged record is said once; without a TPM it must not keep the machine from following its repository for ever.
-        let record = read.as_ref().ok().cloned().flatten().unwrap_or_default();
+        // A key in the TPM is as old as the counter, so a missing file is none of a new installation.
+        let new = bytes.is_none() && key.place() == KeyPlace::Disk;
+        self.compared = if new { Compared::First } else { Compared::Not };
+        let (record, read) = match bytes.map(|bytes| file::read(&bytes, &key)) {
+            None => (TrustRecord::default(), Ok(())),
+            Some(Kept::Record(record)) => (*record, Ok(())),
+            Some(Kept::Newer(version)) => {
+                self.compared = Compared::Never;
+                self.record.put(TrustRecord::ID, TrustRecord::default());
+                self.rollback.put(Rollback::ID, Rollback::Doubted(Doubt::Newer { version }));
+                return Ok(());
+            }
+            // Said once; without a TPM it must not keep the machine from following its repository for ever.
+            Some(Kept::NotOurs) => (TrustRecord::default(), Err(TrustRecordError::NotOurs { path })),
+            Some(Kept::Damaged(source)) => (TrustRecord::default(), Err(TrustRecordError::Json { path, source })),
+        };
         // Before anybody sees the record it is known whether it is the newest.
         let compared = self.compare(record).await;
-        read.map(drop).map_err(|source| TrustRecordError::Json { path, source }).and(compared)
+        read.and(compared)
     }
 
     /// Compares a record with the counter, finishes what a power cut left, and shows both.
@@ -228,7 +253,8 @@ impl<H: FilesHost, T: TpmHost> TrustController<H, T> {
     /// Invariant: on the disk before anything acts on it.
     async fn write(&self, mut record: TrustRecord) -> Result<TrustRecord, TrustError> {
         record.version = record.count.map(|_| TRUST_RECORD_VERSION);
-        let bytes = serde_json::to_vec(&record).expect("because its map keys are strings");
+        let key = self.keys.get(MachineKey::ID).ok_or(TrustError::NotReady)?;
+        let bytes = file::write(&record, &key).await.map_err(TrustError::Seal)?;
         self.host.replace(&Self::path(), &bytes, Lasting::Durable).await.map_err(TrustError::Write)?;
         Ok(record)
     }
@@ -329,16 +355,6 @@ impl<H: FilesHost, T: TpmHost> TrustController<H, T> {
 
 fn same_place(one: &AcceptedPosition, other: &AcceptedPosition) -> bool {
     (one.epoch, one.seq, one.step) == (other.epoch, other.seq, other.step)
-}
-
-/// The version of a record that a newer release wrote. Its other fields may be anything.
-fn newer(bytes: &[u8]) -> Option<u32> {
-    #[derive(Deserialize)]
-    struct Versioned {
-        version: Option<u32>,
-    }
-    let found: Versioned = serde_json::from_slice(bytes).ok()?;
-    found.version.filter(|version| *version > TRUST_RECORD_VERSION)
 }
 
 /// Whether `offered` is later than `known`, or the same step (a twin's commit may take its place).

@@ -10,6 +10,7 @@ use machined_api::{
 };
 use machined_controllers::trust::{Order, OrderAction, TrustError, TrustRecord, TrustRequest};
 use machined_ids::Seq;
+use machined_reconcile::story;
 use tokio_stream::StreamExt;
 use tonic::{Status, Streaming};
 
@@ -21,6 +22,7 @@ fn refused(error: &TrustError) -> Status {
             Status::failed_precondition(error.to_string())
         }
         TrustError::Write(_) => Status::internal(error.to_string()),
+        TrustError::Seal(_) => Status::unavailable(story(error)),
     }
 }
 

@@ -3,7 +3,9 @@
 use super::super::OrderAction;
 use super::*;
 use crate::files::fake::FakeFiles;
-use crate::tpm::fake::FakeTpm;
+use crate::tpm::TpmHost;
+use crate::tpm::fake::{FakeTpm, Power};
+use machined_access::IdentityKey;
 use machined_ids::{Epoch, Fingerprint, Seq, StepId};
 use machined_runtime::Store;
 use std::sync::Mutex;
@@ -24,8 +26,26 @@ fn machine(files: &Arc<FakeFiles>) -> Machine {
 }
 
 fn machine_with(files: &Arc<FakeFiles>, tpm: &Arc<FakeTpm>) -> Machine {
+    machine_of(files, tpm, key_on_disk())
+}
+
+/// Nothing is sealed by it, so it may be another one after a restart.
+fn key_on_disk() -> MachineKey {
+    MachineKey::new(IdentityKey::generate().expect("because the system has randomness"))
+}
+
+/// A machine whose key this TPM made, as after an installation: nothing was counted yet.
+async fn key_in(tpm: &FakeTpm) -> MachineKey {
+    tpm.forget_counter().await.expect("because the TPM works");
+    let wrapped = tpm.make_key().await.expect("because the TPM works");
+    let point = wrapped.public().point();
+    MachineKey::new(IdentityKey::in_tpm(point, tpm.load_key(wrapped).await.expect("because this TPM made it")))
+}
+
+fn machine_of(files: &Arc<FakeFiles>, tpm: &Arc<FakeTpm>, key: MachineKey) -> Machine {
     let store = Store::new();
     let mut ports = Ports::new(&store, "trust");
+    store.writer().expect("because nobody else writes it").put(MachineKey::ID, key);
     let now = Arc::new(Mutex::new(at("2026-11-21T12:00:00Z")));
     let clock = Arc::clone(&now);
     let clock = Box::new(move || *clock.lock().expect("because no holder panics"));
@@ -247,14 +267,14 @@ async fn a_tpm_that_fails_stops_moves_until_it_answers() {
 #[tokio::test]
 async fn a_record_of_a_newer_release_is_neither_read_nor_replaced() {
     let files = Arc::new(FakeFiles::default());
-    let newer = r#"{"version":3,"everything":"else"}"#;
+    let newer = r#"{"version":4,"everything":"else"}"#;
     files.put("/state/machined/trust.json", newer);
     let mut machine = machine_with(&files, &Arc::new(FakeTpm::new()));
     machine.controller.reconcile().await.expect("because it is no fault");
     let Some(Rollback::Doubted(doubt)) = machine.rollback() else { panic!("nothing was said") };
     assert_eq!(doubt.reason(), "NewerState");
     for request in [accept(position(0, 4, 4)), TrustRequest::Give(hold("2026-11-21T13:00:00Z"))] {
-        assert!(matches!(machine.ask(request).await, Err(TrustError::Doubted(Doubt::Newer { version: 3 }))));
+        assert!(matches!(machine.ask(request).await, Err(TrustError::Doubted(Doubt::Newer { version: 4 }))));
     }
     assert_eq!(files.text("/state/machined/trust.json").as_deref(), Some(newer));
 }
@@ -264,12 +284,14 @@ async fn a_record_of_a_newer_release_is_neither_read_nor_replaced() {
 #[tokio::test]
 async fn t47_power_cut_at_any_write_or_count_leaves_a_record_that_counts() {
     const OPERATIONS: u32 = 9;
-    for cut in 0..OPERATIONS * 2 {
+    for (cut, in_tpm) in (0..OPERATIONS * 2).flat_map(|cut| [(cut, false), (cut, true)]) {
         let (files, tpm) = (Arc::new(FakeFiles::default()), Arc::new(FakeTpm::new()));
-        let power = tpm.power();
+        let key = if in_tpm { key_in(&tpm).await } else { key_on_disk() };
+        let power = Arc::new(Power::default());
+        tpm.powered_by(&power);
         files.powered_by(&power);
         power.cut(cut / 2, cut % 2 == 1);
-        let mut machine = machine_with(&files, &tpm);
+        let mut machine = machine_of(&files, &tpm, key.clone());
         let mut told = 0;
         for seq in 1..=3 {
             let inbox = machine.inbox.clone();
@@ -282,11 +304,87 @@ async fn t47_power_cut_at_any_write_or_count_leaves_a_record_that_counts() {
         }
         assert!(power.is_cut(), "there are fewer than {OPERATIONS} operations, the test cuts nothing at {cut}");
         power.back();
-        let mut again = machine_with(&files, &tpm);
+        let mut again = machine_of(&files, &tpm, key);
         again.controller.reconcile().await.expect("because the record is whole");
         assert_eq!(again.rollback(), Some(Rollback::Newest), "stuck after a cut at operation {cut}");
         let known = again.record().and_then(|record| record.accepted).map_or(0, |position| position.seq.0);
         assert!(known >= told, "step {told} was told and {known} is known after a cut at {cut}");
         again.ask(accept(position(0, 9, 9))).await.expect("because it goes on");
     }
+}
+
+const FILE: &str = "/state/machined/trust.json";
+
+async fn doubted(files: &Arc<FakeFiles>, tpm: &Arc<FakeTpm>, key: &MachineKey) -> Machine {
+    let mut machine = machine_of(files, tpm, key.clone());
+    // What is not ours is said once, as an error.
+    let _said = machine.controller.reconcile().await;
+    let Some(Rollback::Doubted(doubt)) = machine.rollback() else { panic!("nothing was noticed") };
+    assert_eq!(doubt.reason(), "FreshnessUnproven");
+    let refused = machine.ask(accept(position(0, 9, 9))).await;
+    assert!(matches!(refused, Err(TrustError::Doubted(_))), "a fork was accepted: {refused:?}");
+    machine
+}
+
+#[tokio::test]
+async fn a_record_sealed_in_the_tpm_is_there_after_a_restart_and_goes_on() {
+    let (files, tpm) = (Arc::new(FakeFiles::default()), Arc::new(FakeTpm::new()));
+    let key = key_in(&tpm).await;
+    let mut first = machine_of(&files, &tpm, key.clone());
+    first.ask(accept(position(0, 4, 4))).await.expect("because it is the first");
+    let mut second = machine_of(&files, &tpm, key);
+    second.ask(accept(position(0, 5, 5))).await.expect("because it is later");
+    assert_eq!(second.rollback(), Some(Rollback::Newest));
+    assert_eq!(second.record().and_then(|record| record.accepted), Some(position(0, 5, 5)));
+}
+
+#[tokio::test]
+async fn t45_a_record_that_somebody_else_made_moves_nothing() {
+    let (files, tpm) = (Arc::new(FakeFiles::default()), Arc::new(FakeTpm::new()));
+    let key = key_in(&tpm).await;
+    let mut first = machine_of(&files, &tpm, key.clone());
+    for seq in 1..=3 {
+        first.ask(accept(position(0, seq, seq as u8))).await.expect("because it is later");
+    }
+    let own = files.text(FILE).expect("because it was written");
+    // Whoever writes the disk knows the counter, and brings an older position with it: without a seal, with the seal of another machine,
+    // and with the own seal around other words.
+    let older = TrustRecord {
+        accepted: Some(position(0, 1, 1)),
+        version: Some(TRUST_RECORD_VERSION),
+        count: first.record().and_then(|record| record.count),
+        ..TrustRecord::default()
+    };
+    let plain = serde_json::to_string(&older).expect("because its map keys are strings");
+    let other = key_in(&FakeTpm::other()).await;
+    let foreign = file::write(&older, &other).await.expect("because the TPM signs");
+    let changed = own.replace(r#"\"seq\":3"#, r#"\"seq\":1"#);
+    assert_ne!(changed, own, "the test changes nothing");
+    for forged in [plain, String::from_utf8(foreign).expect("because it is JSON"), changed, "{}".to_owned()] {
+        files.put(FILE, &forged);
+        let mut machine = doubted(&files, &tpm, &key).await;
+        // An order is taken, sealed, and hides nothing.
+        machine.ask(TrustRequest::Give(hold("2026-11-21T13:00:00Z"))).await.expect("because a hold stops more");
+        doubted(&files, &tpm, &key).await;
+    }
+    files.remove(FILE);
+    let mut removed = doubted(&files, &tpm, &key).await;
+    removed.ask(TrustRequest::Vouch(position(0, 3, 3))).await.expect("because it is doubted");
+    removed.ask(accept(position(0, 4, 4))).await.expect("because it goes on");
+    assert_eq!(removed.rollback(), Some(Rollback::Newest));
+}
+
+#[tokio::test]
+async fn while_the_tpm_does_not_sign_nothing_moves_and_nothing_is_lost() {
+    let (files, tpm) = (Arc::new(FakeFiles::default()), Arc::new(FakeTpm::new()));
+    let key = key_in(&tpm).await;
+    let mut machine = machine_of(&files, &tpm, key);
+    machine.ask(accept(position(0, 4, 4))).await.expect("because it is the first");
+    let (before, file) = (machine.record(), files.text(FILE));
+    tpm.fail(true);
+    let refused = machine.ask(accept(position(0, 5, 5))).await;
+    assert!(matches!(refused, Err(TrustError::Seal(_))), "{refused:?}");
+    assert_eq!((machine.record(), files.text(FILE)), (before, file));
+    tpm.fail(false);
+    machine.ask(accept(position(0, 5, 5))).await.expect("because the TPM signs again");
 }
