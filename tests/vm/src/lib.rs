@@ -6,6 +6,7 @@
 
 mod artefacts;
 mod cluster;
+pub mod console;
 pub mod dev;
 pub mod faults;
 mod kubectl;

@@ -7,7 +7,11 @@ use machined_ids::Fingerprint;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use std::net::TcpListener;
+use std::fs::File;
+use std::io::Write;
+use std::net::{Shutdown, TcpListener};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 use tests_support::wait_for;
@@ -41,6 +45,27 @@ impl Ports {
             .context("finding free ports")?;
         let port = |index: usize| anyhow::Ok(listeners[index].local_addr()?.port());
         Ok(Ports { machine: port(0)?, kubernetes: port(1)?, service: port(2)? })
+    }
+}
+
+/// A person at a console. It types; what is said is read in [`VirtualMachine::serial`].
+#[derive(Debug)]
+pub struct Seat(UnixStream);
+
+impl Seat {
+    /// Types a line and presses Enter.
+    ///
+    /// # Errors
+    /// When QEMU is gone.
+    pub fn type_line(&mut self, line: &str) -> Result<()> {
+        self.0.write_all(format!("{line}\r").as_bytes()).context("typing at the console")
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // Ends the listening too; a machine that was switched off has ended it already.
+        let _ended = self.0.shutdown(Shutdown::Both);
     }
 }
 
@@ -182,6 +207,21 @@ impl VirtualMachine {
         kill(process, Signal::SIGKILL).with_context(|| format!("cannot kill QEMU, process {pid}"))?;
         let gone = async || if self.is_running() { Err("it still runs") } else { Ok(()) };
         Ok(wait_for("the end of QEMU", KILL_LIMIT, gone).await?)
+    }
+
+    /// Sits down at its console, where nobody else sits.
+    ///
+    /// # Errors
+    /// When QEMU does not run.
+    pub fn sit_down(&self) -> Result<Seat> {
+        // Socket addresses are short, and the folder's name may not be: by its descriptor it always is.
+        let folder = File::open(&self.folder).with_context(|| format!("opening {}", self.folder.display()))?;
+        let socket = format!("/proc/self/fd/{}/console.sock", folder.as_raw_fd());
+        let line = UnixStream::connect(&socket).with_context(|| format!("no console of {}", self.name))?;
+        let mut heard = line.try_clone().context("listening to the console")?;
+        // QEMU waits for whoever sits there and does not listen, and the machine's console with it.
+        std::thread::spawn(move || std::io::copy(&mut heard, &mut std::io::sink()));
+        Ok(Seat(line))
     }
 
     /// Waits until its console has said something since it was switched on.

@@ -20,7 +20,7 @@ pub(crate) struct Test {
     /// Only Secure Boot, in a virtual machine.
     #[arg(long)]
     secure_boot: bool,
-    /// Only a machine with a TPM made of software, in a virtual machine.
+    /// Only a machine with a TPM made of software, and a recovery at its console, in a virtual machine.
     #[arg(long)]
     tpm: bool,
     /// How often power is cut in the middle of a change.
@@ -185,12 +185,22 @@ async fn tpm(steps: &mut Steps) -> Result<()> {
     std::fs::remove_dir_all(Places::new(home)?.home("")).context("removing what the last run left")?;
     let places = Places::new(home)?;
     let machine = VirtualMachine::new(&places, "cp1", Ports::free()?).with_tpm();
-    let held = tests_vm::tpm::a_machine_proves_what_runs_and_notices_an_old_disk(&places, &machine).await;
+    std::fs::create_dir_all(places.home("served"))?;
+    let server = tests_support::git::serve(&places.home("served"), SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    let cluster = Cluster::new(&places, server.address().port());
+    let held = async {
+        let proven = tests_vm::tpm::a_machine_proves_what_runs_and_notices_an_old_disk(&places, &cluster, &machine);
+        steps.take("a machine proves what runs and notices an old disk", proven).await?;
+        let recovered =
+            tests_vm::console::a_recovery_is_confirmed_by_its_code_and_by_no_other(&places, &cluster, &machine);
+        steps.take("a recovery is confirmed at the console", recovered).await
+    };
+    let held = held.await;
     if held.is_err() {
         println!("the console ends:\n{}", machine.serial());
     }
     machine.cut_power().await?;
-    steps.take("a machine proves what runs and notices an old disk", async { held }).await
+    held
 }
 
 /// What the Service answers after the first change, after a hold, and after [`changes`].
