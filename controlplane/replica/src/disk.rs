@@ -68,6 +68,8 @@ impl StateDisk {
             live: open(definition(Table::Live))?,
             change: open(definition(Table::Change))?,
             past: open(definition(Table::Past))?,
+            lease: open(definition(Table::Lease))?,
+            leased: open(definition(Table::Leased))?,
             raft: open(RAFT)?,
         };
         let value = change(&mut batch)?;
@@ -123,6 +125,8 @@ pub(crate) struct StateView {
     live: ReadTable,
     change: ReadTable,
     past: ReadTable,
+    lease: ReadTable,
+    leased: ReadTable,
     raft: ReadTable,
 }
 
@@ -134,6 +138,8 @@ impl StateView {
             live: open(definition(Table::Live))?,
             change: open(definition(Table::Change))?,
             past: open(definition(Table::Past))?,
+            lease: open(definition(Table::Lease))?,
+            leased: open(definition(Table::Leased))?,
             raft: open(RAFT)?,
         })
     }
@@ -144,6 +150,8 @@ impl StateView {
             Table::Live => &self.live,
             Table::Change => &self.change,
             Table::Past => &self.past,
+            Table::Lease => &self.lease,
+            Table::Leased => &self.leased,
         }
     }
 
@@ -183,6 +191,8 @@ pub(crate) struct StateBatch<'a> {
     live: WriteTable<'a>,
     change: WriteTable<'a>,
     past: WriteTable<'a>,
+    lease: WriteTable<'a>,
+    leased: WriteTable<'a>,
     raft: WriteTable<'a>,
 }
 
@@ -193,6 +203,8 @@ impl<'a> StateBatch<'a> {
             Table::Live => &self.live,
             Table::Change => &self.change,
             Table::Past => &self.past,
+            Table::Lease => &self.lease,
+            Table::Leased => &self.leased,
         }
     }
 
@@ -202,6 +214,8 @@ impl<'a> StateBatch<'a> {
             Table::Live => &mut self.live,
             Table::Change => &mut self.change,
             Table::Past => &mut self.past,
+            Table::Lease => &mut self.lease,
+            Table::Leased => &mut self.leased,
         }
     }
 

@@ -13,6 +13,7 @@ mod forward;
 #[cfg(test)]
 mod forward_tests;
 mod image;
+mod leases;
 mod log;
 mod machine;
 mod maintenance;
@@ -27,6 +28,7 @@ mod types;
 
 pub use files::{Files, Folder};
 pub use image::{Gathering, Image};
+pub use leases::{LEASE_KEYS_SHOWN, LeaseStatus};
 pub use machine::Machine;
 pub use members::{Change, Members};
 pub use peers::{Alone, Led, Peer, Peers, SnapshotInFlight};

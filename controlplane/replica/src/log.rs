@@ -261,7 +261,11 @@ impl Shared {
 fn size(entry: &Entry) -> usize {
     match &entry.payload {
         EntryPayload::Normal(Command::Txn(txn)) => txn.bytes(),
-        EntryPayload::Normal(Command::Compact(_)) | EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        EntryPayload::Normal(
+            Command::Compact(_) | Command::Grant { .. } | Command::Renew(_) | Command::Revoke { .. },
+        )
+        | EntryPayload::Blank
+        | EntryPayload::Membership(_) => 0,
     }
 }
 

@@ -1,9 +1,9 @@
 //! Applies the ordered log to the state file and tells the watchers. Called by openraft only, one call at a time.
 
-use crate::disk::{Applied, StateDisk};
+use crate::disk::{Applied, StateBatch, StateDisk};
 use crate::image::Image;
 use crate::types::{Command, Entry, LogId, Member, MemberId, Membership, Reply, SnapshotMeta, Types};
-use controlplane_store::{DiskError, EventBatch, Hub, machine};
+use controlplane_store::{DiskError, EventBatch, Hub, LeaseId, LeaseProblem, View, machine};
 use futures_util::{Stream, StreamExt};
 use openraft::entry::RaftEntry;
 use openraft::impls::TokioRuntime;
@@ -16,6 +16,9 @@ use std::sync::Arc;
 
 /// Log entries applied in one commit; bounds how long the first of them waits.
 const GROUP_LIMIT: usize = 256;
+
+/// Keys of a revoked lease that are deleted at one revision; writes have their turn before the next.
+const REVOKE_LIMIT: usize = 256;
 
 /// The state machine as openraft drives it. Clones share the file.
 pub struct Machine<R = TokioRuntime> {
@@ -65,6 +68,46 @@ struct Outcome<R: AsyncRuntime> {
     events: Vec<EventBatch>,
 }
 
+fn apply_command(
+    batch: &mut StateBatch<'_>,
+    command: Command,
+    events: &mut Vec<EventBatch>,
+) -> Result<Reply, DiskError> {
+    let of = |lease: LeaseId| move |problem: LeaseProblem| Reply::Refused(lease, problem);
+    Ok(match command {
+        Command::Txn(txn) => match machine::apply(batch, &txn)? {
+            machine::Applied::NoLease(lease) => Reply::Refused(lease, LeaseProblem::Missing),
+            machine::Applied::Ran { answer, events: changed } => {
+                events.extend(changed);
+                Reply::Answer(answer)
+            }
+        },
+        Command::Compact(oldest) => {
+            machine::compact(batch, oldest)?;
+            Reply::Applied
+        }
+        Command::Grant { lease, seconds } => {
+            machine::grant(batch, lease, seconds)?.map_or_else(of(lease), |()| Reply::Applied)
+        }
+        Command::Renew(lease) => machine::renew(batch, lease)?.map_or_else(of(lease), |()| Reply::Applied),
+        Command::Revoke { lease, stamp } if renewed_since(batch, lease, stamp)? => {
+            Reply::Refused(lease, LeaseProblem::Renewed)
+        }
+        Command::Revoke { lease, .. } => match machine::revoke(batch, lease, REVOKE_LIMIT)? {
+            Ok(revoked) => {
+                events.extend(revoked.events);
+                if revoked.more { Reply::More } else { Reply::Applied }
+            }
+            Err(problem) => Reply::Refused(lease, problem),
+        },
+    })
+}
+
+fn renewed_since(view: &dyn View, lease: LeaseId, stamp: Option<u64>) -> Result<bool, DiskError> {
+    let Some(newest) = stamp else { return Ok(false) };
+    Ok(machine::lease(view, lease)?.is_some_and(|lease| lease.stamp > newest))
+}
+
 fn apply_group<R: AsyncRuntime>(
     disk: &StateDisk,
     group: Vec<EntryResponder<Types<R>>>,
@@ -80,15 +123,7 @@ fn apply_group<R: AsyncRuntime>(
                     membership = Membership::new(Some(log_id), members);
                     Reply::Applied
                 }
-                EntryPayload::Normal(Command::Compact(oldest)) => {
-                    machine::compact(batch, oldest)?;
-                    Reply::Applied
-                }
-                EntryPayload::Normal(Command::Txn(txn)) => {
-                    let applied = machine::apply(batch, &txn)?;
-                    outcome.events.extend(applied.events);
-                    Reply::Answer(applied.answer)
-                }
+                EntryPayload::Normal(command) => apply_command(batch, command, &mut outcome.events)?,
             };
             last = Some(log_id);
             outcome.replies.extend(responder.map(|responder| (responder, reply)));

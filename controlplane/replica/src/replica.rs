@@ -3,6 +3,7 @@
 use crate::disk::StateDisk;
 use crate::files::Files;
 use crate::image::Gathering;
+use crate::leases::{self, Deadlines};
 use crate::log::LogStore;
 use crate::machine::Machine;
 use crate::maintenance;
@@ -17,10 +18,11 @@ use machined_ids::Revision;
 use machined_reconcile::{Restart, Supervisor};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::impls::TokioRuntime;
-use openraft::{AsyncRuntime, Config, Raft, RaftState, ServerState, SnapshotPolicy};
+use openraft::type_config::alias::InstantOf;
+use openraft::{AsyncRuntime, Config, Instant, Raft, RaftState, ServerState, SnapshotPolicy};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How long a lone member may take to apply what its log holds; the log is bounded by the snapshot policy.
@@ -100,19 +102,24 @@ pub enum OpenError {
 /// A running member.
 pub struct Replica<R: AsyncRuntime = TokioRuntime> {
     pub(crate) raft: Raft<Types<R>, Machine<R>>,
-    disk: Arc<StateDisk>,
+    pub(crate) disk: Arc<StateDisk>,
     hub: Arc<Hub>,
     log: LogStore<R>,
     pub(crate) peers: Arc<dyn Peers<R>>,
     files: Arc<dyn Files>,
+    /// When leases end, as far as this member saw them renewed.
+    pub(crate) deadlines: Mutex<Deadlines>,
+    /// From when on its deadlines count.
+    pub(crate) opened: InstantOf<Types<R>>,
 }
 
 impl Replica {
-    /// Keeps its history bounded from now on: the task `store maintenance` under `supervisor`.
+    /// Keeps its history bounded and ends leases from now on: the tasks `store maintenance` and `store leases` under `supervisor`.
     pub fn maintain(self: &Arc<Self>, supervisor: &Supervisor) {
-        let maintained = Arc::clone(self);
+        let (maintained, ended) = (Arc::clone(self), Arc::clone(self));
         supervisor
             .spawn("store maintenance", Restart::Always, move |stop| maintenance::run(Arc::clone(&maintained), stop));
+        supervisor.spawn("store leases", Restart::Always, move |stop| leases::run(Arc::clone(&ended), stop));
     }
 }
 
@@ -136,7 +143,8 @@ impl<R: AsyncRuntime> Replica<R> {
         let raft = Raft::new(id, Arc::new(config), Network(Arc::clone(&peers)), log.clone(), machine)
             .await
             .map_err(|error| raft_failed(error.to_string()))?;
-        let replica = Arc::new(Replica { raft, disk, hub, log, peers, files });
+        let deadlines = Mutex::default();
+        let replica = Arc::new(Replica { raft, disk, hub, log, peers, files, deadlines, opened: R::Instant::now() });
         replica.start(id, member, bootstrap).await.map_err(raft_failed)?;
         Ok(replica)
     }
@@ -290,7 +298,8 @@ impl<R: AsyncRuntime> Store for Replica<R> {
             check(&txn)?;
             match self.propose(Command::Txn(txn)).await? {
                 Reply::Answer(answer) => Ok(answer),
-                Reply::Applied => unreachable!("a transaction is answered with an answer"),
+                Reply::Refused(lease, problem) => Err(StoreError::Lease { lease, problem }),
+                Reply::Applied | Reply::More => unreachable!("a transaction is answered with an answer"),
             }
         })
     }

@@ -2,7 +2,9 @@
 
 use crate::{Alone, Folder, Member, Options, Replica};
 use bytes::Bytes;
-use controlplane_store::{Condition, Consistency, Op, RangeRequest, Store, StoreError, Txn, prefix_end};
+use controlplane_store::{
+    Condition, Consistency, LeaseId, LeaseProblem, Op, RangeRequest, Store, StoreError, Txn, prefix_end,
+};
 use machined_ids::Revision;
 use machined_reconcile::Supervisor;
 use std::path::Path;
@@ -169,6 +171,53 @@ async fn a_snapshot_carries_the_whole_state_to_another_member() {
     let view = other.snapshot().expect("because the disk works");
     let answer = controlplane_store::machine::range(&view, &RangeRequest::new("/a/", prefix_end(b"/a/")));
     assert_eq!(answer.expect("because the disk works").entries.len(), 2);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_lease_that_nobody_renews_takes_its_keys_with_it() {
+    let dir = TempDir::new().expect("because a temporary directory can be made");
+    let store = Running::open(dir.path()).await;
+    let (short, long) = (LeaseId(1), LeaseId(2));
+    store.replica.grant(short, 1).await.expect("because it is new");
+    store.replica.grant(long, 3600).await.expect("because it is new");
+    let put = |key: &'static str, lease| Op::PutLeased(key.into(), "1".into(), lease);
+    let then = vec![put("/a/x", short), put("/a/y", long), put("/a/z", short)];
+    let put = store.replica.txn(Txn { then, ..Txn::default() }).await.expect("because both leases are there").revision;
+    let watched = store.replica.watch(Bytes::from_static(b"/a/"), prefix_end(b"/a/"), put).await;
+    let ended = watched.expect("because the revision is kept").next().await.expect("because the lease ends");
+    let gone: Vec<&[u8]> = ended.events.iter().map(|event| event.key().as_ref()).collect();
+    assert_eq!(gone, [b"/a/x", b"/a/z"]);
+    let leases = store.replica.leases().await.expect("because the store runs");
+    assert_eq!(leases.iter().map(|lease| lease.id).collect::<Vec<_>>(), [long]);
+    let missing = StoreError::Lease { lease: short, problem: LeaseProblem::Missing };
+    assert_eq!(store.replica.renew(short).await, Err(missing.clone()));
+    let then = vec![Op::PutLeased("/a/x".into(), "2".into(), short)];
+    assert_eq!(store.replica.txn(Txn { then, ..Txn::default() }).await, Err(missing));
+    store.close().await;
+
+    let store = Running::open(dir.path()).await;
+    let status = store.replica.lease(long).await.expect("because the store runs").expect("because it has an hour");
+    assert_eq!((status.keys, status.lease.seconds), (vec![Bytes::from_static(b"/a/y")], 3600));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_lease_with_many_keys_ends_in_steps_and_none_is_left() {
+    let dir = TempDir::new().expect("because a temporary directory can be made");
+    let store = Running::open(dir.path()).await;
+    let lease = LeaseId(7);
+    store.replica.grant(lease, 3600).await.expect("because it is new");
+    for round in 0..7 {
+        let put = |key: i32| Op::PutLeased(format!("/a/{round}{key:03}").into(), "1".into(), lease);
+        let txn = Txn { then: (0..100).map(put).collect(), ..Txn::default() };
+        store.replica.txn(txn).await.expect("because the lease is there");
+    }
+    let before = store.replica.revision();
+    store.replica.revoke(lease).await.expect("because it is there");
+    assert_eq!(store.values(None).await, Ok(Vec::new()));
+    assert_eq!(store.replica.revision(), Revision(before.0 + 3), "700 keys in steps of 256");
+    assert_eq!(store.replica.leases().await, Ok(Vec::new()));
     store.close().await;
 }
 

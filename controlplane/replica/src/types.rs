@@ -1,6 +1,6 @@
 //! What goes through the log, and openraft's types with ours filled in.
 
-use controlplane_store::{Answer, Op, Txn};
+use controlplane_store::{Answer, LeaseId, LeaseProblem, Op, Txn};
 use machined_ids::Revision;
 use openraft::impls::TokioRuntime;
 use openraft::type_config::alias;
@@ -29,6 +29,22 @@ pub enum Command {
     Txn(Txn),
     /// Refuse reads older than this revision from now on.
     Compact(Revision),
+    /// Make a lease.
+    Grant {
+        /// Its number.
+        lease: LeaseId,
+        /// How long it lives without a renewal.
+        seconds: u32,
+    },
+    /// A lease is still wanted.
+    Renew(LeaseId),
+    /// End a lease, and delete some of its keys.
+    Revoke {
+        /// Its number.
+        lease: LeaseId,
+        /// Only if its stamp is not newer: nobody ends a lease whose renewal was ordered first.
+        stamp: Option<u64>,
+    },
 }
 
 impl fmt::Display for Command {
@@ -39,6 +55,9 @@ impl fmt::Display for Command {
                 write!(f, "txn of {writes} writes on {} conditions", txn.conditions.len())
             }
             Command::Compact(oldest) => write!(f, "compact to {oldest}"),
+            Command::Grant { lease, seconds } => write!(f, "lease {lease} for {seconds} s"),
+            Command::Renew(lease) => write!(f, "renew lease {lease}"),
+            Command::Revoke { lease, .. } => write!(f, "revoke lease {lease}"),
         }
     }
 }
@@ -50,6 +69,10 @@ pub enum Reply {
     Applied,
     /// A transaction's answer.
     Answer(Answer),
+    /// A lease was revoked, and has more keys; revoke it again.
+    More,
+    /// Nothing was done: a lease is not as it has to be.
+    Refused(LeaseId, LeaseProblem),
 }
 
 /// openraft's parameters, on the runtime `R`.

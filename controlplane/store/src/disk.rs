@@ -16,11 +16,15 @@ pub enum Table {
     Change,
     /// Key and revision to whether it was put or deleted then.
     Past,
+    /// Leases.
+    Lease,
+    /// Lease and key: which keys end with it.
+    Leased,
 }
 
 impl Table {
     /// All of them, in the order in which a snapshot carries them.
-    pub const ALL: [Table; 4] = [Table::Meta, Table::Live, Table::Change, Table::Past];
+    pub const ALL: [Table; 6] = [Table::Meta, Table::Live, Table::Change, Table::Past, Table::Lease, Table::Leased];
 
     /// The table's name on a disk that wants one.
     #[must_use]
@@ -30,6 +34,8 @@ impl Table {
             Table::Live => "live",
             Table::Change => "change",
             Table::Past => "past",
+            Table::Lease => "lease",
+            Table::Leased => "leased",
         }
     }
 }

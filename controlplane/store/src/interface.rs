@@ -25,6 +25,47 @@ pub struct Entry {
     pub version: u64,
 }
 
+/// A lease's number, chosen by whoever asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LeaseId(pub u64);
+
+impl std::fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Keys that live together: put with the lease, deleted when it ends. It ends when it is revoked, or when nobody renews it in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Its number.
+    pub id: LeaseId,
+    /// Seconds that it lives without a renewal.
+    pub seconds: u32,
+    /// Grows with every grant and renewal of any lease. The state machine has no clock: whoever has one starts this lease's time when its
+    /// stamp is new.
+    pub stamp: u64,
+    /// It was revoked, and some of its keys wait for their deletion.
+    pub ending: bool,
+}
+
+/// Why a request about a lease is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum LeaseProblem {
+    /// It ended, or never was.
+    #[error("is not there")]
+    Missing,
+    /// It was renewed, so its time is not over.
+    #[error("was renewed")]
+    Renewed,
+    /// Its number is taken.
+    #[error("exists already")]
+    Exists,
+    /// There are [`LEASES_LIMIT`](crate::LEASES_LIMIT) already.
+    #[error("is one too many")]
+    TooMany,
+}
+
 /// How fresh a read must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consistency {
@@ -70,10 +111,12 @@ pub enum Condition {
 pub enum Op {
     /// Reads a key.
     Get(Bytes),
-    /// Puts a value.
+    /// Puts a value. The key has no lease afterwards.
     Put(Bytes, Bytes),
     /// Deletes a key; deleting what does not exist changes nothing.
     Delete(Bytes),
+    /// Puts a value that is deleted with the lease.
+    PutLeased(Bytes, Bytes, LeaseId),
 }
 
 /// Compare and write: `then` when all conditions hold, `otherwise` when not. A key is written at most once.
@@ -169,6 +212,14 @@ pub enum StoreError {
     Invalid {
         /// What is wrong with it, for people.
         reason: &'static str,
+    },
+    /// A lease is not as the request wants it.
+    #[error("lease {lease} {problem}")]
+    Lease {
+        /// Which.
+        lease: LeaseId,
+        /// What is wrong with it.
+        problem: LeaseProblem,
     },
     /// There is no leader, or it could not be reached; the write may or may not have happened when `sent` is true.
     #[error("the store is unavailable: {reason}")]

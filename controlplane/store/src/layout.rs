@@ -3,17 +3,25 @@
 //! | table  | key                                       | value                                    |
 //! |--------|-------------------------------------------|------------------------------------------|
 //! | Meta   | name                                      | 8 bytes, big-endian                      |
-//! | Live   | key                                       | [`Live`], postcard                       |
+//! | Live   | key                                       | [`Live`], postcard; its lease (8 bytes)  |
 //! | Change | revision (8 bytes, big-endian), key       | [`Change`], postcard                     |
 //! | Past   | key (escaped, ended), revision (8 bytes)  | 1 when it was put, 0 when it was deleted |
+//! | Lease  | lease (8 bytes, big-endian)               | [`Tenure`], postcard                     |
+//! | Leased | lease (8 bytes, big-endian), key          | nothing                                  |
+//!
+//! A living key without a lease has no bytes for one: before the first lease, everything is as in format 1.
 
+use crate::LeaseId;
 use crate::disk::{Batch, DiskError, Table, View};
 use bytes::Bytes;
 use machined_ids::Revision;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// The layout that this crate writes.
+/// The layout that this crate writes until somebody wants a lease, so that the release before can go on with it.
 pub(crate) const FORMAT: u64 = 1;
+
+/// The layout from the first lease on.
+pub(crate) const FORMAT_WITH_LEASES: u64 = 2;
 
 /// Names in [`Table::Meta`].
 pub(crate) mod meta {
@@ -25,6 +33,10 @@ pub(crate) mod meta {
     pub(crate) const COMPACTED: &[u8] = b"compacted";
     /// What compaction made superfluous is removed up to this revision.
     pub(crate) const SWEPT: &[u8] = b"swept";
+    /// How many leases there are; not there is none.
+    pub(crate) const LEASES: &[u8] = b"leases";
+    /// Grants and renewals so far.
+    pub(crate) const LEASE_STAMP: &[u8] = b"lease-stamp";
 }
 
 /// A living key.
@@ -33,6 +45,35 @@ pub(crate) struct Live {
     pub(crate) created: Revision,
     pub(crate) modified: Revision,
     pub(crate) version: u64,
+    /// The lease that it ends with.
+    #[serde(skip)]
+    pub(crate) lease: Option<LeaseId>,
+}
+
+impl Live {
+    pub(crate) fn to_bytes(self) -> Result<Vec<u8>, DiskError> {
+        let mut bytes = encode(&self)?;
+        bytes.extend(self.lease.map(lease_key).into_iter().flatten());
+        Ok(bytes)
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, DiskError> {
+        let (live, rest) = postcard::take_from_bytes::<Live>(bytes)
+            .map_err(|error| DiskError { doing: "decode what is on", source: Box::new(error) })?;
+        match (rest, split_lease_key(rest)) {
+            ([], _) => Ok(live),
+            (_, Ok((lease, []))) => Ok(Live { lease: Some(lease), ..live }),
+            _ => Err(damaged("a living key's lease does not have 8 bytes")),
+        }
+    }
+}
+
+/// What is kept of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tenure {
+    pub(crate) seconds: u32,
+    pub(crate) stamp: u64,
+    pub(crate) ending: bool,
 }
 
 /// What happened to a key at a revision.
@@ -85,6 +126,22 @@ pub(crate) fn change_key(revision: Revision, key: &[u8]) -> Vec<u8> {
 pub(crate) fn split_change_key(place: &[u8]) -> Result<(Revision, &[u8]), DiskError> {
     let (revision, key) = place.split_first_chunk().ok_or_else(|| damaged("a change without a revision"))?;
     Ok((Revision(u64::from_be_bytes(*revision)), key))
+}
+
+/// Where a lease is kept.
+pub(crate) const fn lease_key(lease: LeaseId) -> [u8; 8] {
+    lease.0.to_be_bytes()
+}
+
+/// Where it is kept that a key ends with a lease.
+pub(crate) fn leased_key(lease: LeaseId, key: &[u8]) -> Vec<u8> {
+    [&lease_key(lease), key].concat()
+}
+
+/// The reverse of [`lease_key`] and [`leased_key`].
+pub(crate) fn split_lease_key(place: &[u8]) -> Result<(LeaseId, &[u8]), DiskError> {
+    let (lease, key) = place.split_first_chunk().ok_or_else(|| damaged("a lease without its number"))?;
+    Ok((LeaseId(u64::from_be_bytes(*lease)), key))
 }
 
 /// A key so that keys of any bytes sort as they should with a revision behind them: zero becomes 0 255, the end is 0 1.
@@ -150,6 +207,18 @@ mod tests {
             let (left, right) = (past_key(&a, Revision(at)), past_key(&b, Revision(bt)));
             prop_assert_eq!(left.cmp(&right), a.cmp(&b).then(at.cmp(&bt)));
             prop_assert_eq!(split_past_key(&left).expect("because it was just made"), (a, Revision(at)));
+        }
+    }
+
+    #[test]
+    fn a_living_key_without_a_lease_is_written_as_before_there_were_leases() {
+        let live = Live { created: Revision(1), modified: Revision(2), version: 3, lease: None };
+        assert_eq!(live.to_bytes().expect("because it is small"), [1, 2, 3]);
+        for lease in [None, Some(LeaseId(0)), Some(LeaseId(u64::MAX))] {
+            let live = Live { lease, ..live };
+            let bytes = live.to_bytes().expect("because it is small");
+            assert_eq!(Live::from_bytes(&bytes).expect("because it was just made"), live);
+            assert!(Live::from_bytes(&[&bytes[..], &[0]].concat()).is_err());
         }
     }
 

@@ -23,11 +23,11 @@ mod watcher;
 pub use disk::{Batch, Disk, DiskError, Table, View, Visit};
 pub use hub::{Hub, Subscription};
 pub use interface::{
-    Answer, BoxFuture, Condition, Consistency, Entry, Event, EventBatch, Op, OpAnswer, RangeAnswer, RangeRequest,
-    Store, StoreError, Txn, Watcher,
+    Answer, BoxFuture, Condition, Consistency, Entry, Event, EventBatch, Lease, LeaseId, LeaseProblem, Op, OpAnswer,
+    RangeAnswer, RangeRequest, Store, StoreError, Txn, Watcher,
 };
 pub use layout::prefix_end;
-pub use limits::{KEY_LIMIT, OPS_LIMIT, TXN_LIMIT, VALUE_LIMIT, WATCH_BUFFER_LIMIT, check};
+pub use limits::{KEY_LIMIT, LEASES_LIMIT, OPS_LIMIT, TXN_LIMIT, VALUE_LIMIT, WATCH_BUFFER_LIMIT, check};
 pub use local::LocalStore;
 pub use memory::MemDisk;
 pub use watcher::CatchUp;

@@ -19,13 +19,16 @@ pub const OPS_LIMIT: usize = 128;
 /// object sizes.
 pub const WATCH_BUFFER_LIMIT: usize = 4096;
 
+/// Leases at once. Kubernetes shares one between the events of a minute.
+pub const LEASES_LIMIT: u64 = 10_000;
+
 impl Txn {
     /// Bytes of all its keys and values: what [`TXN_LIMIT`] bounds.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let size = |op: &Op| match op {
             Op::Get(key) | Op::Delete(key) => key.len(),
-            Op::Put(key, value) => key.len() + value.len(),
+            Op::Put(key, value) | Op::PutLeased(key, value, _) => key.len() + value.len(),
         };
         let conditions = self.conditions.iter().map(|Condition::Modified(key, _)| key.len());
         conditions.chain(self.then.iter().chain(&self.otherwise).map(size)).sum()
@@ -42,7 +45,7 @@ pub fn check(txn: &Txn) -> Result<(), StoreError> {
         for op in branch {
             let (key, value, writes) = match op {
                 Op::Get(key) => (key, 0, false),
-                Op::Put(key, value) => (key, value.len(), true),
+                Op::Put(key, value) | Op::PutLeased(key, value, _) => (key, value.len(), true),
                 Op::Delete(key) => (key, 0, true),
             };
             within("a key", key.len(), KEY_LIMIT)?;

@@ -2,10 +2,12 @@
 
 use crate::disk::Disk;
 use crate::hub::Hub;
-use crate::machine::{self, Swept};
+use crate::machine::{self, Applied, Swept};
 use crate::memory::MemDisk;
 use crate::watcher::CatchUp;
-use crate::{Answer, BoxFuture, Consistency, RangeAnswer, RangeRequest, Store, StoreError, Txn, Watcher, check};
+use crate::{
+    Answer, BoxFuture, Consistency, LeaseProblem, RangeAnswer, RangeRequest, Store, StoreError, Txn, Watcher, check,
+};
 use bytes::Bytes;
 use machined_ids::Revision;
 use std::future::ready;
@@ -60,11 +62,15 @@ impl LocalStore {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut applied = None;
         self.disk.update(&mut |batch| machine::apply(batch, txn).map(|now| applied = Some(now)))?;
-        let applied = applied.expect("because the update succeeded");
-        if let Some(events) = &applied.events {
-            self.hub.publish(events);
+        match applied.expect("because the update succeeded") {
+            Applied::NoLease(lease) => Err(StoreError::Lease { lease, problem: LeaseProblem::Missing }),
+            Applied::Ran { answer, events } => {
+                if let Some(events) = &events {
+                    self.hub.publish(events);
+                }
+                Ok(answer)
+            }
         }
-        Ok(applied.answer)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The KV service: reads, single writes, and what needs a read before.
 
-use crate::error::{no_lease, not_here, status};
+use crate::error::{not_here, status};
 use crate::wire::{header, key_value, keys, number, revision};
 use crate::{DELETE_LIMIT, Facade, pb, txn};
 use controlplane_store::{Condition, Consistency, Entry, Op, OpAnswer, RangeAnswer, RangeRequest, Store, Txn};
@@ -163,9 +163,4 @@ fn sort(request: &pb::RangeRequest, entries: &mut [Entry]) {
         SortOrder::None | SortOrder::Ascend => ordering,
     };
     entries.sort_by(|a, b| descending(order(a, b)));
-}
-
-/// Refuses what names a lease: there are none.
-pub(crate) fn check_lease(lease: i64) -> Result<(), Status> {
-    if lease == 0 { Ok(()) } else { Err(no_lease()) }
 }

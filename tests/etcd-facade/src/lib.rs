@@ -1,15 +1,16 @@
 //! etcd's v3 API over Cairn's store: a tool for tests, so that etcdctl and etcd's own benchmark can judge the store.
 //!
 //! ```text
-//! etcdctl, benchmark --gRPC--> kv.rs, txn.rs, watch.rs, status.rs --Store trait--> Replica (openraft, redb), alone in its group
+//! etcdctl, benchmark --gRPC--> kv.rs, txn.rs, watch.rs, lease.rs, status.rs --Store trait--> Replica (openraft, redb), alone in its group
 //! ```
 //!
 //! It translates and decides nothing: what the store cannot do is answered `UNIMPLEMENTED` with the reason, never done by halves. Not there:
-//! leases, ranges and nested transactions inside a transaction, compares over a range, deletions of more than [`DELETE_LIMIT`] keys at once,
+//! the lease of a key, ranges and nested transactions inside a transaction, compares over a range, deletions of more than [`DELETE_LIMIT`] keys at once,
 //! authentication, TLS. It is no part of an image.
 
 mod error;
 mod kv;
+mod lease;
 mod status;
 mod txn;
 mod watch;

@@ -1,13 +1,11 @@
-//! The services beside keys: who the member is, how it is, and leases, which the store does not have.
+//! Who the member is, and how it is.
 
-use crate::error::not_here;
 use crate::wire::{MEMBER, header, number};
 use crate::{Facade, pb};
 use controlplane_store::Store;
 use std::io;
 use std::path::Path;
-use tokio_stream::Empty;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status};
 
 /// The etcd whose API is spoken; clients choose features by it.
 const VERSION: &str = "3.6.0";
@@ -47,39 +45,5 @@ impl pb::cluster_server::Cluster for Facade {
     async fn member_list(&self, _: Request<pb::MemberListRequest>) -> Result<Response<pb::MemberListResponse>, Status> {
         let member = pb::Member { id: MEMBER, name: "facade".to_owned(), ..Default::default() };
         Ok(Response::new(pb::MemberListResponse { header: header(self.store.revision()), members: vec![member] }))
-    }
-}
-
-fn no_leases() -> Status {
-    not_here("a lease (the store has none yet)")
-}
-
-#[tonic::async_trait]
-impl pb::lease_server::Lease for Facade {
-    type LeaseKeepAliveStream = Empty<Result<pb::LeaseKeepAliveResponse, Status>>;
-
-    async fn lease_grant(&self, _: Request<pb::LeaseGrantRequest>) -> Result<Response<pb::LeaseGrantResponse>, Status> {
-        Err(no_leases())
-    }
-
-    async fn lease_revoke(
-        &self,
-        _: Request<pb::LeaseRevokeRequest>,
-    ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
-        Err(no_leases())
-    }
-
-    async fn lease_keep_alive(
-        &self,
-        _: Request<Streaming<pb::LeaseKeepAliveRequest>>,
-    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        Err(no_leases())
-    }
-
-    async fn lease_time_to_live(
-        &self,
-        _: Request<pb::LeaseTimeToLiveRequest>,
-    ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
-        Err(no_leases())
     }
 }

@@ -5,7 +5,8 @@
 //! condition that none of these keys was written since; otherwise it begins again.
 
 use crate::error::{no_key, not_here, status};
-use crate::kv::{ATTEMPTS, check_lease};
+use crate::kv::ATTEMPTS;
+use crate::lease::lease_id;
 use crate::pb::{
     self,
     compare::{CompareResult, CompareTarget, TargetUnion},
@@ -78,12 +79,15 @@ pub(crate) fn put(request: pb::PutRequest) -> Result<(Vec<Op>, Shape), Status> {
     if key.is_empty() {
         return Err(no_key());
     }
-    check_lease(lease)?;
     if ignore_value || ignore_lease {
         return Err(not_here("a put that keeps the value or the lease"));
     }
     let before = prev_kv.then(|| Op::Get(key.clone()));
-    Ok((before.into_iter().chain([Op::Put(key, value)]).collect(), Shape::Put { previous: prev_kv }))
+    let put = match lease {
+        0 => Op::Put(key, value),
+        lease => Op::PutLeased(key, value, lease_id(lease)),
+    };
+    Ok((before.into_iter().chain([put]).collect(), Shape::Put { previous: prev_kv }))
 }
 
 /// A branch as operations of the store.
@@ -137,7 +141,7 @@ fn holds(compare: &pb::Compare, entry: Option<&Entry>) -> Result<bool, Status> {
         (CompareTarget::Version, Some(TargetUnion::Version(wanted))) => field(|e| e.version).cmp(wanted),
         (CompareTarget::Create, Some(TargetUnion::CreateRevision(wanted))) => field(|e| e.created.0).cmp(wanted),
         (CompareTarget::Mod, Some(TargetUnion::ModRevision(wanted))) => field(|e| e.modified.0).cmp(wanted),
-        (CompareTarget::Lease, Some(TargetUnion::Lease(wanted))) => 0.cmp(wanted),
+        (CompareTarget::Lease, Some(TargetUnion::Lease(_))) => return Err(not_here("a compare of leases")),
         (CompareTarget::Value, Some(TargetUnion::Value(wanted))) => match entry {
             Some(entry) => entry.value.cmp(wanted),
             None => return Ok(false),

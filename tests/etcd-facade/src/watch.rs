@@ -182,6 +182,7 @@ fn ended(store: &Replica, id: i64, error: &StoreError) -> pb::WatchResponse {
         | StoreError::TooLarge { .. }
         | StoreError::Invalid { .. }
         | StoreError::Unavailable { .. }
+        | StoreError::Lease { .. }
         | StoreError::Lagged => 0,
     };
     pb::WatchResponse {

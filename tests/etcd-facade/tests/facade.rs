@@ -253,16 +253,49 @@ async fn a_watch_shows_each_revision_once_from_wherever_it_starts() {
 }
 
 #[tokio::test]
+async fn a_lease_is_granted_renewed_listed_and_revoked_with_its_keys() {
+    let mut lab = Lab::new().await;
+    let mut leases = pb::lease_client::LeaseClient::new(lab.channel.clone());
+    let leased = lab.kv.put(pb::PutRequest { lease: 9, ..put("a", "1") }).await;
+    assert_eq!(leased.expect_err("because there is no lease").message(), "etcdserver: requested lease not found");
+    let granted = leases.lease_grant(pb::LeaseGrantRequest { ttl: 3600, id: 0 }).await.expect("because it is new");
+    let id = granted.into_inner().id;
+    assert!(id > 0, "it was left to the server");
+    let again = leases.lease_grant(pb::LeaseGrantRequest { ttl: 5, id }).await;
+    assert_eq!(again.expect_err("because it is taken").message(), "etcdserver: lease already exists");
+    for key in ["a", "b"] {
+        lab.kv.put(pb::PutRequest { lease: id, ..put(key, "1") }).await.expect("because the lease is there");
+    }
+    lab.put("b", "without").await;
+
+    let asked = pb::LeaseTimeToLiveRequest { id, keys: true };
+    let left = leases.lease_time_to_live(asked).await.expect("because it is served").into_inner();
+    assert_eq!((left.granted_ttl, left.keys), (3600, vec![text("a")]));
+    assert!((1..=3600).contains(&left.ttl), "{} s are left", left.ttl);
+    let renewals = tokio_stream::iter([id, 9].map(|id| pb::LeaseKeepAliveRequest { id }));
+    let mut answers = leases.lease_keep_alive(renewals).await.expect("because it is served").into_inner();
+    for (id, ttl) in [(id, 3600), (9, 0)] {
+        let answer = answers.message().await.expect("because it is served").expect("because two were asked");
+        assert_eq!((answer.id, answer.ttl), (id, ttl));
+    }
+    let listed = leases.lease_leases(pb::LeaseLeasesRequest {}).await.expect("because it is served").into_inner();
+    assert_eq!(listed.leases, [pb::LeaseStatus { id }]);
+
+    leases.lease_revoke(pb::LeaseRevokeRequest { id }).await.expect("because it is there");
+    let rest = lab.range(pb::RangeRequest { key: text("a"), range_end: text("c"), ..Default::default() }).await.kvs;
+    assert_eq!(rest.iter().map(|kv| kv.key.clone()).collect::<Vec<_>>(), [text("b")]);
+    let over = leases.lease_time_to_live(asked).await.expect("because it is served").into_inner();
+    assert_eq!((over.ttl, over.keys.len()), (-1, 0));
+    let twice = leases.lease_revoke(pb::LeaseRevokeRequest { id }).await;
+    assert_eq!(twice.expect_err("because it is over").message(), "etcdserver: requested lease not found");
+}
+
+#[tokio::test]
 async fn the_member_is_shown_and_what_is_not_served_says_so() {
     let mut lab = Lab::new().await;
     let mut maintenance = pb::maintenance_client::MaintenanceClient::new(lab.channel.clone());
     let status = maintenance.status(pb::StatusRequest {}).await.expect("because it is served").into_inner();
     assert!(status.leader == 1 && status.db_size > 0, "etcdctl divides by the size: {status:?}");
-    let mut leases = pb::lease_client::LeaseClient::new(lab.channel.clone());
-    let granted = leases.lease_grant(pb::LeaseGrantRequest { ttl: 5, id: 0 }).await;
-    assert_eq!(granted.expect_err("because there are none").code(), Code::Unimplemented);
-    let leased = lab.kv.put(pb::PutRequest { lease: 9, ..put("a", "1") }).await;
-    assert_eq!(leased.expect_err("because there is no lease").message(), "etcdserver: requested lease not found");
     let ranged = op(request_op::Request::RequestRange(all("/")));
     let refused = lab.kv.txn(pb::TxnRequest { success: vec![ranged], ..Default::default() }).await;
     assert_eq!(refused.expect_err("because a range is more than a key").code(), Code::Unimplemented);

@@ -67,7 +67,7 @@ impl Broken {
     fn pretend(&self, txn: &Txn) -> Answer {
         let revision = self.store.revision().next();
         let put = |op: &Op| match op {
-            Op::Put(key, value) => OpAnswer::Put(controlplane_store::Entry {
+            Op::Put(key, value) | Op::PutLeased(key, value, _) => OpAnswer::Put(controlplane_store::Entry {
                 key: key.clone(),
                 value: value.clone(),
                 created: revision,

@@ -3,13 +3,15 @@
 //! ```text
 //! prepare(batch)                    once, when the disk is opened
 //! apply(batch, txn) -> Applied      one revision when it writes
+//! grant, renew, revoke              leases; a revocation deletes a bounded part of the keys, until it is done
 //! compact(batch, revision)          logically: older reads are refused from here on
 //! sweep(batch, limit) -> Swept      physically: removes a bounded part of what nobody can ask for any more
-//! range(view, request), changes(view, ...), position(view)
+//! range(view, request), changes(view, ...), position(view), leases(view), lease(view, id)
 //! ```
 
 mod apply;
 mod compact;
+mod lease;
 mod read;
 
 #[cfg(test)]
@@ -17,10 +19,11 @@ mod model;
 
 pub use apply::{Applied, apply};
 pub use compact::{Swept, compact, sweep};
+pub use lease::{Revoked, grant, keys_of, lease, leases, renew, revoke};
 pub use read::{Changes, changes, range};
 
 use crate::disk::{Batch, DiskError, View};
-use crate::layout::{FORMAT, damaged, meta, read_counter, write_counter};
+use crate::layout::{FORMAT, FORMAT_WITH_LEASES, damaged, meta, read_counter, write_counter};
 use machined_ids::Revision;
 
 /// Where an empty store begins.
@@ -41,7 +44,7 @@ pub struct Position {
 /// [`DiskError`] when the disk fails or was written in a format that this version does not know.
 pub fn prepare(batch: &mut dyn Batch) -> Result<(), DiskError> {
     match read_counter(batch, meta::FORMAT)? {
-        Some(FORMAT) => Ok(()),
+        Some(FORMAT | FORMAT_WITH_LEASES) => Ok(()),
         Some(_) => Err(damaged("its format is of another version of Cairn; start the version that wrote it")),
         None => {
             write_counter(batch, meta::FORMAT, FORMAT)?;

@@ -1,8 +1,14 @@
 //! Checks the state machine against the simplest thing that could be right: a full copy of the map for every revision.
 
-use super::{Applied, FIRST_REVISION, Swept, apply, changes, compact, position, prepare, range, sweep};
-use crate::disk::{Disk, Table};
-use crate::{Condition, Entry, Event, EventBatch, MemDisk, Op, OpAnswer, RangeRequest, StoreError, Txn};
+use super::{
+    Applied, FIRST_REVISION, Revoked, Swept, apply, changes, compact, grant, keys_of, leases, position, prepare, range,
+    renew, revoke, sweep,
+};
+use crate::disk::{Batch, Disk, DiskError, Table};
+use crate::{
+    Condition, Entry, Event, EventBatch, Lease, LeaseId, LeaseProblem, MemDisk, Op, OpAnswer, RangeRequest, StoreError,
+    Txn,
+};
 use bytes::Bytes;
 use machined_ids::Revision;
 use proptest::prelude::*;
@@ -11,15 +17,19 @@ use std::ops::ControlFlow;
 
 type Map = BTreeMap<Bytes, Entry>;
 
-/// Every state there ever was, from [`FIRST_REVISION`] on.
+/// Every state there ever was, from [`FIRST_REVISION`] on, and the leases of now.
 struct Model {
     states: Vec<Map>,
     oldest: Revision,
+    leases: BTreeMap<LeaseId, Lease>,
+    leased: BTreeMap<Bytes, LeaseId>,
+    stamp: u64,
 }
 
 impl Model {
     fn new() -> Self {
-        Model { states: vec![Map::new()], oldest: FIRST_REVISION }
+        let (leases, leased) = (BTreeMap::new(), BTreeMap::new());
+        Model { states: vec![Map::new()], oldest: FIRST_REVISION, leases, leased, stamp: 0 }
     }
 
     fn revision(&self) -> Revision {
@@ -30,7 +40,12 @@ impl Model {
         &self.states[revision.0 as usize - 1]
     }
 
-    fn apply(&mut self, txn: &Txn) -> (bool, Vec<OpAnswer>) {
+    fn living_lease(&self, id: &LeaseId) -> bool {
+        self.leases.get(id).is_some_and(|lease| !lease.ending)
+    }
+
+    /// Whether the conditions hold, and what each operation finds; or the lease that is not there.
+    fn apply(&mut self, txn: &Txn) -> Result<(bool, Vec<OpAnswer>), LeaseId> {
         let mut map = self.at(self.revision()).clone();
         let next = self.revision().next();
         let held = txn.conditions.iter().all(|Condition::Modified(key, revision)| {
@@ -38,11 +53,21 @@ impl Model {
         });
         let mut wrote = false;
         let mut answers = Vec::new();
-        for op in if held { &txn.then } else { &txn.otherwise } {
+        let branch = if held { &txn.then } else { &txn.otherwise };
+        let lease = |op: &Op| match op {
+            Op::PutLeased(_, _, lease) => Some(*lease),
+            Op::Get(_) | Op::Put(..) | Op::Delete(_) => None,
+        };
+        if let Some(missing) = branch.iter().filter_map(lease).find(|id| !self.living_lease(id)) {
+            return Err(missing);
+        }
+        for op in branch {
             answers.push(match op {
                 Op::Get(key) => OpAnswer::Got(map.get(key).cloned()),
-                Op::Put(key, value) => {
+                Op::Put(key, value) | Op::PutLeased(key, value, _) => {
                     wrote = true;
+                    self.leased.remove(key);
+                    self.leased.extend(lease(op).map(|lease| (key.clone(), lease)));
                     let before = map.get(key);
                     let entry = Entry {
                         key: key.clone(),
@@ -56,6 +81,7 @@ impl Model {
                 }
                 Op::Delete(key) => {
                     let gone = map.remove(key);
+                    self.leased.remove(key);
                     wrote |= gone.is_some();
                     OpAnswer::Deleted(gone)
                 }
@@ -64,7 +90,35 @@ impl Model {
         if wrote {
             self.states.push(map);
         }
-        (held, answers)
+        Ok((held, answers))
+    }
+
+    /// Ends a lease; says whether keys are left, and whether any was deleted.
+    fn revoke(&mut self, id: LeaseId, limit: usize) -> Option<(bool, bool)> {
+        let lease = self.leases.get_mut(&id)?;
+        let of = |(key, lease): (&Bytes, &LeaseId)| (*lease == id).then(|| key.clone());
+        let keys: Vec<Bytes> = self.leased.iter().filter_map(of).collect();
+        let more = keys.len() > limit;
+        lease.ending = true;
+        if !more {
+            self.leases.remove(&id);
+        }
+        let mut map = self.at(self.revision()).clone();
+        let going = &keys[..keys.len().min(limit)];
+        for key in going {
+            map.remove(key);
+            self.leased.remove(key);
+        }
+        if !going.is_empty() {
+            self.states.push(map);
+        }
+        Some((more, !going.is_empty()))
+    }
+
+    /// What a watcher of everything must see of the newest revision.
+    fn newest(&self) -> EventBatch {
+        let (start, end) = (Bytes::new(), Bytes::from_static(b"\xff\xff"));
+        EventBatch { revision: self.revision(), events: self.events(self.revision(), &start, &end) }
     }
 
     /// What a watcher must see at a revision.
@@ -88,6 +142,10 @@ impl Model {
 #[derive(Debug, Clone)]
 enum Step {
     Txn(Txn),
+    Grant(LeaseId, u32),
+    Renew(LeaseId),
+    /// Deletes at most so many keys.
+    Revoke(LeaseId, usize),
     /// Compacts to this share of history, in percent.
     Compact(u64),
     Sweep(usize),
@@ -98,17 +156,27 @@ fn key() -> impl Strategy<Value = Bytes> {
     proptest::sample::select(&NAMES[..]).prop_map(Bytes::from_static)
 }
 
+fn lease_id() -> impl Strategy<Value = LeaseId> {
+    // Neighbours, so that one's keys could be taken for another's.
+    proptest::sample::select(&[0_u64, 1, 2, u64::MAX][..]).prop_map(LeaseId)
+}
+
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         1 => Just(None),
         4 => any::<u8>().prop_map(Some),
     ];
-    proptest::collection::btree_map(key(), (op, any::<bool>()), 0..4).prop_map(|ops| {
+    let kind = prop_oneof![
+        2 => Just(None),
+        1 => lease_id().prop_map(Some),
+    ];
+    proptest::collection::btree_map(key(), (op, any::<bool>(), kind), 0..4).prop_map(|ops| {
         ops.into_iter()
-            .map(|(key, (value, delete))| match value {
-                None => Op::Get(key),
-                Some(_) if delete => Op::Delete(key),
-                Some(value) => Op::Put(key, Bytes::from(vec![value])),
+            .map(|(key, (value, delete, lease))| match (value, lease) {
+                (None, _) => Op::Get(key),
+                (Some(_), _) if delete => Op::Delete(key),
+                (Some(value), None) => Op::Put(key, Bytes::from(vec![value])),
+                (Some(value), Some(lease)) => Op::PutLeased(key, Bytes::from(vec![value]), lease),
             })
             .collect()
     })
@@ -120,6 +188,9 @@ fn step() -> impl Strategy<Value = Step> {
         .prop_map(|(conditions, then, otherwise)| Step::Txn(Txn { conditions, then, otherwise }));
     prop_oneof![
         10 => txn,
+        3 => (lease_id(), 1_u32..9).prop_map(|(id, seconds)| Step::Grant(id, seconds)),
+        1 => lease_id().prop_map(Step::Renew),
+        2 => (lease_id(), 0_usize..3).prop_map(|(id, limit)| Step::Revoke(id, limit)),
         1 => (0_u64..=100).prop_map(Step::Compact),
         2 => (1_usize..4).prop_map(Step::Sweep),
     ]
@@ -130,19 +201,42 @@ fn run(disk: &MemDisk, model: &mut Model, step: &Step) {
     match step {
         Step::Txn(txn) => {
             let before = model.revision();
-            let (held, ops) = model.apply(txn);
-            let mut applied: Option<Applied> = None;
-            disk.update(&mut |batch| apply(batch, txn).map(|now| applied = Some(now))).expect(fine);
-            let applied = applied.expect("because the update succeeded");
-            assert_eq!(applied.answer.succeeded, held);
-            assert_eq!(applied.answer.ops, ops);
-            assert_eq!(applied.answer.revision, model.revision());
-            let (start, end) = (Bytes::new(), Bytes::from_static(b"\xff\xff"));
-            let expected = (before != model.revision()).then(|| EventBatch {
-                revision: model.revision(),
-                events: model.events(model.revision(), &start, &end),
+            let expected = model.apply(txn);
+            let applied = update(disk, |batch| apply(batch, txn));
+            let (held, ops) = match expected {
+                Ok(expected) => expected,
+                Err(missing) => return assert_eq!(applied, Applied::NoLease(missing)),
+            };
+            let Applied::Ran { answer, events } = applied else { panic!("all its leases are there: {applied:?}") };
+            assert_eq!(answer.succeeded, held);
+            assert_eq!(answer.ops, ops);
+            assert_eq!(answer.revision, model.revision());
+            assert_eq!(events, (before != model.revision()).then(|| model.newest()));
+        }
+        Step::Grant(id, seconds) => {
+            let taken = model.leases.contains_key(id);
+            if !taken {
+                model.stamp += 1;
+                model.leases.insert(*id, Lease { id: *id, seconds: *seconds, stamp: model.stamp, ending: false });
+            }
+            let expected = if taken { Err(LeaseProblem::Exists) } else { Ok(()) };
+            assert_eq!(update(disk, |batch| grant(batch, *id, *seconds)), expected);
+        }
+        Step::Renew(id) => {
+            let lease = model.leases.get_mut(id).filter(|lease| !lease.ending);
+            let renewed = lease.map(|lease| {
+                model.stamp += 1;
+                lease.stamp = model.stamp;
             });
-            assert_eq!(applied.events, expected);
+            let expected = renewed.ok_or(LeaseProblem::Missing);
+            assert_eq!(update(disk, |batch| renew(batch, *id)), expected);
+        }
+        Step::Revoke(id, limit) => {
+            let expected = model.revoke(*id, *limit).map(|(more, deleted)| {
+                let events = deleted.then(|| model.newest());
+                Revoked { events, more }
+            });
+            assert_eq!(update(disk, |batch| revoke(batch, *id, *limit)), expected.ok_or(LeaseProblem::Missing));
         }
         Step::Compact(percent) => {
             let oldest = Revision((model.revision().0 * percent / 100).max(1));
@@ -150,6 +244,24 @@ fn run(disk: &MemDisk, model: &mut Model, step: &Step) {
             model.oldest = model.oldest.max(oldest);
         }
         Step::Sweep(limit) => disk.update(&mut |batch| sweep(batch, *limit).map(|_| ())).expect(fine),
+    }
+}
+
+pub(super) fn update<T>(disk: &MemDisk, change: impl Fn(&mut dyn Batch) -> Result<T, DiskError>) -> T {
+    let mut value = None;
+    let updated = disk.update(&mut |batch| change(batch).map(|now| value = Some(now)));
+    updated.expect("because memory does not fail");
+    value.expect("because the update succeeded")
+}
+
+fn check_leases(disk: &MemDisk, model: &Model) {
+    let view = disk.view().expect("because memory does not fail");
+    let found = leases(&*view).expect("because memory does not fail");
+    assert_eq!(found, model.leases.values().copied().collect::<Vec<_>>());
+    for id in model.leases.keys() {
+        let keys = keys_of(&*view, *id, usize::MAX).expect("because memory does not fail");
+        let of = |(key, lease): (&Bytes, &LeaseId)| (lease == id).then(|| key.clone());
+        assert_eq!(keys, model.leased.iter().filter_map(of).collect::<Vec<_>>(), "keys of {id}");
     }
 }
 
@@ -211,6 +323,7 @@ proptest! {
             run(&disk, &mut model, step);
         }
         check_reads(&disk, &model);
+        check_leases(&disk, &model);
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn found_now(view: &dyn View, request: &RangeRequest) -> Result<Found, DiskError
     let mut found = Vec::new();
     let mut outcome = Ok(());
     view.scan(Table::Live, &request.start[..]..&request.end[..], &mut |key, value| {
-        match decode::<Live>(value) {
+        match Live::from_bytes(value) {
             Ok(live) => found.push((Bytes::copy_from_slice(key), live.modified)),
             Err(error) => return stop(&mut outcome, error),
         }

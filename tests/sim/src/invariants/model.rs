@@ -58,7 +58,7 @@ impl Model {
         for op in if succeeded { &txn.then } else { &txn.otherwise } {
             ops.push(match op {
                 Op::Get(key) => OpAnswer::Got(contents.get(key).cloned()),
-                Op::Put(key, value) => {
+                Op::Put(key, value) | Op::PutLeased(key, value, _) => {
                     let previous = contents.get(key).cloned();
                     let created = previous.as_ref().map_or(next, |entry| entry.created);
                     let version = previous.as_ref().map_or(1, |entry| entry.version + 1);

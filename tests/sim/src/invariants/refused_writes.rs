@@ -18,7 +18,7 @@ pub(super) fn check(history: &History) -> Result<(), String> {
     for call in &history.calls {
         let (Request::Txn(txn), Outcome::Refused(reason)) = (&call.request, &call.outcome) else { continue };
         let puts = txn.then.iter().filter_map(|op| match op {
-            Op::Put(_, value) => Some(value),
+            Op::Put(_, value) | Op::PutLeased(_, value, _) => Some(value),
             Op::Get(_) | Op::Delete(_) => None,
         });
         for value in puts {
