@@ -200,3 +200,37 @@ async fn unknown_fields_warn_or_are_refused_as_asked() {
     assert_eq!((response.status().as_u16(), response.headers().get(header::WARNING)), (201, None));
     assert_eq!(send("fieldValidation=Strict").await.status(), 400);
 }
+
+#[tokio::test]
+async fn nobody_but_the_gate_writes_a_permit_and_nobody_but_the_machine_its_wish() {
+    const ANSWER: &str = "disruption.cairn.dev/answer";
+    const WISH: &str = "disruption.cairn.dev/wish";
+    let admin = Client::new().await;
+    let node = |annotations: Value| json!({"metadata": {"name": "n1", "annotations": annotations}});
+    let forged = admin.as_caller(Some(Caller::node("n1", ""))).post("/api/v1/nodes", node(json!({ANSWER: "x"}))).await;
+    assert_eq!(forged.0, 403, "{}", forged.1);
+    assert_eq!(admin.post("/api/v1/nodes", node(json!({}))).await.0, 201);
+    let gate = admin.as_caller(Some(Caller::controllers()));
+    let machine = admin.as_caller(Some(Caller::node("n1", "")));
+    let operator = admin.as_caller(person(OPERATOR));
+    // who, name, annotation, expected
+    let cases = [
+        (&operator, "operator", ANSWER, 403),
+        (&operator, "operator", WISH, 403),
+        (&admin, "admin", ANSWER, 403),
+        (&machine, "machine", ANSWER, 403),
+        (&machine, "machine", WISH, 200),
+        (&gate, "gate", ANSWER, 200),
+        (&gate, "gate", WISH, 200),
+    ];
+    for (client, who, annotation, expected) in cases {
+        for path in ["/api/v1/nodes/n1", "/api/v1/nodes/n1/status"] {
+            let patch = json!({"metadata": {"annotations": {annotation: format!("{who} {path}")}}});
+            let (code, status) = client.patch(path, "application/merge-patch+json", patch).await;
+            assert_eq!(code, expected, "{who} {annotation} {path}: {status}");
+        }
+    }
+    let cordon = json!({"spec": {"unschedulable": true}});
+    let (code, status) = operator.patch("/api/v1/nodes/n1", "application/merge-patch+json", cordon).await;
+    assert_eq!(code, 200, "what the gate wrote does not keep operators from cordoning: {status}");
+}

@@ -14,6 +14,8 @@ pub struct Settings {
     pub root_ca: String,
     /// The pod network: first address and prefix length. Each node gets a /24 of it.
     pub pods: (Ipv4Addr, u8),
+    /// Who keeps the store.
+    pub group: Arc<dyn crate::StoreGroup>,
 }
 
 /// Shared by all controllers of the process.

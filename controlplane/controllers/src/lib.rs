@@ -20,12 +20,14 @@ mod garbage;
 mod namespace;
 mod nodes;
 mod ownership;
+mod permits;
 mod podranges;
 mod pods;
 mod replicaset;
 mod scheduling;
 
 pub use context::Settings;
+pub use permits::{ANSWER, Answer, Phase, StoreGroup, Voter, Voters, WISH, Wish};
 
 use context::Context;
 use controlplane_client::Transport;
@@ -44,5 +46,6 @@ pub fn run(transport: Arc<dyn Transport>, supervisor: &Supervisor, settings: Set
     disruption::start(&context);
     nodes::start(&context);
     podranges::start(&context);
+    permits::start(&context);
     events::start(&context);
 }

@@ -2,7 +2,9 @@
 
 mod support;
 
-use controlplane_client::{ClientError, Object, Patch};
+use controlplane_client::{ClientError, Object, Patch, Selection};
+use controlplane_controllers::{ANSWER, Answer, Phase, WISH, Wish};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -249,5 +251,58 @@ async fn a_budget_follows_its_pods_and_evictions_stay_within_it() {
                 .is_some_and(|status| status.expected_pods == Some(2) && status.desired_healthy == Some(1))
         })
         .await;
+    cluster.stop().await;
+}
+
+fn gate_answer(node: &Node) -> Option<Answer> {
+    serde_json::from_str(node.annotation(ANSWER)?).ok()
+}
+
+async fn boots(cluster: &Cluster, node: &str, boot: &str) {
+    let status = json!({"status": {"nodeInfo": {"bootID": boot}}});
+    let nodes = cluster.client.all::<Node>();
+    nodes.patch_status(node, Patch::Merge(&status)).await.expect("because the server takes it");
+}
+
+async fn wishes(cluster: &Cluster, node: &str, boot: &str) {
+    let wish = Wish { boot: boot.to_owned(), reason: "reboot".to_owned(), asked: Timestamp::now() };
+    let text = serde_json::to_string(&wish).expect("because it is plain data");
+    let patch = json!({"metadata": {"annotations": {WISH: text}}});
+    cluster.as_node(node).all::<Node>().patch(node, Patch::Merge(&patch)).await.expect("because the server takes it");
+}
+
+fn is_cordoned(node: &Node) -> bool {
+    node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true)
+}
+
+#[tokio::test]
+async fn the_gate_drains_a_machine_lets_it_go_and_takes_it_back_one_at_a_time() {
+    let cluster = Cluster::start().await;
+    cluster.add_node("n1").await;
+    boots(&cluster, "n1", "b1").await;
+    cluster.create::<Deployment>(deployment("web", 2, "web:1")).await;
+    let spec = json!({"maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}});
+    cluster.create::<PodDisruptionBudget>(budget("web", spec)).await;
+    cluster.until_one::<PodDisruptionBudget>(&key("web"), "one may go", |it| allows(it, 1)).await;
+    cluster.add_node("n2").await;
+    boots(&cluster, "n2", "c1").await;
+
+    wishes(&cluster, "n1", "b1").await;
+    let granted = |node: &Node| gate_answer(node).is_some_and(|answer| answer.phase == Phase::Granted);
+    let node = cluster.until_one::<Node>("n1", "it may go", granted).await;
+    assert!(is_cordoned(&node));
+    let pods = cluster.client.namespaced::<Pod>("default").list(&Selection::default()).await;
+    let on_n1 = |pod: &&Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some("n1");
+    assert_eq!(pods.expect("because the server lists").items.iter().filter(on_n1).count(), 0, "granted means drained");
+
+    wishes(&cluster, "n2", "c1").await;
+    let waits = |node: &Node| gate_answer(node).is_some_and(|answer| answer.message.contains("n1 goes first"));
+    let second = cluster.until_one::<Node>("n2", "it is told to wait", waits).await;
+    assert!(!is_cordoned(&second));
+
+    boots(&cluster, "n1", "b2").await;
+    let back = |node: &Node| !is_cordoned(node) && node.annotation(ANSWER).is_none() && node.annotation(WISH).is_none();
+    cluster.until_one::<Node>("n1", "it is back and uncordoned", back).await;
+    cluster.until_one::<Node>("n2", "it is its turn", granted).await;
     cluster.stop().await;
 }

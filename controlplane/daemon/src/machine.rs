@@ -8,15 +8,18 @@ use crate::leaf::LeafSource;
 use crate::local::{Local, Place};
 use crate::member::MemberConfig;
 use crate::node::{self, NodeConfig, Places};
+use crate::permits;
 use crate::remote::Remote;
 use crate::server::{Server, ServerConfig};
 use crate::table::{Table, TableWriter, table};
 use anyhow::{Context, Result, bail};
 use controlplane_apiserver::Caller;
+use controlplane_client::Transport;
 use machined_config::{Addressing, Cidr, Role};
 use machined_reconcile::Supervisor;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Port of the Kubernetes API on every control-plane machine.
@@ -68,7 +71,8 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
 
 async fn worker(place: &Place, start: &Start, table: Table, leaf: LeafSource, supervisor: &Supervisor) -> Result<()> {
     let endpoints = place.cluster.endpoints.iter().map(|host| format!("{host}:{API_PORT}")).collect();
-    let transport = Remote::new(endpoints, table.clone(), leaf.clone(), supervisor).await?;
+    let transport: Arc<dyn Transport> = Remote::new(endpoints, table.clone(), leaf.clone(), supervisor).await?;
+    serve_permits(place, Arc::clone(&transport), supervisor)?;
     Ok(node::start(start.node.clone(), transport, table, leaf, supervisor).await?)
 }
 
@@ -101,8 +105,16 @@ async fn control_plane(
     server.run_controllers(place.machine.name.as_str(), supervisor);
     exposed::tell(&server, local, place.machine.name.as_str(), supervisor);
     let transport = server.transport(Caller::node(place.machine.name.as_str(), ""));
+    serve_permits(place, Arc::clone(&transport), supervisor)?;
     node::start(start.node.clone(), transport, table, leaf, supervisor).await?;
     Ok(server)
+}
+
+/// machined asks here before the machine goes away.
+fn serve_permits(place: &Place, transport: Arc<dyn Transport>, supervisor: &Supervisor) -> Result<()> {
+    let boot = permits::boot_id().context("the kernel does not say which boot this is")?;
+    permits::start(place.machine.name.as_str(), boot, transport, Path::new(machined_api::PERMITS_SOCKET), supervisor);
+    Ok(())
 }
 
 /// What this process is started with. It is started again when any of it changes, and for nothing else in the documents: the rest of

@@ -5,6 +5,7 @@
 
 use crate::agents::Agents;
 use crate::audit::Audit;
+use crate::group::Group;
 use crate::in_process::InProcess;
 use crate::leaf::LeafSource;
 use crate::listener::Listener;
@@ -13,7 +14,7 @@ use crate::pki::PkiError;
 use crate::table::Table;
 use controlplane_apiserver::{ApiServer, Caller, Failure, Options};
 use controlplane_client::Transport;
-use controlplane_controllers::Settings;
+use controlplane_controllers::{Settings, StoreGroup};
 use controlplane_members::Exposure;
 use controlplane_replica::{Member, Members, Replica};
 use controlplane_store::Store;
@@ -138,7 +139,11 @@ impl Server {
     /// Two may for a moment when the lead changes: each write has the precondition that what it was computed from still stands.
     pub(crate) fn run_controllers(&self, machine: &str, supervisor: &Supervisor) {
         let (instance, pods) = (machine.to_owned(), self.pods);
-        let settings = Arc::new(move |root_ca| Settings { instance: instance.clone(), root_ca, pods });
+        let group: Arc<dyn StoreGroup> = Arc::new(Group(Arc::clone(&self.store)));
+        let settings = Arc::new(move |root_ca| {
+            let (instance, group) = (instance.clone(), Arc::clone(&group));
+            Settings { instance, root_ca, pods, group }
+        });
         let (transport, store) = (self.transport(Caller::controllers()), Arc::clone(&self.store));
         let authorities = self.authorities.clone();
         supervisor.spawn("controllers", Restart::Always, move |stop| {

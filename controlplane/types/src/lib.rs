@@ -9,6 +9,7 @@ pub mod apply;
 pub mod decode;
 pub mod delete;
 pub mod discovery;
+pub mod disruption;
 pub mod duration;
 pub mod error;
 pub mod eviction;

@@ -5,6 +5,7 @@
 mod account;
 mod allocation;
 mod namespace;
+mod node;
 mod pod;
 mod service;
 
@@ -43,6 +44,7 @@ pub(crate) async fn create(call: &Call<'_>, object: &mut Value) -> Result<Extra,
             account::mount(call, object).await?;
         }
         ("", "services") => extra.add(service::reserve(call, None, object).await?),
+        ("", "nodes") => node::keeps_gate(call, None, object)?,
         _ => {}
     }
     Ok(extra)
@@ -54,6 +56,14 @@ pub(crate) async fn update(call: &Call<'_>, old: &Value, new: &mut Value) -> Res
         ("", "services") => service::reserve(call, Some(old), new).await,
         _ => Ok(Extra::default()),
     }
+}
+
+/// Looks at a change through any endpoint, `status` and those of our own code too.
+pub(crate) fn any_update(call: &Call<'_>, old: &Value, new: &Value) -> Result<(), Failure> {
+    if call.kind.group.is_empty() && call.kind.plural == "nodes" {
+        node::keeps_gate(call, Some(old), new)?;
+    }
+    Ok(())
 }
 
 /// Looks at an object that is about to leave the store.

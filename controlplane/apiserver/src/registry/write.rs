@@ -98,6 +98,7 @@ pub(crate) async fn modify(call: &Call<'_>, options: &WriteOptions, change: Chan
             return Err(ApiError::not_found(&call.kind, &call.path.name).into());
         };
         let mut new = write::begin_update(&context, &old, (change.of)(&old)?, change.managed)?;
+        admission::any_update(call, &old, &new)?;
         let mut extra = Extra::default();
         if change.endpoint == Endpoint::Main {
             extra = admission::update(call, &old, &mut new).await?;

@@ -4,7 +4,7 @@ use controlplane_apiserver::{ApiServer, Caller, MASTERS, Options};
 use controlplane_client::{
     Body, Client, Informers, Kind, Object, ObjectKey, Optional, Patch, Transport, TransportError, spawn_workers,
 };
-use controlplane_controllers::Settings;
+use controlplane_controllers::{Settings, StoreGroup, Voters};
 use controlplane_store::LocalStore;
 use http::{Request, Response};
 use jiff::Timestamp;
@@ -38,6 +38,20 @@ impl Transport for InProcess {
     }
 }
 
+/// A store that is nobody's machine: all nodes are workers.
+#[derive(Debug)]
+struct Workers;
+
+impl StoreGroup for Workers {
+    fn voters(&self) -> Option<Voters> {
+        Some(Voters::default())
+    }
+
+    fn hand_over(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
+        Box::pin(async { Err("nobody leads".to_owned()) })
+    }
+}
+
 /// A running cluster.
 pub(crate) struct Cluster {
     server: ApiServer,
@@ -55,7 +69,8 @@ impl Cluster {
         server.bootstrap().await.expect("because an empty store takes the first objects");
         let supervisor = Supervisor::new();
         let pods = (std::net::Ipv4Addr::new(10, 244, 0, 0), 16);
-        let settings = Settings { instance: "test".to_owned(), root_ca: "PEM".to_owned(), pods };
+        let settings =
+            Settings { instance: "test".to_owned(), root_ca: "PEM".to_owned(), pods, group: Arc::new(Workers) };
         let controllers = Arc::new(InProcess { server: server.clone(), caller: Caller::controllers() });
         controlplane_controllers::run(controllers, &supervisor, settings);
         let admin = Caller::authenticated("ada", [MASTERS.to_owned()], "SHA256:test");
@@ -78,9 +93,14 @@ impl Cluster {
         self.play_agent(name);
     }
 
-    fn play_agent(&self, name: &str) {
+    /// A client that is a node's own.
+    pub(crate) fn as_node(&self, name: &str) -> Client {
         let caller = Caller::node(name, "SHA256:test");
-        let client = Client::new(Arc::new(InProcess { server: self.server.clone(), caller }));
+        Client::new(Arc::new(InProcess { server: self.server.clone(), caller }))
+    }
+
+    fn play_agent(&self, name: &str) {
+        let client = self.as_node(name);
         let informers = Informers::new(client.clone(), self.supervisor.clone());
         let selection = controlplane_client::Selection::fields(format!("spec.nodeName={name}"));
         let pods = informers.selected::<Pod>(selection);

@@ -1,0 +1,89 @@
+//! What the gate writes down: wish and answer on the machine's Node, the slot as a Lease. The daemon writes wishes and reads answers.
+
+use super::plan::{Held, Slot};
+use controlplane_client::Object;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use serde::{Deserialize, Serialize};
+
+// A [`Wish`] and an [`Answer`], as JSON.
+pub use controlplane_types::disruption::{ANSWER, WISH};
+
+/// Annotation of a slot's Lease: the rest of [`Held`] as JSON.
+const HELD: &str = "disruption.cairn.dev/held";
+
+/// The namespace of the slots' Leases; no node's agent writes there.
+pub(super) const NAMESPACE: &str = "cairn-system";
+
+/// A machine's wish to go away for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    /// The boot that asks: after the restart the wish is over.
+    pub boot: String,
+    /// `reboot`, `shutdown` or `upgrade`.
+    pub reason: String,
+    /// When it was asked last.
+    pub asked: Timestamp,
+}
+
+/// Where a wish stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Others go first, or those that are left could not decide.
+    Waiting,
+    /// Its pods are moved away.
+    Draining,
+    /// It may go.
+    Granted,
+    /// It did not work out in time.
+    Expired,
+}
+
+/// What became of a wish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Of which boot.
+    pub boot: String,
+    /// Where it stands.
+    pub phase: Phase,
+    /// For people.
+    pub message: String,
+    /// Until when a permit holds, or from when on it may be tried again.
+    pub until: Option<Timestamp>,
+    /// Whether the gate cordoned the Node and has to uncordon it yet.
+    pub cordoned: bool,
+}
+
+/// Reads an annotation; what is not understood is nothing.
+pub(super) fn annotation<T: for<'de> Deserialize<'de>>(object: &impl Object, name: &str) -> Option<T> {
+    serde_json::from_str(object.annotation(name)?).ok()
+}
+
+/// Who holds a slot, by its Lease.
+pub(super) fn held(lease: &Lease) -> Option<Held> {
+    let holder = lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())?;
+    annotation::<Held>(lease, HELD).filter(|held| held.machine == holder)
+}
+
+/// A slot's Lease with its holder. Made from the Lease that was read, so that the write names its version.
+pub(super) fn lease(slot: Slot, before: Option<&Lease>, held: Option<&Held>) -> Lease {
+    let mut metadata = before.map_or_else(ObjectMeta::default, |lease| lease.metadata.clone());
+    metadata.name = Some(slot.lease().to_owned());
+    metadata.namespace = Some(NAMESPACE.to_owned());
+    let annotations = metadata.annotations.get_or_insert_default();
+    match held {
+        Some(held) => {
+            let text = serde_json::to_string(held).expect("because it is plain data");
+            annotations.insert(HELD.to_owned(), text);
+        }
+        None => drop(annotations.remove(HELD)),
+    }
+    let spec = LeaseSpec {
+        holder_identity: held.map(|held| held.machine.clone()),
+        acquire_time: held.map(|held| MicroTime(held.since)),
+        ..LeaseSpec::default()
+    };
+    Lease { metadata, spec: Some(spec) }
+}

@@ -1,0 +1,148 @@
+//! Answers machined, which asks whether this machine may restart or power off.
+//!
+//! The wish is written on this machine's Node, and the answer read from there: the gate (`controlplane/controllers`, `permits`) runs
+//! where the store's leader is. Nothing is kept here, so it does not matter which process is asked, or whether it was started again.
+//!
+//! Task: `permits`, a gRPC server on a socket that only root can open.
+
+use controlplane_client::{Client, ClientError, Object, Patch, Transport};
+use controlplane_controllers::{ANSWER, Answer, Phase, WISH, Wish};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Node;
+use machined_api::permits_server::{Permits, PermitsServer};
+use machined_api::{AskReply, AskRequest};
+use machined_reconcile::{Restart, Stop, Supervisor};
+use serde_json::json;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status};
+
+/// How old a wish gets before it is written again: a third of what the gate lets pass.
+const REFRESH: SignedDuration = SignedDuration::from_secs(60);
+
+/// A permit that ends within this is none: the machine needs some time to stop.
+const MARGIN: SignedDuration = SignedDuration::from_mins(2);
+
+/// Reasons that machined gives; what is written on the Node is one of them.
+const REASONS: [&str; 3] = ["reboot", "shutdown", "upgrade"];
+
+/// Why machined cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PermitsError {
+    #[error("cannot listen on {}", socket.display())]
+    Listen {
+        socket: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("permits cannot be served")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// Serves this machine's machined for as long as the process runs.
+pub(crate) fn start(
+    machine: &str,
+    boot: String,
+    transport: Arc<dyn Transport>,
+    socket: &Path,
+    supervisor: &Supervisor,
+) {
+    let service = Service { machine: machine.to_owned(), boot, client: Client::new(transport) };
+    let socket = socket.to_owned();
+    supervisor.spawn("permits", Restart::Always, move |stop| serve(service.clone(), socket.clone(), stop));
+}
+
+/// Which boot of the machine this is.
+pub(crate) fn boot_id() -> io::Result<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned())
+}
+
+async fn serve(service: Service, socket: PathBuf, mut stop: Stop) -> Result<(), PermitsError> {
+    let listen = |source| PermitsError::Listen { socket: socket.clone(), source };
+    match std::fs::remove_file(&socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(listen(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&socket).map_err(listen)?;
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600)).map_err(listen)?;
+    let server = tonic::transport::Server::builder().add_service(PermitsServer::new(service));
+    let incoming = UnixListenerStream::new(listener);
+    Ok(server.serve_with_incoming_shutdown(incoming, async move { stop.requested().await }).await?)
+}
+
+#[derive(Clone)]
+struct Service {
+    machine: String,
+    boot: String,
+    client: Client,
+}
+
+#[tonic::async_trait]
+impl Permits for Service {
+    async fn ask(&self, request: Request<AskRequest>) -> Result<Response<AskReply>, Status> {
+        let reason = request.into_inner().reason;
+        if !REASONS.contains(&reason.as_str()) {
+            return Err(Status::invalid_argument("a machine restarts, powers off or is upgraded"));
+        }
+        let answer = self.answer(reason, Timestamp::now()).await;
+        answer.map(Response::new).map_err(|error| Status::unavailable(machined_reconcile::story(&error)))
+    }
+}
+
+impl Service {
+    async fn answer(&self, reason: String, now: Timestamp) -> Result<AskReply, ClientError> {
+        let nodes = self.client.all::<Node>();
+        let node = nodes.get(&self.machine).await?;
+        let wish: Option<Wish> = annotation(&node, WISH);
+        let fresh = wish
+            .filter(|wish| wish.boot == self.boot && wish.reason == reason && now.duration_since(wish.asked) < REFRESH);
+        if fresh.is_none() {
+            let wish = Wish { boot: self.boot.clone(), reason, asked: now };
+            let text = serde_json::to_string(&wish).expect("because it is plain data");
+            nodes.patch(&self.machine, Patch::Merge(&json!({"metadata": {"annotations": {WISH: text}}}))).await?;
+        }
+        Ok(reply(annotation(&node, ANSWER), &self.boot, now))
+    }
+}
+
+fn annotation<T: for<'de> serde::Deserialize<'de>>(node: &Node, name: &str) -> Option<T> {
+    serde_json::from_str(node.annotation(name)?).ok()
+}
+
+/// What machined is told. Only a permit for this boot, with time left, is one.
+fn reply(answer: Option<Answer>, boot: &str, now: Timestamp) -> AskReply {
+    let Some(answer) = answer.filter(|answer| answer.boot == boot) else {
+        let message = "the cluster was asked and has not answered yet".to_owned();
+        return AskReply { message, ..AskReply::default() };
+    };
+    let lasts = answer.until.is_some_and(|until| until.duration_since(now) > MARGIN);
+    let granted = answer.phase == Phase::Granted && lasts;
+    let expires = answer.until.filter(|_| granted).map(|until| until.to_string()).unwrap_or_default();
+    AskReply { granted, message: answer.message, expires }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(phase: Phase, minutes: i64) -> Option<Answer> {
+        let until = Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);
+        Some(Answer { boot: "b1".to_owned(), phase, message: "m".to_owned(), until: Some(until), cordoned: true })
+    }
+
+    #[test]
+    fn only_a_lasting_permit_of_this_boot_lets_the_machine_go() {
+        let granted = |answer, boot| reply(answer, boot, Timestamp::UNIX_EPOCH).granted;
+        assert!(granted(answer(Phase::Granted, 30), "b1"));
+        assert!(!granted(answer(Phase::Granted, 30), "b2"), "a permit from before the restart");
+        assert!(!granted(answer(Phase::Granted, 1), "b1"), "a permit that is as good as over");
+        for phase in [Phase::Waiting, Phase::Draining, Phase::Expired] {
+            assert!(!granted(answer(phase, 30), "b1"), "{phase:?}");
+        }
+        assert!(!granted(None, "b1"), "no answer is a refusal");
+    }
+}
