@@ -121,9 +121,14 @@ pub(crate) enum Command {
     Upgrade(Upgrade),
     Rollback(Rollback),
     /// Restart a machine
-    Reboot,
+    ///
+    /// The machine asks the rest of the cluster for a permit: it is cordoned and drained first, and goes when those that are left can
+    /// decide. Once it took the wish, this computer is not needed any more; `cairnctl events` shows what it waits for.
+    Reboot(Leave),
     /// Power a machine off
-    Shutdown,
+    ///
+    /// As `cairnctl reboot`, with a permit from the rest of the cluster.
+    Shutdown(Leave),
     /// Write a kubeconfig whose user is your login
     Kubeconfig(Kubeconfig),
     /// Let the people of your checkout log in to `controlplane dev` on this computer
@@ -281,4 +286,12 @@ pub(crate) enum ContextCommand {
         /// The context
         name: String,
     },
+}
+
+/// How a machine leaves.
+#[derive(Debug, Args)]
+pub(crate) struct Leave {
+    /// Go at once, without permit and without draining, and say why; needs access admin, and stands in the audit log
+    #[arg(long, value_name = "REASON", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) r#override: Option<String>,
 }

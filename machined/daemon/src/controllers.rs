@@ -1,6 +1,7 @@
 //! Builds the controllers and starts them. Their inputs and outputs are declared in their constructors.
 
 use crate::facts::Facts;
+use crate::leaving::ControlPlane;
 use crate::model::Inboxes;
 use crate::power::{End, Power};
 use crate::reports::Reports;
@@ -19,7 +20,7 @@ use machined_controllers::services::{ServiceConfigController, ServiceController}
 use machined_controllers::time::TimeController;
 use machined_controllers::tpm::MeasureController;
 use machined_controllers::trust::{PresenceController, TrustController};
-use machined_controllers::upgrade::{SingleMachine, UpgradeController, UpgradeInbox};
+use machined_controllers::upgrade::{AloneOr, UpgradeController, UpgradeInbox};
 use machined_host::{
     InitSocket, LinuxBlock, LinuxClock, LinuxDhcp, LinuxFiles, LinuxLinks, LinuxMeta, LinuxServices, LinuxTpm,
     LinuxUpgrade, Staging,
@@ -118,6 +119,7 @@ pub(crate) struct UpgradeParts {
     pub(crate) staging: Staging,
     pub(crate) init: Option<Arc<InitSocket>>,
     pub(crate) power: Power,
+    pub(crate) permits: AloneOr<ControlPlane>,
     pub(crate) reports: Reports,
 }
 
@@ -134,10 +136,9 @@ fn start_upgrade(
     facts: &Facts,
     parts: UpgradeParts,
 ) -> UpgradeInbox {
-    let UpgradeParts { staging, init, power, reports } = parts;
+    let UpgradeParts { staging, init, power, permits, reports } = parts;
     let mut ports = Ports::new(store, "upgrade");
     let host = LinuxUpgrade::new(staging, init, Box::new(move || power.ask(End::Reboot)));
-    let permits = SingleMachine::new(store.reader());
     let health = Box::new(wellbeing::probe(store, reports));
     let note = facts.note.clone();
     let (controller, upgrades) =

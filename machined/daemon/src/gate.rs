@@ -14,6 +14,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tonic::{Request, Status};
 
+/// Bytes of the reason of an override: as of an order.
+const OVERRIDE_REASON_BYTES: usize = 200;
+
 /// What the handshake of a connection proved; put on every request of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Connection {
@@ -56,12 +59,28 @@ impl Gate {
         needs: Access,
         request: &Request<T>,
     ) -> Result<Principal, Status> {
-        self.judge(name, needs, request).map(|(standing, _)| standing.principal().clone())
+        self.judge(name, needs, request, "").map(|(standing, _)| standing.principal().clone())
+    }
+
+    /// As [`Gate::admit`] for an admin who goes past a rule, and says why: the reason stands in the audit log.
+    pub(crate) fn overrule<T>(
+        &self,
+        name: &'static str,
+        request: &Request<T>,
+        reason: &str,
+    ) -> Result<Principal, Status> {
+        if reason.len() > OVERRIDE_REASON_BYTES || reason.chars().any(char::is_control) {
+            let limit = OVERRIDE_REASON_BYTES;
+            return Err(Status::invalid_argument(format!(
+                "the reason of an override is one line of at most {limit} bytes"
+            )));
+        }
+        self.judge(name, Access::Admin, request, reason).map(|(standing, _)| standing.principal().clone())
     }
 
     /// As [`Gate::admit`], for calls that stream: what the pass is laid over ends when the caller may not stay.
     pub(crate) fn pass<T>(&self, name: &'static str, needs: Access, request: &Request<T>) -> Result<Pass, Status> {
-        let (standing, record) = self.judge(name, needs, request)?;
+        let (standing, record) = self.judge(name, needs, request, "")?;
         Ok(Pass::new(standing, self.desired.clone(), record, self.audit.clone()))
     }
 
@@ -71,6 +90,7 @@ impl Gate {
         name: &'static str,
         needs: Access,
         request: &Request<T>,
+        reason: &str,
     ) -> Result<(Standing, AuditRecord), Status> {
         let connection = request.extensions().get::<Connection>();
         let remote = connection.and_then(|connection| connection.address).map(|address| address.to_string());
@@ -79,7 +99,7 @@ impl Gate {
         match decision {
             Ok(standing) => {
                 let record = record.by(standing.principal());
-                self.audit.add(record.clone());
+                self.audit.add(record.clone().ended(AuditOutcome::Allowed, reason));
                 Ok((standing, record))
             }
             Err(Refused { status, by }) => {

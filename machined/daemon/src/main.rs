@@ -17,6 +17,7 @@ mod event_book;
 mod facts;
 mod gate;
 mod keyboard;
+mod leaving;
 mod listener;
 mod log_book;
 mod log_layer;
@@ -33,6 +34,7 @@ mod wire;
 
 use crate::controllers::UpgradeParts;
 use crate::facts::{Facts, VERSION};
+use crate::leaving::{ControlPlane, Leaving};
 use crate::model::{Books, Model};
 use crate::observer::Observed;
 use crate::power::Power;
@@ -41,6 +43,7 @@ use init_boot::ToInit;
 use machined_api::{LOCAL_SOCKET, MACHINE_API_PORT};
 use machined_controllers::block::{EPHEMERAL, Volume};
 use machined_controllers::services::{CONTAINERD, CONTROLPLANE, GITSYNC};
+use machined_controllers::upgrade::AloneOr;
 use machined_host::{InitSocket, LinuxServices, log_pipe, watch_children, watch_links};
 use machined_reconcile::{Restart, Supervisor};
 use machined_runtime::{Reader, Store};
@@ -77,14 +80,17 @@ async fn run(init: Option<init_linux::InitSocket>, books: Books) -> anyhow::Resu
     let facts = Facts::read();
     let power = Power::new();
     let (staging, reports) = (books.staging.clone(), books.reports.clone());
-    let parts = UpgradeParts { staging, init: init.clone(), power: power.clone(), reports };
+    let permits = AloneOr::new(store.reader(), ControlPlane::default());
+    let leaving = Leaving::new(permits.clone(), power.clone(), books.events.clone());
+    let parts = UpgradeParts { staging, init: init.clone(), power: power.clone(), permits, reports };
     let started = controllers::start_all(&store, &supervisor, &facts, Arc::clone(&books.tpm), parts);
-    let model = Model::new(&store, started.inboxes, power.clone(), books.clone(), facts);
+    let model = Model::new(&store, started.inboxes, (power.clone(), leaving.clone()), books.clone(), facts);
     tracing::info!(version = VERSION, image = model.facts.image, slot = model.facts.slot, "machined starts");
 
     watch_the_kernel(&supervisor, started.services.clone(), started.links);
     keep_logs(&supervisor, &books, store.reader());
     serve(&supervisor, &model);
+    supervisor.spawn("leaving", Restart::Always, move |stop| leaving.clone().keep_asking(stop));
     let observed = Observed {
         services: store.reader(),
         links: store.reader(),

@@ -4,6 +4,7 @@ use crate::audit_log::AuditLog;
 use crate::deliveries::Deliveries;
 use crate::event_book::EventBook;
 use crate::facts::Facts;
+use crate::leaving::Leaving;
 use crate::log_book::LogBook;
 use crate::power::Power;
 use crate::recoveries::Recoveries;
@@ -54,6 +55,7 @@ pub(crate) struct Model {
     pub(crate) upgrade: Reader<UpgradeStatus>,
     pub(crate) staging: Staging,
     pub(crate) power: Power,
+    pub(crate) leaving: Leaving,
     pub(crate) audit: AuditLog,
     pub(crate) logs: LogBook,
     pub(crate) events: EventBook,
@@ -87,7 +89,13 @@ pub(crate) struct Books {
 
 impl Model {
     /// Puts the handle together.
-    pub(crate) fn new(store: &Store, inboxes: Inboxes, power: Power, books: Books, facts: Facts) -> Self {
+    pub(crate) fn new(
+        store: &Store,
+        inboxes: Inboxes,
+        (power, leaving): (Power, Leaving),
+        books: Books,
+        facts: Facts,
+    ) -> Self {
         let Inboxes { introduce, apply, orders, presence, restarts, upgrades } = inboxes;
         let Books { logs, events, reports, deliveries, staging, tpm } = books;
         Model {
@@ -116,6 +124,7 @@ impl Model {
             upgrade: store.reader(),
             staging,
             power,
+            leaving,
             audit: AuditLog::new(logs.clone()),
             logs,
             events,

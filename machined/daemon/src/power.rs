@@ -45,8 +45,14 @@ impl Power {
         });
     }
 
+    /// The wish, if there is one.
+    #[cfg(test)]
+    pub(crate) fn wanted(&self) -> Option<End> {
+        *self.0.borrow()
+    }
+
     /// Waits for a wish.
-    async fn asked(&self) -> End {
+    pub(crate) async fn asked(&self) -> End {
         let mut wish = self.0.subscribe();
         let found = wish.wait_for(Option::is_some).await.map(|wish| *wish);
         found.ok().flatten().expect("because this handle keeps the sender, and the wait was for a wish")

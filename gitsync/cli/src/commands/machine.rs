@@ -1,7 +1,7 @@
 //! Commands that ask one machine.
 
 use super::Surroundings;
-use crate::arguments::{Form, Logs, ServiceCommand};
+use crate::arguments::{Form, Leave, Logs, ServiceCommand};
 use crate::machine::{LoggedIn, connect};
 use crate::output;
 use anyhow::{Result, anyhow};
@@ -236,16 +236,27 @@ pub(super) async fn commits(around: &Surroundings, limit: u32) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn reboot(around: &Surroundings) -> Result<()> {
+pub(super) async fn reboot(around: &Surroundings, leave: Leave) -> Result<()> {
     let (machine, mut client) = ask(around).await?;
-    client.reboot(api::RebootRequest {}).await.map_err(told)?;
-    println!("{machine} stops its services and restarts");
+    let request = api::RebootRequest { r#override: leave.r#override.unwrap_or_default() };
+    let waiting = client.reboot(request).await.map_err(told)?.into_inner().waiting;
+    leaves(&machine, "restarts", &waiting);
     Ok(())
 }
 
-pub(super) async fn shutdown(around: &Surroundings) -> Result<()> {
+pub(super) async fn shutdown(around: &Surroundings, leave: Leave) -> Result<()> {
     let (machine, mut client) = ask(around).await?;
-    client.shutdown(api::ShutdownRequest {}).await.map_err(told)?;
-    println!("{machine} stops its services and powers off");
+    let request = api::ShutdownRequest { r#override: leave.r#override.unwrap_or_default() };
+    let waiting = client.shutdown(request).await.map_err(told)?.into_inner().waiting;
+    leaves(&machine, "powers off", &waiting);
     Ok(())
+}
+
+fn leaves(machine: &impl std::fmt::Display, how: &str, waiting: &str) {
+    if waiting.is_empty() {
+        println!("{machine} stops its services and {how}");
+        return;
+    }
+    println!("{machine} {how} as soon as it may: {waiting}");
+    println!("next: nothing, the machine goes by itself; cairnctl events shows what it waits for");
 }

@@ -85,8 +85,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Attest(arguments) => attest::attest(&around, &arguments).await,
         Command::Upgrade(wish) => upgrade::upgrade(&around, &wish).await,
         Command::Rollback(wish) => upgrade::rollback(&around, &wish).await,
-        Command::Reboot => machine::reboot(&around).await,
-        Command::Shutdown => machine::shutdown(&around).await,
+        Command::Reboot(leave) => machine::reboot(&around, leave).await,
+        Command::Shutdown(leave) => machine::shutdown(&around, leave).await,
         Command::Context { command } => context_command(&around, command),
         Command::Completion { shell } => {
             // Into memory first: clap panics when it cannot write.

@@ -20,7 +20,7 @@ mod upgrade_record;
 
 pub use journal::{Ended, ImageNote, Journal, Origin, Outcome, Stage, Task, Wanted};
 pub use judge::{ImageRefusal, Rules, floor_permits, judge};
-pub use permit::{PermitRefused, Permits, SingleMachine};
+pub use permit::{AloneOr, Disruption, PermitRefused, Permits};
 pub use plan::{Step, next};
 pub use request::{UpgradeAnswer, UpgradeError, UpgradeInbox, UpgradeRecordError, UpgradeRefused, UpgradeRequest};
 pub use upgrade_record::{HealthProbe, UpgradeController};

@@ -1,49 +1,79 @@
 //! The place where a restart is allowed or not: what other machines would lose by it.
 //!
-//! There is one honest answer so far. A machine that is alone in its cluster takes nothing away from others, so it needs no
-//! permit. With more machines nobody counts quorum yet, and no answer is a refusal: an admin may do without.
+//! A machine that is alone in its cluster takes nothing away from others, so it needs no permit: it must be able to upgrade whatever its
+//! pods say. With more machines the control plane is asked, which moves the pods away first. No answer is a refusal: an admin may do
+//! without.
 
 use crate::ledger::DesiredMachine;
 use machined_runtime::Reader;
+use std::future::Future;
 
-/// Why a machine may not restart now.
+/// What takes the machine away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disruption {
+    /// It restarts.
+    Reboot,
+    /// It powers off.
+    Shutdown,
+    /// It restarts into another image.
+    Upgrade,
+}
+
+impl Disruption {
+    /// The word on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Disruption::Reboot => "reboot",
+            Disruption::Shutdown => "shutdown",
+            Disruption::Upgrade => "upgrade",
+        }
+    }
+}
+
+/// Why a machine may not go now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the cluster has {machines} machines, and no gate counts yet what the others would lose by a restart; an admin may go on with \
-     `cairnctl upgrade --image URL --without-permit`"
-)]
-pub struct PermitRefused {
-    /// Machines of the accepted step.
-    pub machines: usize,
+pub enum PermitRefused {
+    /// The control plane says what it waits for.
+    #[error("waiting for a permit: {0}")]
+    Waiting(String),
+    /// Nobody could be asked.
+    #[error(
+        "waiting for a permit: the control plane does not answer ({0}), and no answer is a refusal; an admin may go on with \
+         `--override REASON` of cairnctl reboot and shutdown, `--without-permit` of upgrade and rollback"
+    )]
+    NoAnswer(String),
 }
 
 /// Whoever permits restarts.
 pub trait Permits: Send + Sync + 'static {
-    /// Whether this machine may restart now.
+    /// Whether this machine may go now.
     ///
     /// # Errors
-    /// Why it may not; it is asked again later.
-    fn permit(&self) -> Result<(), PermitRefused>;
+    /// Why it may not; to be asked again every few seconds for as long as it is wanted.
+    fn permit(&self, what: Disruption) -> impl Future<Output = Result<(), PermitRefused>> + Send;
 }
 
-/// Permits a machine that is alone in its cluster.
-pub struct SingleMachine {
+/// Permits a machine that is alone in its cluster, and asks `others` for any other.
+#[derive(Clone)]
+pub struct AloneOr<P> {
     desired: Reader<DesiredMachine>,
+    others: P,
 }
 
-impl SingleMachine {
+impl<P> AloneOr<P> {
     /// Counts the machines of the accepted step.
     #[must_use]
-    pub fn new(desired: Reader<DesiredMachine>) -> Self {
-        SingleMachine { desired }
+    pub fn new(desired: Reader<DesiredMachine>, others: P) -> Self {
+        AloneOr { desired, others }
     }
 }
 
-impl Permits for SingleMachine {
-    fn permit(&self) -> Result<(), PermitRefused> {
+impl<P: Permits> Permits for AloneOr<P> {
+    async fn permit(&self, what: Disruption) -> Result<(), PermitRefused> {
         match self.desired.get(DesiredMachine::ID).map_or(0, |desired| desired.raw.access.machines.len()) {
             0 | 1 => Ok(()),
-            machines => Err(PermitRefused { machines }),
+            _more => self.others.permit(what).await,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::model::Model;
 use crate::pass::Answers;
 use crate::power::End;
 use jiff::{SignedDuration, Timestamp};
-use machined_access::Access;
+use machined_access::{Access, Principal};
 use machined_api::machine_server::Machine;
 use machined_api::{
     AttestReply, AttestRequest, CommitsReply, CommitsRequest, DeliverReply, DeliverRequest, DmesgRequest, Event,
@@ -33,6 +33,27 @@ pub(crate) struct MachineService {
 impl MachineService {
     pub(crate) fn new(gate: Gate, model: Model) -> Self {
         MachineService { gate, model }
+    }
+
+    /// Ends the machine once the cluster permits it, or at once where an admin says why.
+    async fn leave<T: Sync>(
+        &self,
+        name: &'static str,
+        overriding: &'static str,
+        end: End,
+        overrides: &str,
+        request: &Request<T>,
+    ) -> Result<String, Status> {
+        let asked_by = |who: &Principal| format!("asked for by {}", who.named().0);
+        if overrides.is_empty() {
+            let who = self.gate.admit(name, Access::Operator, request)?;
+            self.model.events.add("Leaving", "machine", asked_by(&who));
+            return Ok(self.model.leaving.ask(end).await);
+        }
+        let who = self.gate.overrule(overriding, request, overrides)?;
+        self.model.events.add("LeavingWithoutPermit", "machine", format!("{}: {overrides}", asked_by(&who)));
+        self.model.leaving.force(end);
+        Ok(String::new())
     }
 }
 
@@ -209,17 +230,15 @@ impl Machine for MachineService {
     }
 
     async fn reboot(&self, request: Request<RebootRequest>) -> Result<Response<RebootReply>, Status> {
-        self.gate.admit("Reboot", Access::Operator, &request)?;
-        self.model.events.add("Rebooting", "machine", "asked for over the machine API");
-        self.model.power.ask(End::Reboot);
-        Ok(Response::new(RebootReply {}))
+        let overrides = request.get_ref().r#override.clone();
+        let waiting = self.leave("Reboot", "RebootOverride", End::Reboot, &overrides, &request).await?;
+        Ok(Response::new(RebootReply { waiting }))
     }
 
     async fn shutdown(&self, request: Request<ShutdownRequest>) -> Result<Response<ShutdownReply>, Status> {
-        self.gate.admit("Shutdown", Access::Operator, &request)?;
-        self.model.events.add("ShuttingDown", "machine", "asked for over the machine API");
-        self.model.power.ask(End::Shutdown);
-        Ok(Response::new(ShutdownReply {}))
+        let overrides = request.get_ref().r#override.clone();
+        let waiting = self.leave("Shutdown", "ShutdownOverride", End::Shutdown, &overrides, &request).await?;
+        Ok(Response::new(ShutdownReply { waiting }))
     }
 
     async fn hold(&self, request: Request<HoldRequest>) -> Result<Response<OrderReply>, Status> {

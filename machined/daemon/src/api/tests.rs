@@ -1,5 +1,6 @@
 //! The machine API with a real client over TLS on loopback: who gets in, and who does not.
 
+mod leaving;
 mod metrics;
 mod orders;
 mod presence;
@@ -7,14 +8,15 @@ mod streams;
 
 use crate::audit_log::AUDIT_LOG;
 use crate::deliveries::Deliveries;
+use crate::leaving::{ControlPlane, Leaving};
 use crate::model::{Books, Inboxes, Model};
 use crate::power::Power;
 use crate::servers;
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use machined_access::{
-    Access, AccessTable, AuditRecord, IdentityKey, LOGIN_NAMESPACE, Leaf, LeafKey, LoginStatement, Person, RoleEntry,
-    SignedLogin, ssh_fingerprint, tls,
+    Access, AccessTable, AuditRecord, IdentityKey, LOGIN_NAMESPACE, Leaf, LeafKey, LoginStatement, MachineEntry,
+    MachineRole, Person, RoleEntry, SignedLogin, ssh_fingerprint, tls,
 };
 use machined_api::machine_client::MachineClient;
 use machined_api::maintenance_client::MaintenanceClient;
@@ -29,6 +31,7 @@ use machined_controllers::ledger::{DesiredMachine, LedgerRead, RawDesired};
 use machined_controllers::network::LinkStatus;
 use machined_controllers::services::{RestartRequests, ServiceState, ServiceStatus};
 use machined_controllers::trust::{PresenceController, TrustController};
+use machined_controllers::upgrade::AloneOr;
 use machined_host::LinuxTpm;
 use machined_ids::{ClusterId, Fingerprint, Generation, Seq, StepId};
 use machined_reconcile::{Restart, Supervisor, Trigger};
@@ -58,7 +61,7 @@ struct Machine {
     links: Writer<LinkStatus>,
     services: Writer<ServiceStatus>,
     volumes: Writer<Volume>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// Files in memory.
@@ -102,7 +105,10 @@ async fn machine() -> Machine {
         restarts: RestartRequests::default(),
         upgrades: Inbox::new(Trigger::new()),
     };
-    let model = Model::new(&store, inboxes, Power::new(), books, Default::default());
+    let power = Power::new();
+    let nobody = ControlPlane::at(&folder.path().join("permits.sock"));
+    let leaving = Leaving::new(AloneOr::new(store.reader(), nobody), power.clone(), books.events.clone());
+    let model = Model::new(&store, inboxes, (power, leaving), books, Default::default());
     let key = MachineKey::new(IdentityKey::generate().expect("because the system has randomness"));
     let identity = key.fingerprint.clone();
     let keys: Writer<MachineKey> = store.writer().expect("because nobody else writes it");
@@ -125,7 +131,7 @@ async fn machine() -> Machine {
         links: store.writer().expect("because nobody else writes it"),
         services: store.writer().expect("because nobody else writes it"),
         volumes: store.writer().expect("because nobody else writes it"),
-        _folder: folder,
+        folder,
     }
 }
 
@@ -173,6 +179,11 @@ fn with_login<T>(message: T, token: &str) -> Request<T> {
     request
 }
 
+fn entry(name: &str) -> (machined_ids::MachineName, MachineEntry) {
+    let entry = MachineEntry { identity: Fingerprint::from_sha256(&[9; 32]), role: MachineRole::ControlPlane };
+    (name.parse().expect("because it is a name"), entry)
+}
+
 impl Machine {
     async fn channel(&self, own: Option<Leaf>) -> Result<Channel, tonic::transport::Error> {
         self.channel_expecting(self.identity.clone(), own).await
@@ -201,8 +212,13 @@ impl Machine {
         MachineClient::new(self.channel(Some(own)).await.expect("because the API listens"))
     }
 
-    /// Makes `ada` known with an access.
+    /// Makes `ada` known with an access, in a cluster that names no machines.
     fn accept(&self, ada: &Ada, access: Access) {
+        self.accept_among(ada, access, &[]);
+    }
+
+    /// Makes `ada` known with an access, in a cluster of these machines.
+    fn accept_among(&self, ada: &Ada, access: Access, machines: &[&str]) {
         let name: machined_ids::PrincipalName = "ada".parse().expect("because it is a name");
         let role: machined_ids::PrincipalName = "team".parse().expect("because it is a name");
         let key = ssh_fingerprint(ada.ssh.public_key().key_data());
@@ -214,7 +230,7 @@ impl Machine {
             step,
             people: [(name.clone(), person)].into(),
             roles: [(role, RoleEntry { access })].into(),
-            machines: Default::default(),
+            machines: machines.iter().map(|name| entry(name)).collect(),
             images: Default::default(),
         };
         let network = "network {\n pods \"10.244.0.0/16\"\n services \"10.96.0.0/12\"\n domain \"cluster.local\"\n }";

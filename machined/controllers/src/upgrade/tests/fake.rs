@@ -4,7 +4,8 @@ use super::disk::{Disk, FakeHost, index};
 use crate::block::{EPHEMERAL, STATE, Volume};
 use crate::ledger::{DesiredMachine, LedgerRead, sample};
 use crate::upgrade::{
-    ImageNote, SingleMachine, UpgradeAnswer, UpgradeController, UpgradeInbox, UpgradeRequest, UpgradeStatus,
+    AloneOr, Disruption, ImageNote, PermitRefused, Permits, UpgradeAnswer, UpgradeController, UpgradeInbox,
+    UpgradeRequest, UpgradeStatus,
 };
 use init_boot::artefact::{ArtefactHeader, ArtefactManifest, IMAGE_NAMESPACE};
 use init_boot::{EMPTY_SLOT_GUID, RootHash, Slot};
@@ -289,7 +290,7 @@ impl Fake {
         };
         let files = Arc::clone(&host);
         let (mut controller, inbox) =
-            UpgradeController::new(&mut ports, host, files, SingleMachine::new(desired), Box::new(health), note);
+            UpgradeController::new(&mut ports, host, files, AloneOr::new(desired, Nobody), Box::new(health), note);
         let volumes: Writer<Volume> = store.writer().expect("because nobody else writes it");
         for volume in [STATE, EPHEMERAL] {
             volumes.put(volume, Volume { device: PathBuf::new(), formatted: false });
@@ -338,5 +339,14 @@ impl Fake {
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         false
+    }
+}
+
+/// A control plane that does not answer.
+struct Nobody;
+
+impl Permits for Nobody {
+    async fn permit(&self, _: Disruption) -> Result<(), PermitRefused> {
+        Err(PermitRefused::NoAnswer("connection refused".to_owned()))
     }
 }

@@ -4,7 +4,7 @@
 
 use super::super::journal::{Origin, Outcome as End, Stage, Task, cut};
 use super::super::judge::{floor_permits, judge};
-use super::super::permit::Permits;
+use super::super::permit::{Disruption, Permits};
 use super::super::request::UpgradeError;
 use super::super::{Slots, UpgradeHost, note_of};
 use super::UpgradeController;
@@ -22,8 +22,8 @@ const HEALTH_PERIOD: Duration = Duration::from_secs(1);
 const FETCH_PAUSE: Duration = Duration::from_secs(30);
 /// Fetches that may fail for a person's wish before it is given up; a document's wish is never given up.
 const FETCHES_FAILED_MAX: u32 = 5;
-/// How often a permit is asked for again.
-const PERMIT_PAUSE: Duration = Duration::from_secs(60);
+/// How often a permit is asked for again: who stops asking for some minutes no longer wants it.
+const PERMIT_PAUSE: Duration = Duration::from_secs(5);
 
 impl<H: UpgradeHost, F: FilesHost, P: Permits> UpgradeController<H, F, P> {
     pub(super) fn say(&mut self, slots: &Slots, message: impl Into<String>) {
@@ -124,7 +124,9 @@ impl<H: UpgradeHost, F: FilesHost, P: Permits> UpgradeController<H, F, P> {
             self.refuse(refusal.to_string()).await?;
             return Ok(Outcome::Done);
         }
-        if let (false, Err(refused)) = (task.origin.without_permit(), self.permits.permit()) {
+        if !task.origin.without_permit()
+            && let Err(refused) = self.permits.permit(Disruption::Upgrade).await
+        {
             self.say(slots, refused.to_string());
             return Ok(Outcome::Again(PERMIT_PAUSE));
         }

@@ -88,7 +88,7 @@ async fn every_call_is_in_the_audit_log_with_name_and_key() {
     let mut client = machine.people(ada.leaf()).await;
     let token = ada.own_login();
     client.status(with_login(StatusRequest {}, &token)).await.expect("because she may");
-    client.reboot(with_login(RebootRequest {}, &token)).await.expect_err("because readers change nothing");
+    client.reboot(with_login(RebootRequest::default(), &token)).await.expect_err("because readers change nothing");
     client.version(Request::new(VersionRequest {})).await.expect_err("because she did not log in");
     let key = ssh_fingerprint(ada.ssh.public_key().key_data()).to_string();
     let told: Vec<_> = machine.audit().into_iter().map(|r| (r.who, r.key, r.method, r.outcome)).collect();

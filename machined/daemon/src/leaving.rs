@@ -1,0 +1,146 @@
+//! Asks the control plane on this machine whether the machine may go, and keeps a wish to go until it may.
+//!
+//! ```text
+//! Reboot, Shutdown --> Leaving (one wish) --every few seconds--> Permits --granted--> Power
+//! ```
+//!
+//! Task: `leaving`. Whoever asked may go away: the wish is kept until it is granted, replaced, or machined ends.
+
+use crate::event_book::EventBook;
+use crate::power::{End, Power};
+use hyper_util::rt::TokioIo;
+use machined_api::permits_client::PermitsClient;
+use machined_api::{AskReply, AskRequest, PERMITS_SOCKET};
+use machined_controllers::upgrade::{AloneOr, Disruption, PermitRefused, Permits};
+use machined_reconcile::Stop;
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tonic::transport::Endpoint;
+
+/// How long an answer may take; the control plane reads and writes one object for it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a wish is asked for again.
+const ASK_PERIOD: Duration = Duration::from_secs(5);
+
+/// The control plane's socket.
+#[derive(Clone)]
+pub(crate) struct ControlPlane {
+    socket: PathBuf,
+}
+
+impl Default for ControlPlane {
+    fn default() -> Self {
+        ControlPlane { socket: PathBuf::from(PERMITS_SOCKET) }
+    }
+}
+
+impl ControlPlane {
+    /// Another socket, for tests.
+    #[cfg(test)]
+    pub(crate) fn at(socket: &std::path::Path) -> Self {
+        ControlPlane { socket: socket.to_owned() }
+    }
+
+    async fn ask(&self, what: Disruption) -> Result<AskReply, String> {
+        let socket = self.socket.clone();
+        let connector = tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        // The authority is not looked at on a Unix socket, but HTTP/2 wants one.
+        let channel = Endpoint::from_static("http://permits.local").connect_with_connector(connector).await;
+        let channel = channel.map_err(|error| machined_reconcile::story(&error))?;
+        let asked = PermitsClient::new(channel).ask(AskRequest { reason: what.as_str().to_owned() }).await;
+        asked.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
+    }
+}
+
+impl Permits for ControlPlane {
+    async fn permit(&self, what: Disruption) -> Result<(), PermitRefused> {
+        match tokio::time::timeout(ANSWER_TIMEOUT, self.ask(what)).await {
+            Ok(Ok(AskReply { granted: true, .. })) => Ok(()),
+            Ok(Ok(AskReply { message, .. })) => Err(PermitRefused::Waiting(message)),
+            Ok(Err(why)) => Err(PermitRefused::NoAnswer(why)),
+            Err(_elapsed) => Err(PermitRefused::NoAnswer(format!("in {} s", ANSWER_TIMEOUT.as_secs()))),
+        }
+    }
+}
+
+/// A wish to leave, kept until it is permitted. Clones keep the same.
+#[derive(Clone)]
+pub(crate) struct Leaving {
+    permits: AloneOr<ControlPlane>,
+    power: Power,
+    events: EventBook,
+    wish: Arc<watch::Sender<Option<End>>>,
+}
+
+fn disruption(end: End) -> Disruption {
+    match end {
+        End::Shutdown => Disruption::Shutdown,
+        End::Reboot | End::Again => Disruption::Reboot,
+    }
+}
+
+impl Leaving {
+    /// Nobody wants to leave yet.
+    pub(crate) fn new(permits: AloneOr<ControlPlane>, power: Power, events: EventBook) -> Self {
+        Leaving { permits, power, events, wish: Arc::new(watch::Sender::new(None)) }
+    }
+
+    /// Ends the machine, at once when it may, else as soon as it may. Returns what it waits for; empty when it goes now.
+    pub(crate) async fn ask(&self, end: End) -> String {
+        match self.permits.permit(disruption(end)).await {
+            Ok(()) => {
+                self.power.ask(end);
+                String::new()
+            }
+            Err(refused) => {
+                self.events.add("WaitingForPermit", "machine", refused.to_string());
+                self.wish.send_replace(Some(end));
+                refused.to_string()
+            }
+        }
+    }
+
+    /// Ends the machine without asking anybody.
+    pub(crate) fn force(&self, end: End) {
+        self.power.ask(end);
+    }
+
+    /// Asks for as long as there is a wish.
+    pub(crate) async fn keep_asking(self, mut stop: Stop) -> Result<(), Infallible> {
+        let mut wish = self.wish.subscribe();
+        let mut said = String::new();
+        loop {
+            let wanted = tokio::select! {
+                found = wish.wait_for(Option::is_some) => found.ok().and_then(|found| *found),
+                () = stop.requested() => return Ok(()),
+            };
+            let Some(end) = wanted else { return Ok(()) };
+            match self.permits.permit(disruption(end)).await {
+                Ok(()) => {
+                    self.events.add("PermitGranted", "machine", "drained; the machine goes now");
+                    self.wish.send_replace(None);
+                    self.power.ask(end);
+                }
+                Err(refused) => {
+                    let refused = refused.to_string();
+                    if refused != said {
+                        self.events.add("WaitingForPermit", "machine", refused.clone());
+                        said = refused;
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(ASK_PERIOD) => {}
+                        () = stop.requested() => return Ok(()),
+                    }
+                }
+            }
+        }
+    }
+}
