@@ -3,7 +3,8 @@
 //! Never grants anything by name of a person: roles come from the accepted step, this table says what a role means.
 
 use crate::caller::{
-    AUTHENTICATED, CONTROLLERS, Caller, GITSYNC, MASTERS, NODES, OPERATOR, READER, SERVICE_ACCOUNTS, UNAUTHENTICATED,
+    AUTHENTICATED, CONTROLLERS, Caller, GITSYNC, GITSYNC_WORKERS, MASTERS, NODES, OPERATOR, READER, SERVICE_ACCOUNTS,
+    UNAUTHENTICATED,
 };
 use crate::failure::forbidden_path;
 use crate::request::{RequestInfo, ResourcePath, Target};
@@ -79,6 +80,9 @@ const RULES: &[Rule] = &[
     Rule { group: CONTROLLERS, verbs: ALL, scope: AllBut(&[]) },
     Rule { group: CONTROLLERS, verbs: ALL, scope: Paths(&["*"]) },
     Rule { group: GITSYNC, verbs: ALL, scope: AllBut(&[]) },
+    Rule { group: GITSYNC_WORKERS, verbs: &["get", "list"], scope: Resources(&[CAIRN_GROUP], &["machines"]) },
+    // node_scope narrows it to the object of the machine itself.
+    Rule { group: GITSYNC_WORKERS, verbs: &["patch"], scope: Resources(&[CAIRN_GROUP], &["machines/status"]) },
     Rule { group: OPERATOR, verbs: READ, scope: AllBut(&["secrets"]) },
     Rule { group: OPERATOR, verbs: &["get"], scope: Paths(&["/metrics"]) },
     Rule { group: OPERATOR, verbs: &["delete"], scope: Resources(CORE, &["pods"]) },
@@ -140,7 +144,7 @@ const RULES: &[Rule] = &[
 
 /// Whether the table allows it.
 pub(crate) fn allows(caller: &Caller, asked: &Attributes) -> bool {
-    if writes_commits(asked) && !caller.in_group(GITSYNC) {
+    if writes_commits(asked) && !caller.in_group(GITSYNC) && !caller.in_group(GITSYNC_WORKERS) {
         return false;
     }
     RULES.iter().any(|rule| caller.in_group(rule.group) && rule.covers(asked))
@@ -230,6 +234,7 @@ mod tests {
             "admin" => Caller::authenticated("ada", ["cairn:role:admin".into(), MASTERS.into()], "SHA256:a"),
             "node" => Caller::node("cp1", ""),
             "gitsync" => Caller::gitsync(""),
+            "worker" => Caller::gitsync_of_worker("w1", ""),
             "controllers" => Caller::controllers(),
             right => Caller::authenticated("bob", [format!("cairn:access:{right}")], "SHA256:b"),
         }
@@ -283,6 +288,17 @@ mod tests {
             ("node", "create", ":pods/binding", false),
             ("gitsync", "patch", "cairn.dev:machines", true),
             ("gitsync", "patch", "apps:deployments", true),
+            ("worker", "get", "cairn.dev:machines", true),
+            ("worker", "list", "cairn.dev:machines", true),
+            ("worker", "patch", "cairn.dev:machines/status", true),
+            ("worker", "patch", "cairn.dev:machines", false),
+            ("worker", "update", "cairn.dev:machines/status", false),
+            ("worker", "delete", "cairn.dev:machines", false),
+            ("worker", "list", "cairn.dev:commits", false),
+            ("worker", "patch", "cairn.dev:commits/status", false),
+            ("worker", "get", ":secrets", false),
+            ("worker", "list", ":nodes", false),
+            ("worker", "patch", "apps:deployments", false),
             ("controllers", "create", ":pods/binding", true),
             ("controllers", "update", "cairn.dev:machines", false),
             ("stranger", "list", ":pods", false),

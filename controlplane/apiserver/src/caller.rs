@@ -17,6 +17,9 @@ pub const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
 pub const CONTROLLERS: &str = "system:cairn:controllers";
 /// gitsync, the only writer of `commits.cairn.dev` and `machines.cairn.dev`.
 pub const GITSYNC: &str = "system:cairn:gitsync";
+
+/// The gitsync of every worker: each writes the status of its own `machines.cairn.dev` object and nothing else.
+pub const GITSYNC_WORKERS: &str = "system:cairn:gitsync-workers";
 /// Prefix of the groups that a person's roles in `trust/` become.
 pub const ROLE_PREFIX: &str = "cairn:role:";
 /// People whose strongest right is operator.
@@ -70,7 +73,13 @@ impl Caller {
         Caller::authenticated(format!("system:node:{name}"), [NODES.to_owned()], key)
     }
 
-    /// The gitsync service of any machine of the cluster.
+    /// The gitsync service of a worker, which shows what its machine accepted and hears the others.
+    #[must_use]
+    pub fn gitsync_of_worker(machine: &str, key: &str) -> Self {
+        Caller::authenticated(format!("{GITSYNC}:{machine}"), [GITSYNC_WORKERS.to_owned()], key)
+    }
+
+    /// The gitsync service of a control-plane machine.
     #[must_use]
     pub fn gitsync(key: &str) -> Self {
         Caller::authenticated(GITSYNC, [GITSYNC.to_owned()], key)
@@ -86,6 +95,15 @@ impl Caller {
     #[must_use]
     pub fn in_group(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
+    }
+
+    /// The worker whose gitsync this is.
+    #[must_use]
+    pub fn gitsync_worker(&self) -> Option<&str> {
+        if !self.in_group(GITSYNC_WORKERS) {
+            return None;
+        }
+        self.user.strip_prefix(GITSYNC)?.strip_prefix(':')
     }
 
     /// The node whose agent this is.

@@ -39,8 +39,8 @@ mod watch;
 
 pub use body::{Body, BoxError, REQUEST_BODY_LIMIT, empty as empty_body, full as full_body};
 pub use caller::{
-    AUTHENTICATED, CONTROLLERS, Caller, GITSYNC, MASTERS, NODES, OPERATOR, READER, ROLE_PREFIX, Refused,
-    SERVICE_ACCOUNTS, UNAUTHENTICATED,
+    AUTHENTICATED, CONTROLLERS, Caller, GITSYNC, GITSYNC_WORKERS, MASTERS, NODES, OPERATOR, READER, ROLE_PREFIX,
+    Refused, SERVICE_ACCOUNTS, UNAUTHENTICATED,
 };
 pub use failure::Failure;
 pub use nodes::{NodeConnector, NodeError};

@@ -1,4 +1,5 @@
-//! What a node's agent may touch: itself, the pods bound to it, and what those pods refer to (upstream's node authorizer).
+//! What a node's agent may touch: itself, the pods bound to it, and what those pods refer to (upstream's node authorizer). And that a
+//! worker's gitsync writes its own machine's object only.
 //!
 //! The table in [`crate::authz`] grants agents the verbs; this narrows them to objects. It only ever takes away.
 
@@ -43,6 +44,10 @@ pub(crate) async fn allows(
     asked: &Attributes,
     query: &Query,
 ) -> Result<bool, Failure> {
+    if let Some(machine) = caller.gitsync_worker() {
+        let own = |path: &ResourcePath| path.subresource.is_empty() || path.name == machine;
+        return Ok(asked.resource.as_ref().is_none_or(own));
+    }
     let Some(node) = caller.node_name().filter(|_| !caller.in_group(MASTERS) && !caller.in_group(CONTROLLERS)) else {
         return Ok(true);
     };

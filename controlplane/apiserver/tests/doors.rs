@@ -184,6 +184,35 @@ async fn tokens_of_replaced_keys_are_believed_as_long_as_they_are_published() {
 }
 
 #[tokio::test]
+async fn a_workers_gitsync_writes_the_status_of_its_own_machine_and_nothing_else() {
+    let server = Client::new().await;
+    let machines = "/apis/cairn.dev/v1alpha1/machines";
+    let gitsync = server.as_caller(Some(Caller::gitsync("")));
+    for name in ["w1", "w2"] {
+        let machine = json!({"apiVersion": "cairn.dev/v1alpha1", "kind": "Machine", "metadata": {"name": name}});
+        assert_eq!(gitsync.post(machines, machine).await.0, 201);
+    }
+    let worker = server.as_caller(Some(Caller::gitsync_of_worker("w1", "")));
+    let status = || json!({"status": {"mark": "m"}});
+    let merge = "application/merge-patch+json";
+    let (code, answer) = worker.patch(&format!("{machines}/w1/status"), merge, status()).await;
+    assert_eq!(code, 200, "{answer}");
+    assert_eq!(worker.get(&format!("{machines}/w1")).await.1["status"]["mark"], "m");
+    assert_eq!(worker.get(machines).await.0, 200);
+    for (method, path) in [
+        ("PATCH", format!("{machines}/w2/status")),
+        ("PATCH", format!("{machines}/w1")),
+        ("DELETE", format!("{machines}/w1")),
+        ("GET", "/api/v1/namespaces/default/secrets".to_owned()),
+        ("GET", "/apis/cairn.dev/v1alpha1/commits".to_owned()),
+        ("PATCH", "/api/v1/nodes/w1".to_owned()),
+    ] {
+        assert_eq!(worker.call(method, &path, status()).await.0, 403, "{method} {path}");
+    }
+    assert_eq!(server.get(&format!("{machines}/w2")).await.1["status"].get("mark"), None);
+}
+
+#[tokio::test]
 async fn unknown_fields_warn_or_are_refused_as_asked() {
     let client = Client::new().await;
     let mut body = config_map("a", "1");

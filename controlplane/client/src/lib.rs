@@ -11,6 +11,7 @@
 mod api;
 mod cache;
 mod client;
+mod endpoints;
 mod error;
 mod https;
 #[cfg(test)]
@@ -27,6 +28,7 @@ mod worker;
 pub use api::{Api, Apply, List, Patch, Selection};
 pub use cache::{Cache, Change, IndexBy};
 pub use client::Client;
+pub use endpoints::EndpointsError;
 pub use error::{ClientError, Optional, Reason, Status};
 pub use https::HttpsTransport;
 pub use informer::{Informer, Informers, MetadataOnly, Synced};

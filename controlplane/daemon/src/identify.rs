@@ -92,7 +92,10 @@ fn machine(name: &str, role: Role, service: &str, identity: &Fingerprint) -> Cal
             }
             caller
         }
-        "gitsync" => Caller::gitsync(identity.as_str()),
+        "gitsync" => match role {
+            Role::ControlPlane => Caller::gitsync(identity.as_str()),
+            Role::Worker => Caller::gitsync_of_worker(name, identity.as_str()),
+        },
         other => Caller::authenticated(format!("cairn:machine:{name}:{other}"), [], identity.as_str()),
     }
 }
@@ -148,7 +151,10 @@ mod tests {
         assert!(control_plane.in_group(NODES) && control_plane.in_group(CONTROLLERS));
         let worker = caller_of(peer(2, "controlplane"));
         assert!(worker.in_group(NODES) && !worker.in_group(CONTROLLERS));
-        assert_eq!(caller_of(peer(2, "gitsync")).user, GITSYNC);
+        assert_eq!(caller_of(peer(1, "gitsync")).user, GITSYNC);
+        let of_worker = caller_of(peer(2, "gitsync"));
+        assert_eq!(of_worker.gitsync_worker(), Some("w1"));
+        assert!(!of_worker.in_group(GITSYNC), "what a worker may is not what the control plane may");
         assert!(matches!(asked(peer(9, "controlplane"), None), Asking::Refused(_)));
     }
 

@@ -5,26 +5,20 @@
 
 use crate::leaf::LeafSource;
 use crate::table::Table;
-use controlplane_client::{Body, HttpsTransport, Transport, TransportError};
+use controlplane_client::{Body, EndpointsError, HttpsTransport, Transport, TransportError};
 use http::{Request, Response};
-use machined_access::{MachineRole, tls};
+use machined_access::tls;
 use machined_reconcile::{Restart, Stop, Supervisor};
 use rustls::pki_types::ServerName;
 use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Why there is no way to the control plane.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RemoteError {
-    #[error("no endpoint of cluster.kdl has an address: {}", endpoints.join(", "))]
-    Names {
-        endpoints: Vec<String>,
-        #[source]
-        source: Option<io::Error>,
-    },
+    #[error(transparent)]
+    Endpoints(#[from] EndpointsError),
     #[error("this machine's certificate cannot be used")]
     Tls(#[from] rustls::Error),
     #[error("the API servers have no usable name")]
@@ -74,24 +68,11 @@ impl Remote {
 }
 
 async fn transport(endpoints: &[String], table: &Table, leaf: &LeafSource) -> Result<HttpsTransport, RemoteError> {
-    let (mut servers, mut unknown) = (Vec::new(), None);
-    for endpoint in endpoints {
-        match tokio::net::lookup_host(endpoint).await {
-            Ok(found) => servers.extend(found.filter(SocketAddr::is_ipv4)),
-            Err(error) => unknown = Some(error),
-        }
-    }
-    if servers.is_empty() {
-        return Err(RemoteError::Names { endpoints: endpoints.to_vec(), source: unknown });
-    }
     let table = table.clone();
-    let expected = move |identity: &_| {
-        let table = table.current();
-        table.machine_by_identity(identity).is_some_and(|(_, machine)| machine.role == MachineRole::ControlPlane)
-    };
+    let expected = move |identity: &_| table.current().is_control_plane(identity);
     let tls = tls::client_config(expected, Some(leaf.current()), &[])?;
     let name = ServerName::try_from(tls::MACHINE_NAME).map_err(|error| RemoteError::Name(error.into()))?;
-    HttpsTransport::new(servers, name, &tls).map_err(|error| RemoteError::Name(error.into()))
+    Ok(HttpsTransport::at_endpoints(endpoints, name, &tls).await?)
 }
 
 impl Transport for Remote {

@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Heard {
     /// Everybody's, this machine's own as well: what it said before an old copy of its disk was put back.
     pub(crate) marks: Vec<SignedMark>,
-    /// Statements that control-plane machines serve, by the name of their object. Not read yet.
+    /// Statements that other machines of the applied step serve, by the name of their object. Not read yet.
     pub(crate) statements: BTreeMap<MachineName, Vec<String>>,
 }
 
@@ -59,6 +59,8 @@ struct Said {
 pub(crate) struct Exchange {
     read: Option<Instant>,
     written: Option<Said>,
+    /// What control-plane machines served when they were read last.
+    served: BTreeSet<String>,
 }
 
 impl Exchange {
@@ -72,20 +74,31 @@ impl Exchange {
         target: &Target,
         now: Instant,
     ) -> Result<Option<Heard>, ClusterError> {
-        let said = Said { mark: target.mark.clone(), statements: target.statements.clone() };
-        if self.written.as_ref() != Some(&said) && write(client, target, &said).await? {
+        let mut said = Said { mark: target.mark.clone(), statements: target.statements.clone() };
+        if target.role == Role::Worker {
+            // There may be many workers: each says what the control plane does not say already, once it has heard it.
+            said.statements.retain(|text| !self.served.contains(text));
+        }
+        let silent = target.role == Role::Worker && self.read.is_none();
+        if !silent && self.written.as_ref() != Some(&said) && write(client, target, &said).await? {
             self.written = Some(said);
         }
         if self.read.is_some_and(|read| now.duration_since(read) < PERIOD) {
             return Ok(None);
         }
         let (mut heard, mut seen, mut token) = (Heard::default(), 0, None);
+        let mut served = BTreeSet::new();
         loop {
             let api = client.dynamic(objects::machines(), None);
             let page = api.list_page(&Selection::default(), PAGE, token.as_deref()).await?;
             seen += page.items.len();
             token = page.next_page().map(str::to_owned);
-            page.items.iter().for_each(|object| heard.take(object, target));
+            for object in &page.items {
+                if is_control_plane(object, target) {
+                    served.extend(texts_of(object).1);
+                }
+                heard.take(object, target);
+            }
             if let Some(own) = page.items.iter().find(|object| object.name() == target.machine.as_str())
                 && Some(texts_of(own)) != self.written.as_ref().map(Said::texts)
             {
@@ -97,6 +110,7 @@ impl Exchange {
             }
         }
         self.read = Some(now);
+        self.served = served;
         heard.marks.sort();
         heard.marks.truncate(MAX_MARKS);
         Ok(Some(heard))
@@ -145,13 +159,20 @@ impl Heard {
         self.marks.extend(mark.and_then(|text| SignedMark::parse(text.as_bytes()).ok()));
         let machines = &target.desired.documents.machines;
         let peer = machines.iter().find(|(name, _)| name.as_str() == object.name());
-        if let Some((name, _)) = peer.filter(|(_, machine)| machine.config.role == Role::ControlPlane)
+        if let Some((name, _)) = peer
             && *name != target.machine
             && !statements.is_empty()
         {
             self.statements.insert(name.clone(), statements);
         }
     }
+}
+
+/// Whether an object is another control-plane machine's.
+fn is_control_plane(object: &DynamicObject, target: &Target) -> bool {
+    let machines = &target.desired.documents.machines;
+    let named = machines.iter().find(|(name, _)| name.as_str() == object.name() && **name != target.machine);
+    named.is_some_and(|(_, machine)| machine.config.role == Role::ControlPlane)
 }
 
 /// Writes what this machine says under a field manager of its own, so that whoever holds the Lease does not take it away. `false` while
@@ -198,10 +219,10 @@ impl Source {
     /// Whether another machine of what is applied could have said something that this one can read.
     fn has_peers(&self, context: &Context) -> bool {
         let Some(applied) = &self.applied else { return false };
-        let is = |machine: &Machine| machine.config.role == Role::ControlPlane;
         let machines = &applied.documents.machines;
-        let here = machines.values().any(|machine| is(machine) && machine.config.identity == context.identity);
-        here && machines.values().any(|machine| is(machine) && machine.config.identity != context.identity)
+        let own = |machine: &Machine| machine.config.identity == context.identity;
+        let is = |machine: &Machine| machine.config.role == Role::ControlPlane;
+        machines.values().any(own) && machines.values().any(|machine| is(machine) && !own(machine))
     }
 
     /// Takes what the other machines said, when it is something else than before. Gives whether every source's tip must be judged again.

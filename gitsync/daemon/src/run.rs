@@ -70,7 +70,7 @@ pub struct Places {
     pub folder: PathBuf,
     /// The program that serves `fetch-child`.
     pub program: PathBuf,
-    /// This machine's API server, used on control-plane machines.
+    /// This machine's API server, used on control-plane machines. Workers use its port at the cluster's endpoints.
     pub api: SocketAddr,
     /// The machine's clock.
     pub clock: WallClock,
@@ -215,7 +215,9 @@ async fn keep_cluster(
             () = stop.requested() => return Ok(()),
         }
         let Some(wanted) = target.borrow().clone() else { continue };
-        if wanted.role != Role::ControlPlane {
+        if wanted.role == Role::Worker {
+            // What the cluster should be is the control plane's business; what machines tell each other is everybody's.
+            talk(&mut exchange, &mut api, &wanted, &outlet).await;
             continue;
         }
         let newest_order = || latest.borrow().as_ref().map_or(0, |(_, context)| context.orders);
@@ -253,7 +255,13 @@ async fn keep_cluster(
 
 /// Shows the other machines what this one has and hears them; what fails is tried again by the next round.
 async fn talk(exchange: &mut Exchange, api: &mut Api, target: &Target, outlet: &Outlet) {
-    let Ok(client) = api.client(&target.identity, Timestamp::now()).await else { return };
+    let client = match api.client(target, Timestamp::now()).await {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::debug!(error = story(&error), "there is no way to the other machines");
+            return;
+        }
+    };
     match exchange.round(&client, target, Instant::now()).await {
         Ok(Some(heard)) => tell(&outlet.heard, Some(Arc::new(heard)), &outlet.wake),
         Ok(None) => {}
@@ -267,7 +275,7 @@ async fn round(
     target: &Target,
     newest_order: impl Fn() -> u64,
 ) -> Result<Synced, (&'static str, String)> {
-    let client = api.client(&target.identity, Timestamp::now()).await.map_err(|e| ("Unreachable", story(&e)))?;
+    let client = api.client(target, Timestamp::now()).await.map_err(|e| ("Unreachable", story(&e)))?;
     cluster.round(&client, target, newest_order, Instant::now()).await.map_err(|error| (error.reason(), story(&error)))
 }
 

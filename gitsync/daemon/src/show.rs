@@ -27,7 +27,7 @@ impl Source {
         told.push(if peers || context.counted || context.doubt.is_some() {
             condition(Topic::RollbackUndetectable, false, "", "")
         } else {
-            let message = "there is neither a TPM nor another control-plane machine that would notice an old copy of this disk; \
+            let message = "there is neither a TPM nor another machine that would notice an old copy of this disk; \
                            guard the disk, or add a machine: cairnctl enroll";
             condition(Topic::RollbackUndetectable, true, "NoWitness", message)
         });

@@ -94,6 +94,12 @@ pub enum MachineRole {
 }
 
 impl AccessTable {
+    /// Whether an identity is that of a control-plane machine.
+    #[must_use]
+    pub fn is_control_plane(&self, identity: &Fingerprint) -> bool {
+        self.machine_by_identity(identity).is_some_and(|(_, machine)| machine.role == MachineRole::ControlPlane)
+    }
+
     /// The machine whose identity has this fingerprint. One fingerprint is one machine.
     #[must_use]
     pub fn machine_by_identity(&self, identity: &Fingerprint) -> Option<(&MachineName, &MachineEntry)> {

@@ -9,10 +9,12 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jiff::Timestamp;
 use machined_access::{IdentityKey, LeafKey, Peer, tls};
+use machined_ids::Fingerprint;
 use rustls::pki_types::UnixTime;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
@@ -53,13 +55,20 @@ async fn answer(
 #[derive(Clone)]
 pub(crate) struct Cluster {
     server: ApiServer,
+    /// Workers' gitsyncs that are let in, by identity.
+    workers: Arc<Mutex<BTreeMap<Fingerprint, String>>>,
 }
 
 impl Cluster {
     pub(crate) async fn new() -> Self {
         let server = ApiServer::new(Arc::new(LocalStore::new()), Options::default());
         server.bootstrap().await.expect("because the store is in memory");
-        Cluster { server }
+        Cluster { server, workers: Arc::default() }
+    }
+
+    /// Lets the gitsync of a worker in as such, at every machine.
+    pub(crate) fn admit(&self, worker: &str, identity: Fingerprint) {
+        self.workers.lock().expect("because no holder panics").insert(identity, worker.to_owned());
     }
 
     /// Listens with a leaf of the machine; every gitsync of that machine is let in as gitsync.
@@ -73,15 +82,23 @@ impl Cluster {
         let listener = TcpListener::bind(address).await.expect("because the port is free");
         let address = listener.local_addr().expect("because it listens");
         let (server, own) = (serve(self.server.clone()), identity.fingerprint());
+        let workers = Arc::clone(&self.workers);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (server, own, acceptor) = (server.clone(), own.clone(), acceptor.clone());
+                let workers = Arc::clone(&workers);
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let chain = stream.get_ref().1.peer_certificates();
                     let caller = match tls::peer(chain, UnixTime::now()) {
                         Peer::Machine { identity, service } if identity == own && service == "gitsync" => {
                             Caller::gitsync("")
+                        }
+                        Peer::Machine { identity, service } if service == "gitsync" => {
+                            let workers = workers.lock().expect("because no holder panics");
+                            workers
+                                .get(&identity)
+                                .map_or_else(Caller::anonymous, |name| Caller::gitsync_of_worker(name, ""))
                         }
                         Peer::Machine { .. } | Peer::Key(_) | Peer::Anonymous => Caller::anonymous(),
                     };

@@ -6,6 +6,7 @@ mod machined;
 mod peers;
 mod repository;
 mod trust;
+mod workers;
 
 use cluster::Cluster;
 use gitsync_daemon::{Places, WallClock, run};

@@ -6,10 +6,10 @@ use jiff::SignedDuration;
 use machined_ids::CommitId;
 use serde_json::{Value, json};
 
-const MACHINES: &str = "/apis/cairn.dev/v1alpha1/machines";
+pub(crate) const MACHINES: &str = "/apis/cairn.dev/v1alpha1/machines";
 
 /// Bob's key is mallory's; he and ada must both approve what is in apps/.
-fn pair(lab: &Lab) -> String {
+pub(crate) fn pair(lab: &Lab) -> String {
     let bob = bob(lab).replace("use \"login\"", "use \"statement\" \"login\"");
     format!(
         "{bob}role \"pair\" {{ member \"ada\" \"bob\"; }}\nrule \"two\" {{\n    owns \"apps/**\"\n    approval role=\"pair\" threshold=2\n\
@@ -31,14 +31,14 @@ impl Lab {
     }
 
     /// What a machine serves to its peers.
-    async fn shown(&self, name: &str) -> Vec<String> {
+    pub(crate) async fn shown(&self, name: &str) -> Vec<String> {
         let object = self.cluster.get(&format!("{MACHINES}/{name}")).await.unwrap_or_default();
         let texts = object["status"]["statements"].as_array().cloned().unwrap_or_default();
         texts.iter().filter_map(Value::as_str).map(str::to_owned).collect()
     }
 
     /// Waits until a machine's object holds its mark of a commit.
-    async fn until_mark(&self, name: &str, commit: &CommitId) {
+    pub(crate) async fn until_mark(&self, name: &str, commit: &CommitId) {
         let line = format!("\ncommit {commit}\n");
         let find = async || {
             let object = self.cluster.get(&format!("{MACHINES}/{name}")).await?;
@@ -47,13 +47,13 @@ impl Lab {
         self.until(&format!("the mark of {name} at {}", commit.short()), find).await;
     }
 
-    async fn until_serves(&self, name: &str, word: &str) {
+    pub(crate) async fn until_serves(&self, name: &str, word: &str) {
         let find = async || self.shown(name).await.iter().any(|text| text.contains(word)).then_some(());
         self.until(&format!("{name} to serve {word:?}"), find).await;
     }
 
     /// A change that takes two, signed by ada alone.
-    fn half_approved(&self, number: u32) -> CommitId {
+    pub(crate) fn half_approved(&self, number: u32) -> CommitId {
         self.repository.write("apps/settings.yaml", &settings(number));
         self.repository.commit(Some("ada"), &format!("settings {number}"))
     }
@@ -157,7 +157,7 @@ async fn what_a_hostile_machine_serves_costs_nothing() {
 }
 
 /// Copies a machine's folder.
-fn copy(from: &std::path::Path, to: &std::path::Path) {
+pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
     let _none = std::fs::remove_dir_all(to);
     let (from, to) = (from.display().to_string(), to.display().to_string());
     tests_support::git::run(std::path::Path::new("/"), "cp", &["-a", &from, &to]).expect("because /tmp can be written");

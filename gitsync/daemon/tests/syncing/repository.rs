@@ -282,9 +282,14 @@ impl Repository {
 
     /// The document of a control-plane machine.
     pub(crate) fn enroll_as(&self, name: &str, identity: &Fingerprint) -> CommitId {
+        self.enroll_with(name, identity, "control-plane")
+    }
+
+    /// The document of a machine with a role.
+    pub(crate) fn enroll_with(&self, name: &str, identity: &Fingerprint, role: &str) -> CommitId {
         self.write(
             &format!("machines/{name}.kdl"),
-            &format!("machine \"{name}\" {{\n    identity \"{identity}\"\n    role \"control-plane\"\n}}\n"),
+            &format!("machine \"{name}\" {{\n    identity \"{identity}\"\n    role \"{role}\"\n}}\n"),
         );
         self.commit(Some("ada"), &format!("enrol {name}"))
     }
