@@ -15,6 +15,8 @@ mod commands;
 mod contexts;
 mod judge;
 mod machine;
+#[cfg(test)]
+mod named_commands;
 mod output;
 mod repository;
 mod session;

@@ -116,7 +116,7 @@ impl Attempt<'_> {
             let (count, need, role) = (ends.len(), rule.threshold, &rule.role);
             let what = format!(
                 "{count} of {need} approvals by role {role} that have an end; have a member sign: \
-                 cairnctl approve --breakglass --for 4h"
+                 cairnctl approve --intent breakglass --not-after TIME"
             );
             return refuse(Reason::UnderThreshold, what);
         };
@@ -127,7 +127,10 @@ impl Attempt<'_> {
             None => Some("without a trusted time it counts as ended".to_owned()),
         };
         let late = late.map(|what| {
-            Refusal::new(Reason::Expired, format!("break-glass: {what}; sign another: cairnctl approve --breakglass"))
+            Refusal::new(
+                Reason::Expired,
+                format!("break-glass: {what}; sign another: cairnctl approve --intent breakglass"),
+            )
         });
         let state = |change: &Change| Ok((change.path.clone(), trees.file_state(self.base_tree, &change.path)?));
         let before = self.changes.iter().map(state).collect::<Result<_, Refusal>>()?;

@@ -78,7 +78,7 @@ impl Freshness {
             Freshness::Stale { since } => {
                 let message = format!(
                     "the last beacon ended at {since}, or this machine has no trusted time; look at the beacon's signer and \
-                     the time servers: cairnctl machine status"
+                     the time servers: cairnctl status"
                 );
                 (Reason::SourceStale, message)
             }

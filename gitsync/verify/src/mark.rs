@@ -105,12 +105,11 @@ impl SignedMark {
         let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= MAX_STATEMENT_BYTES);
         let read = text.and_then(|text| read(text).map(|(mark, spki, signature)| (text, mark, spki, signature)));
         let (text, mark, spki, signature) = read.ok_or_else(|| {
-            let message = "these are not the lines of a mark; ask the machine for it again: cairnctl machine status";
+            let message = "these are not the lines of a mark; ask the machine for it again: cairnctl status";
             Refusal::new(Reason::NonCanonical, message)
         })?;
         if verify_identity(&spki, &mark.to_sign(), &signature).as_ref() != Some(&mark.machine) {
-            let message =
-                "the mark is not signed by the machine that it names; look at that machine: cairnctl machine status";
+            let message = "the mark is not signed by the machine that it names; look at that machine: cairnctl status";
             return Err(Refusal::new(Reason::BadSignature, message));
         }
         Ok(SignedMark { mark, text: text.to_owned() })

@@ -155,11 +155,7 @@ fn trust(page: &mut Page, model: &Model) {
     for ((state, reason), count) in &commits {
         page.value("gitsync_commits", &[("state", state), ("reason", reason)], *count);
     }
-    page.metric(
-        "machined_condition_status",
-        "gauge",
-        "Conditions of the machine, as cairnctl machine status shows them.",
-    );
+    page.metric("machined_condition_status", "gauge", "Conditions of the machine, as cairnctl status shows them.");
     for condition in &status.conditions {
         let labels = [("type", condition.r#type.as_str()), ("reason", condition.reason.as_str())];
         page.value("machined_condition_status", &labels, u64::from(condition.status));

@@ -115,7 +115,7 @@ impl TrustState {
         let peek: Peek = serde_json::from_slice(json).map_err(damaged)?;
         if peek.version > VERSION {
             let message = format!(
-                "trust state has version {}, this release knows {VERSION}; boot the newer slot: cairnctl machine reboot",
+                "trust state has version {}, this release knows {VERSION}; boot the newer slot: cairnctl rollback",
                 peek.version
             );
             return Err(Refusal::new(Reason::NewerState, message));
@@ -152,8 +152,8 @@ impl TrustState {
             return Ok(());
         }
         let message = format!(
-            "the machine is introduced to commit {} of cluster {}, and this is another introduction; wipe the machine to \
-             introduce it anew: cairnctl machine wipe",
+            "the machine is introduced to commit {} of cluster {}, and this is another introduction; to introduce it \
+             anew, write an image with that one to its disk: cairnctl seed",
             self.introduction.commit.short(),
             self.introduction.cluster
         );

@@ -173,7 +173,7 @@ pub(crate) fn check(order: &Order, now: Option<Timestamp>) -> Result<(), Refusal
         (None, _) => false,
     };
     if ends && !in_time {
-        let message = "a hold or pin ends within seven days; say when: cairnctl hold --for 4h";
+        let message = "a hold or pin ends within seven days; say when: cairnctl hold --hours 4";
         return Err(Refusal::new(Reason::Limit, message));
     }
     if order.reason.chars().count() > MAX_REASON_CHARS || order.by.len() > MAX_REASON_CHARS {
