@@ -166,6 +166,15 @@ impl Cluster {
         git(&self.checkout(), &["rev-parse", "HEAD"])
     }
 
+    /// Removes a file and pushes that, signed.
+    ///
+    /// # Errors
+    /// When git fails.
+    pub fn push_removal(&self, path: &str, message: &str) -> Result<()> {
+        git(&self.checkout(), &["rm", "--quiet", "--", path])?;
+        self.push(&[], message).map(drop)
+    }
+
     /// Commits files with further arguments for `git commit`, such as `--no-gpg-sign`; nothing is pushed.
     ///
     /// # Errors

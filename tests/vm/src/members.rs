@@ -7,6 +7,7 @@ use crate::places::Places;
 use crate::scenarios::DEMO_FILE;
 use crate::steps::Steps;
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 use tests_support::wait_for;
@@ -19,6 +20,18 @@ const LOSS_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a machine may take to boot, become a member and have all that the others have.
 const JOIN_LIMIT: Duration = Duration::from_secs(300);
+
+/// How long two machines may take to be drained, to restart and to be back, one after the other.
+const RESTART_LIMIT: Duration = Duration::from_secs(600);
+
+/// How much of it is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    /// Machines that are lost, one after the other.
+    pub losses: usize,
+    /// Whether machines also ask to restart, all at once, and one leaves for good.
+    pub restarts_and_leaving: bool,
+}
 
 /// A cluster of three booted machines.
 #[derive(Debug)]
@@ -48,12 +61,12 @@ impl Trio {
         &self.machines
     }
 
-    /// Three machines become one cluster, and any of `losses` of them, one after the other, is lost without the others noticing more
-    /// than an election.
+    /// Three machines become one cluster, and as many of them as `extent` says, one after the other, are lost without the others noticing
+    /// more than an election.
     ///
     /// # Errors
     /// What did not hold.
-    pub async fn any_machine_may_be_lost(&self, steps: &mut Steps, losses: usize) -> Result<()> {
+    pub async fn any_machine_may_be_lost(&self, steps: &mut Steps, extent: Extent) -> Result<()> {
         let endpoints = MACHINES.map(|(_, address)| address);
         steps.take("a repository for three machines", async { self.cluster.create_at(&endpoints) }).await?;
         for (machine, (_, address)) in self.machines.iter().zip(MACHINES) {
@@ -72,11 +85,58 @@ impl Trio {
             let step = format!("the Service answers at {}", machine.name());
             steps.take(&step, self.cluster.answer(machine, first)).await?;
         }
-        for lost in self.machines.iter().take(losses) {
+        for lost in self.machines.iter().take(extent.losses) {
             steps.take(&format!("{} is lost, the others go on", lost.name()), self.lose(&kubectl, lost)).await?;
             steps.take(&format!("{} comes back with all of it", lost.name()), self.come_back(&kubectl, lost)).await?;
         }
+        if extent.restarts_and_leaving {
+            steps.take("two are asked to restart, one goes at a time", self.restart_two(&kubectl)).await?;
+            steps.take("the third leaves, what it knew is replaced", self.leave(&kubectl)).await?;
+        }
         Ok(())
+    }
+
+    /// Asks two machines to restart in one breath. Both do, drained, and never is more than one cordoned.
+    async fn restart_two(&self, kubectl: &Kubectl) -> Result<()> {
+        let (watcher, asked) = (&self.machines[0], &self.machines[1..]);
+        let before = boots(kubectl, watcher)?;
+        for machine in asked {
+            self.cluster.cairnctl(&["--machine", machine.name(), "reboot"])?;
+        }
+        let back = async || {
+            let nodes = kubectl.at(watcher, &["get", "nodes"]).map_err(|error| format!("{error:#}"))?;
+            if nodes.lines().filter(|line| line.contains("SchedulingDisabled")).count() > 1 {
+                return Ok(Some(nodes));
+            }
+            let ready = nodes.lines().filter(|line| line.contains(" Ready ")).count() == self.machines.len();
+            let now = boots(kubectl, watcher).map_err(|error| format!("{error:#}"))?;
+            let changed = |machine: &&VirtualMachine| now.get(machine.name()) != before.get(machine.name());
+            if ready && asked.iter().filter(changed).count() == asked.len() { Ok(None) } else { Err(nodes) }
+        };
+        let together = wait_for("two restarts", RESTART_LIMIT, back).await?;
+        ensure!(together.is_none(), "two were taken away at once:\n{}", together.unwrap_or_default());
+        Ok(())
+    }
+
+    /// Takes the third machine out of the repository. Its keys are replaced, and a client that was there before goes on.
+    async fn leave(&self, kubectl: &Kubectl) -> Result<()> {
+        let (asked, leaver) = (&self.machines[0], &self.machines[2]);
+        self.cluster.push_removal(&format!("machines/{}.kdl", leaver.name()), "Take a machine out")?;
+        let replaced = async || {
+            let status = self.cluster.cairnctl_json(&["--machine", asked.name(), "status"]);
+            let status = status.map_err(|error| format!("{error:#}"))?;
+            let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+            let exposed = conditions.into_iter().find(|condition| condition["type"] == "KeysExposed");
+            let moved = exposed.as_ref().is_some_and(|one| {
+                let names = one["message"].as_str().is_some_and(|message| message.contains(leaver.name()));
+                one["status"] == true && one["reason"] == "OldKeysBelieved" && names
+            });
+            if moved { Ok(()) } else { Err(format!("{exposed:?}")) }
+        };
+        wait_for("new keys to sign", JOIN_LIMIT, replaced).await?;
+        let read = kubectl.at(asked, &["create", "configmap", "after-leaving", "--output", "name"])?;
+        ensure!(read.trim() == "configmap/after-leaving", "the client from before is answered {read:?}");
+        leaver.cut_power().await
     }
 
     /// Brings a machine in with its address on the shared network, in one push.
@@ -138,16 +198,24 @@ impl Trio {
     }
 }
 
+/// The boot of each node.
+fn boots(kubectl: &Kubectl, at: &VirtualMachine) -> Result<std::collections::BTreeMap<String, String>> {
+    let nodes: Value = serde_json::from_str(&kubectl.at(at, &["get", "nodes", "--output", "json"])?)?;
+    let nodes = nodes["items"].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(nodes.iter().map(|it| (text(&it["metadata"]["name"]), text(&it["status"]["nodeInfo"]["bootID"]))).collect())
+}
+
 /// Runs it in the folder of `places`, with the programs and images that lie there.
 ///
 /// # Errors
 /// What did not hold.
-pub async fn members(places: &Places, steps: &mut Steps, losses: usize) -> Result<()> {
+pub async fn members(places: &Places, steps: &mut Steps, extent: Extent) -> Result<()> {
     std::fs::create_dir_all(places.home("served"))?;
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let server = tests_support::git::serve(&places.home("served"), listen).await?;
     let trio = Trio::new(places, server.address().port())?;
-    let held = trio.any_machine_may_be_lost(steps, losses).await;
+    let held = trio.any_machine_may_be_lost(steps, extent).await;
     for machine in trio.machines() {
         if held.is_err() {
             let serial = machine.serial();

@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use std::net::SocketAddr;
 use tests_vm::faults::{self, Moments};
+use tests_vm::members::Extent;
 use tests_vm::scenarios::{self, DEMO_FILE, Stage};
 use tests_vm::{Artefacts, Cluster, Kubectl, Places, Ports, Steps, VirtualMachine, demo_manifests};
 
@@ -153,7 +154,7 @@ async fn main_job(places: &Places, machine: &VirtualMachine, steps: &mut Steps, 
     machine.cut_power().await?;
     seeded(steps).await?;
     println!("\nthe main job holds");
-    crate::vm::members(test.losses).await
+    crate::vm::members(Extent { losses: test.losses, restarts_and_leaving: false }).await
 }
 
 /// A cluster of its own, whose machine comes up by a seed.

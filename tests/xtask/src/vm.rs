@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
+use tests_vm::members::Extent;
 use tests_vm::{Artefacts, Places, Steps, VirtualMachine, upgrades};
 
 /// Where the machine lives.
@@ -17,7 +18,7 @@ pub(crate) struct Vm {
     /// Where the moments of those cuts follow from
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Only three machines of one cluster, of which this many are lost in turn
+    /// Only three machines of one cluster, of which this many are lost in turn, two restart and one leaves
     #[arg(long, value_name = "LOSSES", num_args = 0..=1, default_missing_value = "3")]
     members: Option<usize>,
 }
@@ -28,7 +29,7 @@ const MEMBERS_HOME: &str = ".cairn/test-members";
 pub(crate) async fn vm(vm: &Vm) -> Result<()> {
     Artefacts::build(&Places::new(HOME)?, &mut Steps::default()).await?;
     if let Some(losses) = vm.members {
-        return members(losses).await;
+        return members(Extent { losses, restarts_and_leaving: true }).await;
     }
     run(vm.power_cuts, vm.seed).await
 }
@@ -46,11 +47,11 @@ pub(crate) async fn run(power_cuts: u32, seed: u64) -> Result<()> {
 }
 
 /// Runs three machines, from an empty folder.
-pub(crate) async fn members(losses: usize) -> Result<()> {
+pub(crate) async fn members(extent: Extent) -> Result<()> {
     std::fs::remove_dir_all(Places::new(MEMBERS_HOME)?.home("")).context("removing what the last run left")?;
     let places = Places::new(MEMBERS_HOME)?;
     println!("\nthree machines, one cluster");
-    tests_vm::members::members(&places, &mut Steps::default(), losses).await?;
+    tests_vm::members::members(&places, &mut Steps::default(), extent).await?;
     println!("\nthe cluster holds");
     Ok(())
 }
