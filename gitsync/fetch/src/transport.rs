@@ -79,7 +79,9 @@ pub(crate) fn open(folder: &Path, format: gix::hash::Kind) -> Result<gix::Reposi
     });
     if folder.join("HEAD").exists() && packs <= MAX_PACKS {
         match gix::open_opts(folder, options()) {
-            Ok(repository) if repository.object_hash() == format => return Ok(repository),
+            Ok(repository) if repository.object_hash() == format && refs_are_whole(&repository) => {
+                return Ok(repository);
+            }
             // Damaged by a power cut, or of the other format: everything in it can be fetched again.
             Ok(_) | Err(_) => {}
         }
@@ -89,6 +91,11 @@ pub(crate) fn open(folder: &Path, format: gix::hash::Kind) -> Result<gix::Reposi
     gix::ThreadSafeRepository::init_opts(folder, gix::create::Kind::Bare, create, options())
         .map(Into::into)
         .map_err(|error| local(&error))
+}
+
+/// Whether every ref can be read: a power cut leaves empty files where refs were written just before, and no fetch gets past one.
+fn refs_are_whole(repository: &gix::Repository) -> bool {
+    repository.references().is_ok_and(|refs| refs.all().is_ok_and(|mut all| all.all(|one| one.is_ok())))
 }
 
 /// Removes what is inside the folder, not the folder: its parent does not belong to the child.
@@ -284,4 +291,24 @@ fn branch_of(refs: &[(String, gix::ObjectId)], url: &RepositoryUrl, branch: &str
         kind: FailureKind::RefMissing,
         message: format!("{url} has no {branch}; push the branch, or correct the introduction"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ref_that_a_power_cut_left_empty_has_the_folder_begun_again() {
+        let folder = tempfile::tempdir().expect("because /tmp can be written");
+        let opened = || open(folder.path(), gix::hash::Kind::Sha1).map_err(|failure| failure.message);
+        opened().expect("because it is new");
+        let tip = folder.path().join(TIP_REF);
+        std::fs::create_dir_all(tip.parent().expect("because a ref lies in a folder")).expect("because it is ours");
+        std::fs::write(&tip, format!("{}\n", "a".repeat(40))).expect("because it is ours");
+        opened().expect("because all its refs can be read");
+        assert!(tip.exists(), "what is whole is kept");
+        std::fs::write(&tip, "").expect("because it is ours");
+        opened().expect("because a damaged one is replaced");
+        assert!(!tip.exists());
+    }
 }
