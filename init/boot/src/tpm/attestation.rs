@@ -67,10 +67,7 @@ impl AttestationPublic {
     /// The point, uncompressed: what libraries check signatures with.
     #[must_use]
     pub fn point(&self) -> [u8; 65] {
-        let mut point = [4; 65];
-        point[1..33].copy_from_slice(&self.x);
-        point[33..].copy_from_slice(&self.y);
-        point
+        super::uncompressed(&self.x, &self.y)
     }
 }
 

@@ -54,10 +54,7 @@ impl SigningPublic {
     /// The point, uncompressed: what libraries check signatures with.
     #[must_use]
     pub fn point(&self) -> [u8; 65] {
-        let mut point = [4; 65];
-        point[1..33].copy_from_slice(&self.x);
-        point[33..].copy_from_slice(&self.y);
-        point
+        super::uncompressed(&self.x, &self.y)
     }
 
     fn read(bytes: &[u8]) -> Result<Self, Fault> {

@@ -179,5 +179,13 @@ pub fn response_length(begin: &[u8]) -> Option<usize> {
     Some(u32::from_be_bytes([header[2], header[3], header[4], header[5]]) as usize)
 }
 
+/// A point of P-256 as libraries that check signatures want it.
+fn uncompressed(x: &[u8; 32], y: &[u8; 32]) -> [u8; 65] {
+    let mut point = [4; 65];
+    point[1..33].copy_from_slice(x);
+    point[33..].copy_from_slice(y);
+    point
+}
+
 #[cfg(test)]
 mod tests;
