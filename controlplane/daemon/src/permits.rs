@@ -5,8 +5,8 @@
 //!
 //! Task: `permits`, a gRPC server on a socket that only root can open.
 
-use controlplane_client::{Client, ClientError, Object, Patch, Transport};
-use controlplane_controllers::{ANSWER, Answer, Phase, WISH, Wish};
+use controlplane_client::{Client, ClientError, Patch, Transport};
+use controlplane_controllers::{Answer, Phase, WISH, Wish};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Node;
 use machined_api::permits_server::{Permits, PermitsServer};
@@ -97,20 +97,15 @@ impl Service {
     async fn answer(&self, reason: String, now: Timestamp) -> Result<AskReply, ClientError> {
         let nodes = self.client.all::<Node>();
         let node = nodes.get(&self.machine).await?;
-        let wish: Option<Wish> = annotation(&node, WISH);
-        let fresh = wish
+        let fresh = Wish::on(&node)
             .filter(|wish| wish.boot == self.boot && wish.reason == reason && now.duration_since(wish.asked) < REFRESH);
         if fresh.is_none() {
             let wish = Wish { boot: self.boot.clone(), reason, asked: now };
             let text = serde_json::to_string(&wish).expect("because it is plain data");
             nodes.patch(&self.machine, Patch::Merge(&json!({"metadata": {"annotations": {WISH: text}}}))).await?;
         }
-        Ok(reply(annotation(&node, ANSWER), &self.boot, now))
+        Ok(reply(Answer::on(&node), &self.boot, now))
     }
-}
-
-fn annotation<T: for<'de> serde::Deserialize<'de>>(node: &Node, name: &str) -> Option<T> {
-    serde_json::from_str(node.annotation(name)?).ok()
 }
 
 /// What machined is told. Only a permit for this boot, with time left, is one.

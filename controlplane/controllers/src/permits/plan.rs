@@ -1,7 +1,7 @@
 //! Who may take a machine away now: a function of wishes, the slot's holder, the store's members and the holder's pods. Pure.
 
 use super::Voters;
-use super::record::{ANSWER, Answer, Phase, WISH, Wish, annotation};
+use super::record::{Answer, Phase, Wish};
 use crate::pods::has_ended;
 use controlplane_client::Object;
 use jiff::{SignedDuration, Timestamp};
@@ -71,8 +71,8 @@ impl Machine {
             boot: status.and_then(|it| it.node_info.as_ref()).map(|info| info.boot_id.clone()).unwrap_or_default(),
             ready: conditions.into_iter().any(|one| one.type_ == "Ready" && one.status == "True"),
             unschedulable: node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true),
-            wish: annotation(node, WISH),
-            answer: annotation(node, ANSWER),
+            wish: Wish::on(node),
+            answer: Answer::on(node),
         }
     }
 
@@ -142,7 +142,7 @@ pub(super) fn plan(view: &View<'_>, now: Timestamp) -> Step {
     }
     match view.held {
         Some(held) => match view.machines.iter().find(|machine| machine.name == held.machine) {
-            Some(machine) if held.granted_until.is_some() => away(held, machine, view, now),
+            Some(machine) if held.granted_until.is_some() => away(held, machine, now),
             Some(machine) => drain(held, machine, view, now),
             // Its Node is gone, so it is no machine of the cluster any more, or goes through the other slot now.
             None => Step::End { uncordon: held.cordoned, answer: None, why: "the machine left".to_owned() },
@@ -246,7 +246,7 @@ fn drain(held: &Held, machine: &Machine, view: &View<'_>, now: Timestamp) -> Ste
     Step::Grant(Held { granted_until: Some(until), ..held.clone() })
 }
 
-fn away(held: &Held, machine: &Machine, _view: &View<'_>, now: Timestamp) -> Step {
+fn away(held: &Held, machine: &Machine, now: Timestamp) -> Step {
     if machine.boot != held.boot && machine.ready {
         return Step::End { uncordon: held.cordoned, answer: None, why: "it is back and ready".to_owned() };
     }

@@ -4,6 +4,7 @@ use super::plan::{Held, Slot};
 use controlplane_client::Object;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use serde::{Deserialize, Serialize};
 
@@ -56,8 +57,23 @@ pub struct Answer {
     pub cordoned: bool,
 }
 
-/// Reads an annotation; what is not understood is nothing.
-pub(super) fn annotation<T: for<'de> Deserialize<'de>>(object: &impl Object, name: &str) -> Option<T> {
+impl Wish {
+    /// The wish that stands on a Node; one that is not understood is none.
+    #[must_use]
+    pub fn on(node: &Node) -> Option<Self> {
+        annotation(node, WISH)
+    }
+}
+
+impl Answer {
+    /// The answer that stands on a Node; one that is not understood is none.
+    #[must_use]
+    pub fn on(node: &Node) -> Option<Self> {
+        annotation(node, ANSWER)
+    }
+}
+
+fn annotation<T: for<'de> Deserialize<'de>>(object: &impl Object, name: &str) -> Option<T> {
     serde_json::from_str(object.annotation(name)?).ok()
 }
 
