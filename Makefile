@@ -2,7 +2,7 @@
 
 # What the host must have; `make packages` installs what is missing.
 PACKAGES := gcc libc6-dev git protobuf-compiler qemu-system-x86 qemu-utils ovmf openssh-client ca-certificates curl \
-	containerd runc nftables iproute2 swtpm
+	containerd runc nftables iproute2 swtpm cryptsetup-bin
 # The tests drive a real kubectl; Debian's serves where there is none yet.
 KUBECTL := $(if $(shell command -v kubectl),,kubernetes-client)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
