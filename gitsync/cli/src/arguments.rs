@@ -11,7 +11,7 @@ pub(crate) use upgrade::{Attest, Rollback, Upgrade, UpgradeCommand};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use machined_config::Role;
-use machined_ids::{Fingerprint, MachineName, PrincipalName};
+use machined_ids::{ClassName, Fingerprint, MachineName, PrincipalName};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -210,6 +210,9 @@ pub(crate) struct Enroll {
     /// The machine's part in the cluster: control-plane or worker
     #[arg(long, default_value = "control-plane")]
     pub(crate) role: Role,
+    /// The class in machines/ that it belongs to
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) class: Option<ClassName>,
     /// URL from which the machine fetches the repository; may be given several times
     #[arg(long, value_name = "URL", required_unless_present = "seeded")]
     pub(crate) repository: Vec<String>,

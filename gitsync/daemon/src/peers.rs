@@ -14,10 +14,9 @@ use crate::objects;
 use crate::source::{Moment, Source, SourceError};
 use crate::statements::{Giver, Here};
 use controlplane_client::{Client, ClientError, DynamicObject, Object, Optional, Selection};
-use gitsync_plan::Machine;
 use gitsync_verify::limits::{MAX_MARKS, MAX_STATEMENT_BYTES, MAX_STATEMENTS};
 use gitsync_verify::{Introduction, Mark, SignedMark, TrustState};
-use machined_config::Role;
+use machined_config::{Member, Role};
 use machined_ids::{Fingerprint, MachineName};
 use machined_reconcile::story;
 use serde_json::{Value, json};
@@ -220,8 +219,8 @@ impl Source {
     fn has_peers(&self, context: &Context) -> bool {
         let Some(applied) = &self.applied else { return false };
         let machines = &applied.documents.machines;
-        let own = |machine: &Machine| machine.config.identity == context.identity;
-        let is = |machine: &Machine| machine.config.role == Role::ControlPlane;
+        let own = |machine: &Member| machine.config.identity == context.identity;
+        let is = |machine: &Member| machine.config.role == Role::ControlPlane;
         machines.values().any(own) && machines.values().any(|machine| is(machine) && !own(machine))
     }
 

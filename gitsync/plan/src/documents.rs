@@ -2,18 +2,9 @@
 
 use gitsync_verify::{Files, Mistake};
 use machined_access::{MachineEntry, MachineRole};
-use machined_config::{ClusterConfig, MachineConfig, Problems, Role};
-use machined_ids::{ClusterId, Fingerprint, MachineName};
+use machined_config::{ClusterConfig, MachineConfig, Machines, Member, Problems, Role, RolloutConfig};
+use machined_ids::{ClassName, ClusterId, Fingerprint, MachineName};
 use std::collections::BTreeMap;
-
-/// One machine's document, as text and as what it says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Machine {
-    /// The text of `machines/<name>.kdl`.
-    pub text: String,
-    /// What it says.
-    pub config: MachineConfig,
-}
 
 /// The documents that machines read, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,14 +13,16 @@ pub struct MachineDocuments {
     pub cluster_text: String,
     /// What it says.
     pub cluster: ClusterConfig,
-    /// Machines by name.
-    pub machines: BTreeMap<MachineName, Machine>,
+    /// Machines by name, with what their classes add.
+    pub machines: BTreeMap<MachineName, Member>,
+    /// How a new image goes through the machines of a class.
+    pub classes: BTreeMap<ClassName, RolloutConfig>,
 }
 
 impl MachineDocuments {
     /// The machine that an identity key belongs to.
     #[must_use]
-    pub fn by_identity(&self, identity: &Fingerprint) -> Option<(&MachineName, &Machine)> {
+    pub fn by_identity(&self, identity: &Fingerprint) -> Option<(&MachineName, &Member)> {
         self.machines.iter().find(|(_, machine)| machine.config.identity == *identity)
     }
 
@@ -60,30 +53,22 @@ pub(crate) fn read(files: &Files, cluster: Option<ClusterId>, mistakes: &mut Vec
         let message = format!("this is cluster {}, and the machines were introduced to {cluster}", config.id);
         mistakes.push(mistake(CLUSTER_FILE, message, "the id of the introduction"));
     }
-    let mut machines = BTreeMap::new();
+    let mut texts = Vec::new();
     for (path, _) in files.under("machines/") {
         if !path.ends_with(".kdl") || path.matches('/').count() != 1 {
-            mistakes.push(mistake(path, "machines/ holds only documents of machines", "machines/<name>.kdl"));
+            mistakes.push(mistake(
+                path,
+                "machines/ holds only documents of machines and classes",
+                "machines/<name>.kdl",
+            ));
             continue;
         }
-        let Some(text) = text(files, path, mistakes) else { continue };
-        if let Some(config) = take(MachineConfig::parse(path, text), mistakes) {
-            machines.insert(config.name.clone(), Machine { text: text.to_owned(), config });
-        }
+        texts.extend(text(files, path, mistakes).map(|text| (path, text)));
     }
-    one_fingerprint_is_one_machine(&machines, mistakes);
+    let machines = take(Machines::read(texts), mistakes);
     let (cluster_text, cluster) = (cluster_text?.to_owned(), config?);
-    (mistakes.len() == before).then_some(MachineDocuments { cluster_text, cluster, machines })
-}
-
-fn one_fingerprint_is_one_machine(machines: &BTreeMap<MachineName, Machine>, mistakes: &mut Vec<Mistake>) {
-    let mut owners: BTreeMap<&Fingerprint, &MachineName> = BTreeMap::new();
-    for (name, machine) in machines {
-        if let Some(other) = owners.insert(&machine.config.identity, name) {
-            let message = format!("the identity is already that of machine {other}");
-            mistakes.push(mistake(&format!("machines/{name}.kdl"), message, "one fingerprint for one machine"));
-        }
-    }
+    let Machines { machines, classes } = machines?;
+    (mistakes.len() == before).then_some(MachineDocuments { cluster_text, cluster, machines, classes })
 }
 
 fn mistake(path: &str, message: impl Into<String>, expected: &str) -> Mistake {

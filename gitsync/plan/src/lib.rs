@@ -20,7 +20,7 @@ mod render;
 mod sync;
 mod yaml;
 
-pub use documents::{Machine, MachineDocuments};
+pub use documents::MachineDocuments;
 pub use inventory::{Entry, Inventory};
 pub use object::{DesiredObject, ObjectKey, Origin};
 pub use render::{DesiredState, access, lint, render};

@@ -101,6 +101,20 @@ fn t92_two_machines_with_one_fingerprint_are_refused() {
 }
 
 #[test]
+fn an_unknown_class_and_mistakes_in_a_class_are_refused_where_they_stand() {
+    let machine = |class: &str| {
+        format!("machine \"a\" {{\n    identity \"{IDENTITY}\"\n    role \"worker\"\n    class \"{class}\"\n}}\n")
+    };
+    let classes = ("machines/classes.kdl", "class \"workers\" { time { server \"192.0.2.1\"; }; }\n");
+    assert_eq!(lint(&files(&[classes, ("machines/a.kdl", &machine("workers"))])), Ok(()));
+    let refusal = refused(&[classes, ("machines/a.kdl", &machine("wrokers"))]);
+    assert!(refusal.message.contains("machines/a.kdl:4:5: class wrokers is in no file of machines/"), "{refusal}");
+    let wrong = ("machines/classes.kdl", "class \"workers\" {\n    role \"control-plane\"\n}\n");
+    let refusal = refused(&[wrong, ("machines/a.kdl", &machine("workers"))]);
+    assert!(refusal.message.contains("machines/classes.kdl:2:5: `role` is not a class's to say"), "{refusal}");
+}
+
+#[test]
 fn kinds_that_cairn_writes_itself_are_not_for_manifests() {
     let text = "apiVersion: cairn.dev/v1alpha1\nkind: Machine\nmetadata: {name: a}\n";
     assert!(refused(&[("apps/a.yaml", text)]).message.contains("written by Cairn itself"));

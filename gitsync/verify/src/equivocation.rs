@@ -6,7 +6,7 @@ use crate::objects::ObjectId;
 use crate::refusal::{Reason, Refusal};
 use crate::state::TrustState;
 use crate::tree::Trees;
-use machined_config::{MachineConfig, Role};
+use machined_config::{MachineDocument, Role};
 use machined_ids::{CommitId, Epoch, Fingerprint, Seq, StepId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -58,15 +58,16 @@ impl Equivocation {
 pub(crate) struct Machines(BTreeMap<Fingerprint, Role>);
 
 impl Machines {
-    /// Reads `machines/`. A document that cannot be read names nobody.
+    /// Reads `machines/`. A document that cannot be read names nobody, and neither does one of classes: who a machine is stands in its
+    /// own document.
     pub(crate) fn read(trees: &Trees<'_>, tree: &ObjectId) -> Result<Self, Refusal> {
         let Some(folder) = trees.child(tree, "machines")? else { return Ok(Machines::default()) };
         let mut machines = BTreeMap::new();
         for (path, bytes) in trees.files(&folder, "machines")?.0 {
             let text = std::str::from_utf8(&bytes).ok();
-            let Some(config) = text.and_then(|text| MachineConfig::parse(&path, text).ok()) else { continue };
-            let known = machines.entry(config.identity).or_insert(config.role);
-            *known = (*known).max(config.role);
+            let Some(document) = text.and_then(|text| MachineDocument::parse(&path, text).ok()) else { continue };
+            let known = machines.entry(document.identity).or_insert(document.role);
+            *known = (*known).max(document.role);
         }
         Ok(Machines(machines))
     }

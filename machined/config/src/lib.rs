@@ -31,13 +31,31 @@
 //!     image digest="sha256:..." url="https://images.example/cairn-0.2.0-cloud.artefact"
 //! }
 //! ```
+//!
+//! ```kdl
+//! class "workers" {                           // machines/classes.kdl; `class "workers"` in a machine's document
+//!     image digest="sha256:..." url="https://images.example/cairn-0.2.0-cloud.artefact"
+//!     rollout unavailable=2 {
+//!         wave 1 pause="10m"
+//!         wave "25%"
+//!     }
+//! }
+//! ```
 
 mod address;
+mod class;
+#[cfg(test)]
+mod class_tests;
 mod cluster;
 mod machine;
 pub mod read;
+mod render;
+mod settings;
 
 pub use address::{Cidr, CidrError};
+pub use class::{Canary, Machines, Member, RolloutConfig, Share, UNAVAILABLE_MAX, Wave};
 pub use cluster::{CLUSTER_LEVEL, ClusterConfig, ClusterNetwork, RolloutDeadline};
-pub use machine::{Addressing, ImageConfig, LinkConfig, MachineConfig, MachineNetwork, RegistryConfig, Role};
+pub use machine::{
+    Addressing, ImageConfig, LinkConfig, MachineConfig, MachineDocument, MachineNetwork, RegistryConfig, Role,
+};
 pub use read::{Problem, Problems};

@@ -1,9 +1,13 @@
-//! `machines/<name>.kdl`: one machine.
+//! One machine: its own document, or that and what its class adds to it.
+//!
+//! [`MachineDocument`] is `machines/<name>.kdl` as it stands in the repository; [`MachineConfig`] is whole, and what machines are handed.
 
 use crate::address::Cidr;
-use crate::read::{self, Block, Node, Problems};
+use crate::class::Canary;
+use crate::read::{self, Block, Node, Place, Problems};
+use crate::settings::{Settings, network};
 use init_boot::artefact::ImageDigest;
-use machined_ids::{Fingerprint, MachineName};
+use machined_ids::{ClassName, Fingerprint, MachineName};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -25,6 +29,22 @@ pub struct MachineConfig {
     pub registries: Vec<RegistryConfig>,
     /// The operating system image that it should run; `None` leaves it with what it has.
     pub image: Option<ImageConfig>,
+    /// It tries new images before all others.
+    pub canary: Option<Canary>,
+}
+
+/// `machines/<name>.kdl` as it stands in the repository: what a class adds is not in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineDocument {
+    /// Its name, and the name of its file.
+    pub name: MachineName,
+    /// Fingerprint of its identity key. Never a class's to say.
+    pub identity: Fingerprint,
+    /// Its part in the cluster. Never a class's to say.
+    pub role: Role,
+    /// The class that it belongs to, and where that is said.
+    pub class: Option<(ClassName, Place)>,
+    pub(crate) own: Settings,
 }
 
 /// An operating system image, and where it is found: `image digest="sha256:..." url="https://..."`.
@@ -114,21 +134,72 @@ impl fmt::Display for Role {
 }
 
 impl MachineConfig {
+    /// Reads a whole document: one of a machine without a class, or one that [`MachineConfig::render`] wrote. `path` is for messages.
+    ///
+    /// # Errors
+    /// Every mistake in the document; that it names a class.
+    pub fn parse(path: &str, text: &str) -> Result<Self, Problems> {
+        let document = MachineDocument::parse(path, text)?;
+        match &document.class {
+            None => Ok(document.with(None)),
+            Some((class, place)) => {
+                let message = format!("class {class} is not known here: this document is read alone");
+                Err(Problems(vec![read::Problem {
+                    path: path.to_owned(),
+                    line: place.line,
+                    column: place.column,
+                    message,
+                }]))
+            }
+        }
+    }
+}
+
+impl MachineDocument {
     /// Reads a machine's document. `path` is for messages.
     ///
     /// # Errors
     /// Every mistake in the document.
     pub fn parse(path: &str, text: &str) -> Result<Self, Problems> {
-        read::document(path, text, |file| {
-            let node = file.one("machine")?;
-            let name: Option<MachineName> = node.argument(0);
-            if let (Some(name), Some(stem)) = (&name, file_stem(path))
-                && name.as_str() != stem
-            {
-                node.problem(format!("the machine is called {name}; its file must be machines/{name}.kdl"));
-            }
-            node.children(|block| machine(name, block))
+        read::document(path, text, |file| MachineDocument::read(path, &file.one("machine")?))
+    }
+
+    pub(crate) fn read(path: &str, node: &Node<'_>) -> Option<Self> {
+        let name: Option<MachineName> = node.argument(0);
+        if let (Some(name), Some(stem)) = (&name, file_stem(path))
+            && name.as_str() != stem
+        {
+            node.problem(format!("the machine is called {name}; its file must be machines/{name}.kdl"));
+        }
+        node.children(|block| {
+            let (identity, role) = (block.value("identity"), block.value("role"));
+            let class = block.optional("class").map(|node| Some((node.only_argument()?, node.place())));
+            let own = Settings::read(block);
+            let class = match class {
+                Some(class) => Some(class?),
+                None => None,
+            };
+            Some(MachineDocument { name: name?, identity: identity?, role: role?, class, own: own? })
         })
+    }
+
+    /// The machine with what its class says where its own document says nothing.
+    pub(crate) fn with(self, class: Option<&Settings>) -> MachineConfig {
+        let MachineDocument { name, identity, role, class: _, own } = self;
+        let Settings { network, time_servers, registries, image, canary } = match class {
+            Some(class) => own.over(class),
+            None => own,
+        };
+        MachineConfig {
+            name,
+            identity,
+            role,
+            network,
+            time_servers: time_servers.unwrap_or_default(),
+            registries,
+            image,
+            canary: canary.flatten(),
+        }
     }
 }
 
@@ -137,108 +208,9 @@ fn file_stem(path: &str) -> Option<&str> {
     path.rsplit('/').next()?.strip_suffix(".kdl")
 }
 
-fn machine(name: Option<MachineName>, block: &Block<'_>) -> Option<MachineConfig> {
-    let identity = block.value("identity");
-    let role = block.value("role");
-    let network =
-        block.optional("network").map_or_else(|| Some(MachineNetwork::default()), |node| node.children(network));
-    let time_servers = block
-        .optional("time")
-        .map(|node| node.children(|time| time.many("server").iter().filter_map(Node::only_argument).collect()));
-    let nodes = block.many("registry");
-    let registries: Vec<_> = nodes.iter().map(registry).collect();
-    let names = nodes.iter().zip(&registries).filter_map(|(node, read)| Some((node, &read.as_ref()?.name)));
-    read::report_repeats(names, "registry");
-    let image = block.optional("image").map(|node| image(&node));
-    Some(MachineConfig {
-        name: name?,
-        identity: identity?,
-        role: role?,
-        network: network?,
-        time_servers: time_servers.unwrap_or_default(),
-        registries: registries.into_iter().collect::<Option<_>>()?,
-        image: match image {
-            Some(image) => Some(image?),
-            None => None,
-        },
-    })
-}
-
 impl MachineNetwork {
     /// Reads the block of a `network` node; a seed has one too.
     pub fn read(block: &Block<'_>) -> Option<Self> {
         network(block)
     }
-}
-
-fn network(block: &Block<'_>) -> Option<MachineNetwork> {
-    let nodes = block.many("link");
-    let links: Vec<_> = nodes.iter().map(link).collect();
-    let names = nodes.iter().zip(&links).filter_map(|(node, read)| Some((node, &read.as_ref()?.name)));
-    read::report_repeats(names, "link");
-    let nameservers = block.many("nameserver").iter().filter_map(Node::only_argument).collect();
-    Some(MachineNetwork { links: links.into_iter().collect::<Option<_>>()?, nameservers })
-}
-
-/// Longest name of a link that Linux takes (IFNAMSIZ without the final zero).
-const LINK_NAME_MAX: usize = 15;
-
-fn link(node: &Node<'_>) -> Option<LinkConfig> {
-    let name: Option<String> = node.argument(0);
-    if name.as_ref().is_some_and(|name| name.is_empty() || name.len() > LINK_NAME_MAX) {
-        node.problem(format!("a link's name has 1 to {LINK_NAME_MAX} characters"));
-    }
-    let addressing = node.children(|block| {
-        let dhcp = block.optional("dhcp").is_some_and(|node| node.switch());
-        let addresses: Vec<Cidr> = block.many("address").iter().filter_map(Node::only_argument).collect();
-        let gateway = block.optional_value("gateway");
-        match (dhcp, addresses.is_empty()) {
-            (true, true) => Some(Addressing::Dhcp),
-            (false, false) => Some(Addressing::Static { addresses, gateway }),
-            (true, false) => {
-                block.problem("a link has either `dhcp` or `address`, not both");
-                None
-            }
-            (false, true) => {
-                block.problem("a link needs `dhcp #true` or at least one `address`");
-                None
-            }
-        }
-    });
-    Some(LinkConfig { name: name?, addressing: addressing? })
-}
-
-fn registry(node: &Node<'_>) -> Option<RegistryConfig> {
-    let name = node.argument(0);
-    let mirrors: Vec<String> =
-        node.children(|block| block.many("mirror").iter().filter_map(Node::only_argument).collect());
-    for mirror in &mirrors {
-        if !mirror.starts_with("http://") && !mirror.starts_with("https://") {
-            node.problem(format!("mirror {mirror:?} must be an http:// or https:// URL"));
-        }
-    }
-    Some(RegistryConfig { name: name?, mirrors })
-}
-
-/// Longest URL of an image; servers and proxies take no longer ones either.
-const IMAGE_URL_BYTES_MAX: usize = 2048;
-
-fn image(node: &Node<'_>) -> Option<ImageConfig> {
-    let digest = node.property("digest");
-    let url: Option<String> = node.property("url");
-    let attempt = node.property("attempt");
-    node.finish();
-    if digest.is_none() {
-        node.problem("an image needs digest=\"sha256:...\"; `cairn-image inspect` shows it");
-    }
-    let fetched = |url: &str| {
-        (url.starts_with("http://") || url.starts_with("https://"))
-            && url.len() <= IMAGE_URL_BYTES_MAX
-            && url.bytes().all(|byte| byte.is_ascii_graphic())
-    };
-    if !url.as_deref().is_some_and(fetched) {
-        node.problem("an image needs url=\"...\", an http:// or https:// URL of its artefact");
-        return None;
-    }
-    Some(ImageConfig { digest: digest?, url: url?, attempt: attempt.unwrap_or(1) })
 }

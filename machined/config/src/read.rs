@@ -251,9 +251,10 @@ impl<'a> Node<'a> {
         found
     }
 
-    /// Whether a node that is a switch is on: `name` or `name #true`, off: `name #false`.
+    /// Whether a node that is a switch is on: `name` or `name #true`, off: `name #false`. Its properties are asked for before.
     pub fn switch(&self) -> bool {
-        let on = if self.node.entries().is_empty() { true } else { self.argument(0).unwrap_or(false) };
+        let bare = self.node.entries().iter().all(|entry| entry.name().is_some());
+        let on = if bare { true } else { self.argument(0).unwrap_or(false) };
         self.finish();
         on
     }

@@ -9,7 +9,7 @@ mod positions;
 mod recovery_code;
 
 pub use digest::{CommitId, Digest, Fingerprint, StepId, TreeHash};
-pub use names::{ClusterId, MachineName, PrincipalName};
+pub use names::{ClassName, ClusterId, MachineName, PrincipalName};
 pub use positions::{Epoch, Generation, Revision, Seq};
 pub use recovery_code::RecoveryCode;
 

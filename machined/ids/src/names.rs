@@ -54,6 +54,10 @@ label! {
     MachineName, "machine name"
 }
 label! {
+    /// The name of a class of machines in `machines/`.
+    ClassName, "class name"
+}
+label! {
     /// The name of a person or robot in `trust/`, and of a role.
     PrincipalName, "principal name"
 }

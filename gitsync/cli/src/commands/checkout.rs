@@ -10,7 +10,7 @@ use crate::{output, signing};
 use anyhow::{Context as _, Result, bail, ensure};
 use gitsync_verify::{Introduction, Policy, Reason};
 use machined_access::ssh_fingerprint;
-use machined_config::{Addressing, ClusterConfig, MachineConfig, Role};
+use machined_config::{Addressing, ClusterConfig, MachineConfig, Machines, Role};
 use machined_ids::PrincipalName;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -111,15 +111,15 @@ fn context(
     introduction: &Introduction,
     ssh_key: &Path,
 ) -> Result<Context> {
-    let mut machines = BTreeMap::new();
     let files = checkout.files("machines").unwrap_or_default();
-    for (path, bytes) in &files.0 {
-        let text = std::str::from_utf8(bytes).with_context(|| format!("{path} is not text"))?;
-        let config = MachineConfig::parse(path, text)?;
-        if config.role == Role::ControlPlane {
-            machines.insert(config.name.clone(), config);
-        }
-    }
+    let text = |bytes| std::str::from_utf8(bytes);
+    let texts: Result<Vec<_>> = files
+        .0
+        .iter()
+        .map(|(path, bytes)| Ok((path.as_str(), text(bytes).with_context(|| format!("{path} is not text"))?)))
+        .collect();
+    let machines = Machines::read(texts?)?.machines.into_values().map(|member| member.config);
+    let machines: Vec<MachineConfig> = machines.filter(|config| config.role == Role::ControlPlane).collect();
     let alone = machines.len() == 1;
     let reach = |config: MachineConfig| {
         let fixed = config.network.links.iter().find_map(|link| match &link.addressing {
@@ -130,7 +130,7 @@ fn context(
         let address = with_port(&address, machined_api::MACHINE_API_PORT);
         Some((config.name, Machine { address, identity: config.identity }))
     };
-    let machines: BTreeMap<_, _> = machines.into_values().filter_map(reach).collect();
+    let machines: BTreeMap<_, _> = machines.into_iter().filter_map(reach).collect();
     let kubernetes = (!machines.is_empty())
         .then(|| cluster.endpoints.first().map(|endpoint| format!("https://{}", with_port(endpoint, 6443))))
         .flatten();

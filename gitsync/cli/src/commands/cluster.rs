@@ -9,7 +9,7 @@ use crate::{output, signing, template};
 use anyhow::{Context as _, Result, anyhow, bail};
 use kdl::KdlValue;
 use machined_api::maintenance_client::MaintenanceClient;
-use machined_config::{ClusterConfig, MachineConfig};
+use machined_config::{ClusterConfig, MachineDocument};
 use machined_ids::{ClusterId, Fingerprint, MachineName};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -132,7 +132,7 @@ pub(super) async fn enroll(around: &Surroundings, enroll: &Enroll) -> Result<()>
     // The document first: an introduced machine looks for itself in the repository.
     let path = format!("machines/{}.kdl", enroll.name);
     let document = machine_document(&enroll.name, &enroll.fingerprint, enroll);
-    MachineConfig::parse(&path, &document)?;
+    MachineDocument::parse(&path, &document)?;
     checkout.write(&path, &document)?;
     let commit = checkout.commit(&[&path], &format!("Enrol machine {}", enroll.name))?;
     if !enroll.no_push {
@@ -189,7 +189,8 @@ fn seed_document(introduction: &str, repositories: &[String]) -> String {
 
 fn machine_document(name: &MachineName, identity: &Fingerprint, enroll: &Enroll) -> String {
     let role = enroll.role;
-    format!("machine \"{name}\" {{\n    identity \"{identity}\"\n    role \"{role}\"\n}}\n")
+    let class = enroll.class.iter().map(|class| format!("    class \"{class}\"\n")).collect::<String>();
+    format!("machine \"{name}\" {{\n    identity \"{identity}\"\n    role \"{role}\"\n{class}}}\n")
 }
 
 /// Puts the machine into the cluster's context.
