@@ -234,6 +234,8 @@ async fn unknown_fields_warn_or_are_refused_as_asked() {
 async fn nobody_but_the_gate_writes_a_permit_and_nobody_but_the_machine_its_wish() {
     const ANSWER: &str = "disruption.cairn.dev/answer";
     const WISH: &str = "disruption.cairn.dev/wish";
+    const IMAGE: &str = "rollout.cairn.dev/image";
+    const SEEN: &str = "rollout.cairn.dev/seen";
     let admin = Client::new().await;
     let node = |annotations: Value| json!({"metadata": {"name": "n1", "annotations": annotations}});
     let forged = admin.as_caller(Some(Caller::node("n1", ""))).post("/api/v1/nodes", node(json!({ANSWER: "x"}))).await;
@@ -244,6 +246,12 @@ async fn nobody_but_the_gate_writes_a_permit_and_nobody_but_the_machine_its_wish
     let operator = admin.as_caller(person(OPERATOR));
     // who, name, annotation, expected
     let cases = [
+        (&operator, "operator", IMAGE, 403),
+        (&operator, "operator", SEEN, 403),
+        (&admin, "admin", IMAGE, 403),
+        (&machine, "machine", SEEN, 403),
+        (&machine, "machine", IMAGE, 200),
+        (&gate, "gate", SEEN, 200),
         (&operator, "operator", ANSWER, 403),
         (&operator, "operator", WISH, 403),
         (&admin, "admin", ANSWER, 403),

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Service
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{Cluster, deployment, key};
 
 fn is_rolled_out(deployment: &Deployment, replicas: i32) -> bool {
@@ -265,7 +265,11 @@ async fn boots(cluster: &Cluster, node: &str, boot: &str) {
 }
 
 async fn wishes(cluster: &Cluster, node: &str, boot: &str) {
-    let wish = Wish { boot: boot.to_owned(), reason: "reboot".to_owned(), asked: Timestamp::now() };
+    let wish = Wish { boot: boot.to_owned(), reason: "reboot".to_owned(), asked: Timestamp::now(), image: None };
+    write_wish(cluster, node, &wish).await;
+}
+
+async fn write_wish(cluster: &Cluster, node: &str, wish: &Wish) {
     let text = serde_json::to_string(&wish).expect("because it is plain data");
     let patch = json!({"metadata": {"annotations": {WISH: text}}});
     cluster.as_node(node).all::<Node>().patch(node, Patch::Merge(&patch)).await.expect("because the server takes it");
@@ -304,5 +308,69 @@ async fn the_gate_drains_a_machine_lets_it_go_and_takes_it_back_one_at_a_time() 
     let back = |node: &Node| !is_cordoned(node) && node.annotation(ANSWER).is_none() && node.annotation(WISH).is_none();
     cluster.until_one::<Node>("n1", "it is back and uncordoned", back).await;
     cluster.until_one::<Node>("n2", "it is its turn", granted).await;
+    cluster.stop().await;
+}
+
+const NEW_IMAGE: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+/// A worker whose document names the new image, as gitsync writes it, and which asks to go to it.
+async fn wants_the_new_image(cluster: &Cluster, name: &str, more: Value) {
+    cluster.add_node(name).await;
+    boots(cluster, name, "b1").await;
+    let mut spec = json!({"role": "worker", "image": {"digest": NEW_IMAGE, "attempt": 1}});
+    spec.as_object_mut().expect("because it is one").extend(more.as_object().cloned().unwrap_or_default());
+    cluster.write_machine(name, spec).await;
+    let (boot, reason) = ("b1".to_owned(), "upgrade".to_owned());
+    let wish = Wish { boot, reason, asked: Timestamp::now(), image: Some(NEW_IMAGE.to_owned()) };
+    write_wish(cluster, name, &wish).await;
+}
+
+async fn reports(cluster: &Cluster, name: &str, report: Value) {
+    let patch = json!({"metadata": {"annotations": {"rollout.cairn.dev/image": report.to_string()}}});
+    cluster.as_node(name).all::<Node>().patch(name, Patch::Merge(&patch)).await.expect("because it is its own Node");
+}
+
+#[tokio::test]
+async fn an_image_goes_to_the_canary_first_and_to_nobody_else_once_it_failed_there() {
+    let cluster = Cluster::start().await;
+    let granted = |node: &Node| gate_answer(node).is_some_and(|answer| answer.phase == Phase::Granted);
+    let says =
+        |text: &'static str| move |node: &Node| gate_answer(node).is_some_and(|answer| answer.message.contains(text));
+    // By name w1 would be first.
+    wants_the_new_image(&cluster, "w1", json!({})).await;
+    wants_the_new_image(&cluster, "w2", json!({"canary": {"pauseSeconds": 0}})).await;
+    cluster.until_one::<Node>("w2", "the canary may go", granted).await;
+    let first = cluster.until_one::<Node>("w1", "it is told whom it waits for", says("canary w2 goes first")).await;
+    assert!(!is_cordoned(&first));
+
+    boots(&cluster, "w2", "b2").await;
+    let failed = json!({"failed": {"digest": NEW_IMAGE, "attempt": 1, "reason": "no heartbeat"}});
+    reports(&cluster, "w2", failed).await;
+    let stopped = cluster.until_one::<Node>("w1", "it is told why it stays", says("failed on w2: no heartbeat")).await;
+    assert!(!is_cordoned(&stopped));
+    let said = |event: &Event| event.reason.as_deref() == Some("RolloutStopped");
+    cluster.until::<Event>("the stop is an event", |events| events.iter().any(|event| said(event))).await;
+
+    // It is tried again there, and good.
+    reports(&cluster, "w2", json!({"good": NEW_IMAGE})).await;
+    cluster.until_one::<Node>("w1", "the others follow", granted).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_class_says_how_many_of_its_workers_may_be_away_at_once() {
+    let cluster = Cluster::start().await;
+    let class = || json!({"class": "workers", "rollout": {"unavailable": 2, "waves": []}});
+    for name in ["w1", "w2", "w3"] {
+        wants_the_new_image(&cluster, name, class()).await;
+    }
+    let granted = |node: &Node| gate_answer(node).is_some_and(|answer| answer.phase == Phase::Granted);
+    cluster.until_one::<Node>("w1", "the first may go", granted).await;
+    cluster.until_one::<Node>("w2", "the second may go with it", granted).await;
+    let waits = |node: &Node| gate_answer(node).is_some_and(|answer| answer.message.contains("goes first"));
+    let third = cluster.until_one::<Node>("w3", "the third waits", waits).await;
+    assert!(!is_cordoned(&third));
+    boots(&cluster, "w1", "b2").await;
+    cluster.until_one::<Node>("w3", "it is its turn", granted).await;
     cluster.stop().await;
 }

@@ -3,11 +3,14 @@
 //! Wire types end here: [`Place`] is what the rest of the program knows.
 
 use crate::leaf::LeafSource;
+use controlplane_types::rollout::{FailedImage, ImageReport};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use machined_access::{AccessTable, AuditRecord, LeafKey};
 use machined_api::local_client::LocalClient;
-use machined_api::{AuditRequest, Condition, ContextReply, ContextRequest, IssueLeafRequest, ReportConditionRequest};
+use machined_api::{
+    AuditRequest, Condition, ContextReply, ContextRequest, ImageState, IssueLeafRequest, ReportConditionRequest,
+};
 use machined_config::{Cidr, ClusterConfig, MachineConfig, Problems};
 use machined_reconcile::{Restart, Stop, Supervisor};
 use rustls::pki_types::CertificateDer;
@@ -29,6 +32,8 @@ pub(crate) struct Place {
     pub(crate) access: AccessTable,
     /// Addresses of the machine's links.
     pub(crate) addresses: Vec<Cidr>,
+    /// What became of images on this machine.
+    pub(crate) images: ImageReport,
 }
 
 /// Why machined could not be asked, or its answer not used.
@@ -187,6 +192,16 @@ impl Local {
     }
 }
 
+/// The release before this one says nothing of images.
+fn images(state: ImageState) -> ImageReport {
+    let failed = state.failed.map(|failed| FailedImage {
+        digest: failed.digest,
+        attempt: Some(failed.attempt).filter(|attempt| *attempt != 0),
+        reason: failed.reason,
+    });
+    ImageReport { good: Some(state.good).filter(|good| !good.is_empty()), failed }
+}
+
 /// The place in a reply; nothing while the machine has no applied step.
 fn place(reply: ContextReply) -> Result<Option<Place>, LocalError> {
     if reply.generation == 0 || reply.machine.is_empty() || reply.access.is_empty() {
@@ -204,5 +219,6 @@ fn place(reply: ContextReply) -> Result<Option<Place>, LocalError> {
         machine: MachineConfig::parse(&path, &reply.machine_kdl).map_err(documents)?,
         access,
         addresses: reply.addresses.iter().map(address).collect::<Result<_, _>>()?,
+        images: images(reply.image.unwrap_or_default()),
     }))
 }

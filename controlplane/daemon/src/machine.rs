@@ -4,6 +4,7 @@
 
 use crate::audit::Audit;
 use crate::exposed;
+use crate::image_report;
 use crate::leaf::LeafSource;
 use crate::local::{Local, Place};
 use crate::member::MemberConfig;
@@ -46,11 +47,12 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
     let audit = Audit::to_machined(local.clone(), supervisor);
     tracing::info!(machine = %place.machine.name, role = ?place.machine.role, "this machine's place in the cluster");
     let started = Start::of(&place)?;
+    let watched = places.clone();
     match started.role {
         Role::ControlPlane => {
             let server = tokio::select! {
                 // It may wait long until the others take it in.
-                server = control_plane(&arguments, &place, &started, (table, leaf, audit, local), supervisor) => server?,
+                server = control_plane(&arguments, &place, &started, (table, leaf, audit, local, watched), supervisor) => server?,
                 ended = follow(&mut places, &started, &writer) => return ended,
             };
             tokio::select! {
@@ -61,7 +63,7 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
         Role::Worker => {
             tokio::select! {
                 // It waits until the control plane answers.
-                begun = worker(&place, &started, table, leaf, supervisor) => begun?,
+                begun = worker(&place, &started, (table, leaf, watched), supervisor) => begun?,
                 ended = follow(&mut places, &started, &writer) => return ended,
             }
             follow(&mut places, &started, &writer).await
@@ -69,10 +71,16 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
     }
 }
 
-async fn worker(place: &Place, start: &Start, table: Table, leaf: LeafSource, supervisor: &Supervisor) -> Result<()> {
+async fn worker(
+    place: &Place,
+    start: &Start,
+    (table, leaf, places): (Table, LeafSource, watch::Receiver<Place>),
+    supervisor: &Supervisor,
+) -> Result<()> {
     let endpoints = place.cluster.endpoints.iter().map(|host| format!("{host}:{API_PORT}")).collect();
     let transport: Arc<dyn Transport> = Remote::new(endpoints, table.clone(), leaf.clone(), supervisor).await?;
     serve_permits(place, Arc::clone(&transport), supervisor)?;
+    image_report::start(place.machine.name.as_str(), Arc::clone(&transport), places, supervisor);
     Ok(node::start(start.node.clone(), transport, table, leaf, supervisor).await?)
 }
 
@@ -80,7 +88,7 @@ async fn control_plane(
     arguments: &MachineArguments,
     place: &Place,
     start: &Start,
-    (table, leaf, audit, local): (Table, LeafSource, Audit, Local),
+    (table, leaf, audit, local, places): (Table, LeafSource, Audit, Local, watch::Receiver<Place>),
     supervisor: &Supervisor,
 ) -> Result<Server> {
     let mut names: Vec<String> = place.addresses.iter().map(|cidr| cidr.address().to_string()).collect();
@@ -106,6 +114,7 @@ async fn control_plane(
     exposed::tell(&server, local, place.machine.name.as_str(), supervisor);
     let transport = server.transport(Caller::node(place.machine.name.as_str(), ""));
     serve_permits(place, Arc::clone(&transport), supervisor)?;
+    image_report::start(place.machine.name.as_str(), Arc::clone(&transport), places, supervisor);
     node::start(start.node.clone(), transport, table, leaf, supervisor).await?;
     Ok(server)
 }
@@ -231,6 +240,7 @@ mod tests {
                 images: Default::default(),
             },
             addresses: addresses.iter().map(|text| text.parse().expect("because it is an address")).collect(),
+            images: Default::default(),
         }
     }
 

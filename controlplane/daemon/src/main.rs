@@ -8,6 +8,7 @@ mod dev;
 mod exposed;
 mod group;
 mod identify;
+mod image_report;
 mod in_process;
 mod leaf;
 mod listener;

@@ -30,6 +30,9 @@ const MARGIN: SignedDuration = SignedDuration::from_mins(2);
 /// Reasons that machined gives; what is written on the Node is one of them.
 const REASONS: [&str; 3] = ["reboot", "shutdown", "upgrade"];
 
+/// Longest image digest: `sha256:` and 64 hex digits.
+const IMAGE_BYTES_MAX: usize = 71;
+
 /// Why machined cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PermitsError {
@@ -84,23 +87,27 @@ struct Service {
 #[tonic::async_trait]
 impl Permits for Service {
     async fn ask(&self, request: Request<AskRequest>) -> Result<Response<AskReply>, Status> {
-        let reason = request.into_inner().reason;
+        let AskRequest { reason, image } = request.into_inner();
         if !REASONS.contains(&reason.as_str()) {
             return Err(Status::invalid_argument("a machine restarts, powers off or is upgraded"));
         }
-        let answer = self.answer(reason, Timestamp::now()).await;
+        if image.len() > IMAGE_BYTES_MAX || !image.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Status::invalid_argument("an image is named by its digest"));
+        }
+        let image = Some(image).filter(|image| !image.is_empty());
+        let answer = self.answer(reason, image, Timestamp::now()).await;
         answer.map(Response::new).map_err(|error| Status::unavailable(machined_reconcile::story(&error)))
     }
 }
 
 impl Service {
-    async fn answer(&self, reason: String, now: Timestamp) -> Result<AskReply, ClientError> {
+    async fn answer(&self, reason: String, image: Option<String>, now: Timestamp) -> Result<AskReply, ClientError> {
         let nodes = self.client.all::<Node>();
         let node = nodes.get(&self.machine).await?;
-        let fresh = Wish::on(&node)
-            .filter(|wish| wish.boot == self.boot && wish.reason == reason && now.duration_since(wish.asked) < REFRESH);
+        let same = |wish: &Wish| wish.boot == self.boot && wish.reason == reason && wish.image == image;
+        let fresh = Wish::on(&node).filter(|wish| same(wish) && now.duration_since(wish.asked) < REFRESH);
         if fresh.is_none() {
-            let wish = Wish { boot: self.boot.clone(), reason, asked: now };
+            let wish = Wish { boot: self.boot.clone(), reason, asked: now, image };
             let text = serde_json::to_string(&wish).expect("because it is plain data");
             nodes.patch(&self.machine, Patch::Merge(&json!({"metadata": {"annotations": {WISH: text}}}))).await?;
         }

@@ -21,6 +21,7 @@ pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod registry;
+pub mod rollout;
 pub mod scale;
 pub mod schema;
 pub mod selector;

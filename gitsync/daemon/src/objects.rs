@@ -3,10 +3,14 @@
 use crate::book::{Fate, Judged};
 use crate::cluster::{ClusterError, HOW, MANAGER, Target, kind};
 use controlplane_client::{Client, Object, ResourceKind, Selection};
+use controlplane_types::rollout::{CanarySpec, MachineSpec, RolloutSpec, WantedImage, WaveSpec};
+use gitsync_plan::MachineDocuments;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
-use machined_ids::CommitId;
+use machined_config::{Member, RolloutConfig, Wave};
+use machined_ids::{ClassName, CommitId};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 const GROUP: &str = "cairn.dev";
 const VERSION: &str = "v1alpha1";
@@ -48,7 +52,7 @@ impl Published {
     async fn publish_machines(&mut self, client: &Client, target: &Target) -> Result<(), ClusterError> {
         let source = &target.desired.source;
         for (name, machine) in &target.desired.documents.machines {
-            let spec = json!({"identity": machine.config.identity, "role": machine.config.role.to_string()});
+            let spec = json!(machine_spec(&target.desired.documents, machine));
             let status = json!({"commit": source.commit, "seq": source.seq.0, "step": source.step});
             let both = json!({"spec": spec, "status": status});
             if self.machines.get(name.as_str()) != Some(&both) {
@@ -75,6 +79,33 @@ impl Published {
         self.tidied = true;
         Ok(())
     }
+}
+
+/// What the cluster's side needs to know of a machine, the disruption gate above all.
+fn machine_spec(documents: &MachineDocuments, machine: &Member) -> MachineSpec {
+    let of_class =
+        |class: &ClassName| documents.machines.values().filter(|one| one.class.as_ref() == Some(class)).count();
+    let rollout = machine.class.as_ref().and_then(|class| Some((of_class(class), documents.classes.get(class)?)));
+    let rollout = rollout.map(|(count, RolloutConfig { unavailable, waves })| {
+        let wave = |wave: &Wave| WaveSpec {
+            machines: u32::try_from(wave.until.of(count)).unwrap_or(u32::MAX),
+            pause_seconds: seconds(wave.pause),
+        };
+        RolloutSpec { unavailable: *unavailable, waves: waves.iter().map(wave).collect() }
+    });
+    let config = &machine.config;
+    MachineSpec {
+        identity: config.identity.to_string(),
+        role: config.role.to_string(),
+        class: machine.class.as_ref().map(ToString::to_string),
+        image: config.image.as_ref().map(|it| WantedImage { digest: it.digest.to_string(), attempt: it.attempt }),
+        canary: config.canary.map(|canary| CanarySpec { pause_seconds: seconds(canary.pause) }),
+        rollout,
+    }
+}
+
+fn seconds(pause: Duration) -> u32 {
+    u32::try_from(pause.as_secs()).unwrap_or(u32::MAX)
 }
 
 async fn delete_others(client: &Client, kind: ResourceKind, keep: &BTreeSet<&str>) -> Result<(), ClusterError> {

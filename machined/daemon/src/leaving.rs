@@ -55,7 +55,9 @@ impl ControlPlane {
         // The authority is not looked at on a Unix socket, but HTTP/2 wants one.
         let channel = Endpoint::from_static("http://permits.local").connect_with_connector(connector).await;
         let channel = channel.map_err(|error| machined_reconcile::story(&error))?;
-        let asked = PermitsClient::new(channel).ask(AskRequest { reason: what.as_str().to_owned() }).await;
+        let image = what.image().map(|image| image.to_string()).unwrap_or_default();
+        let request = AskRequest { reason: what.as_str().to_owned(), image };
+        let asked = PermitsClient::new(channel).ask(request).await;
         asked.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
     }
 }

@@ -1,7 +1,8 @@
-//! Orders and positions as the APIs carry them.
+//! Orders, positions and images as the APIs carry them.
 
-use machined_api::TrustPosition;
+use machined_api::{FailedImage, ImageState, TrustPosition};
 use machined_controllers::trust::{AcceptedPosition, Doubt, Order, OrderAction};
+use machined_controllers::upgrade::UpgradeStatus;
 use machined_ids::{Epoch, Seq};
 use tonic::Status;
 
@@ -26,6 +27,16 @@ pub(crate) fn order(order: &Order) -> machined_api::Order {
 /// Why the newest position is not known.
 pub(crate) fn doubt(doubt: &Doubt) -> machined_api::Doubt {
     machined_api::Doubt { reason: doubt.reason().to_owned(), message: doubt.to_string() }
+}
+
+/// What became of images here.
+pub(crate) fn image(status: &UpgradeStatus) -> ImageState {
+    let failed = status.failed().map(|(digest, attempt, reason)| FailedImage {
+        digest: digest.to_owned(),
+        attempt: attempt.unwrap_or(0),
+        reason: reason.to_owned(),
+    });
+    ImageState { good: status.good().unwrap_or_default().to_owned(), failed }
 }
 
 /// A position, for those who ask.

@@ -8,22 +8,27 @@ use controlplane_client::{ClientError, EventType, Object, ObjectKey, Optional, P
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A slot as it was read: the Lease whose version the next write names.
+#[derive(Default)]
 pub(super) struct Holding {
     lease: Option<Lease>,
     pub(super) held: Option<Held>,
 }
 
 impl Controller {
-    /// Reads a slot from the server: the cache may be behind, and this decides.
-    pub(super) async fn held(&self, slot: Slot) -> Result<Holding, StepError> {
-        let leases = self.client.namespaced::<Lease>(NAMESPACE);
-        let lease = leases.get(slot.lease()).await.optional();
-        let lease = lease.doing(|| format!("read lease {}", slot.lease()))?;
-        let held = lease.as_ref().and_then(held);
-        Ok(Holding { lease, held })
+    /// Reads the slots from the server: the cache may be behind, and these decide.
+    pub(super) async fn slots(&self) -> Result<BTreeMap<Slot, Holding>, StepError> {
+        let leases = self.client.namespaced::<Lease>(NAMESPACE).list(&Selection::default()).await;
+        let leases = leases.doing(|| format!("list the leases in {NAMESPACE}"))?.items;
+        let of = |lease: Lease| {
+            let slot = Slot::all().find(|slot| slot.lease() == lease.name())?;
+            let held = held(&lease);
+            Some((slot, Holding { lease: Some(lease), held }))
+        };
+        Ok(leases.into_iter().filter_map(of).collect())
     }
 
     /// The pods on a machine, from the server: a permit is given on these and not on what the cache knew.
@@ -63,7 +68,9 @@ impl Controller {
                     kept.extend(self.evict(pod).await?.map(|why| format!("{}: {why}", pod.key())));
                 }
                 let why = kept.first().map(|why| format!("; {why}")).unwrap_or_default();
-                self.tell(&machine, Some(&answer(Phase::Draining, format!("{left} pods are leaving{why}")))).await
+                self.tell(&machine, Some(&answer(Phase::Draining, format!("{left} pods are leaving{why}"))))
+                    .await
+                    .map(drop)
             }
             Step::HandOver => {
                 tracing::info!(machine, "another machine is to lead before this one goes");
@@ -95,7 +102,7 @@ impl Controller {
             }
             Step::Uncordon(machine) => {
                 self.cordon(&machine, false).await?;
-                self.tell(&machine, None).await
+                self.tell(&machine, None).await.map(drop)
             }
         }
     }
@@ -111,8 +118,8 @@ impl Controller {
         written.doing(|| format!("write lease {}", slot.lease())).map(drop)
     }
 
-    /// Writes the answer on the Node, where it differs; none takes the wish away too.
-    pub(super) async fn tell(&self, machine: &str, answer: Option<&Answer>) -> Result<(), StepError> {
+    /// Writes the answer on the Node, where it differs; none takes the wish away too. Says whether it wrote.
+    pub(super) async fn tell(&self, machine: &str, answer: Option<&Answer>) -> Result<bool, StepError> {
         let annotations = match answer {
             Some(answer) => json!({ANSWER: serde_json::to_string(answer).expect("because it is plain data")}),
             None => json!({ANSWER: null, WISH: null}),
@@ -120,9 +127,10 @@ impl Controller {
         let known = self.nodes.get(&ObjectKey::cluster(machine));
         let known = known.as_ref().and_then(|node| node.annotation(ANSWER));
         if answer.is_some() && known == annotations[ANSWER].as_str() {
-            return Ok(());
+            return Ok(false);
         }
-        self.patch(machine, json!({"metadata": {"annotations": annotations}}), "answer").await
+        self.patch(machine, json!({"metadata": {"annotations": annotations}}), "answer").await?;
+        Ok(true)
     }
 
     async fn cordon(&self, machine: &str, cordoned: bool) -> Result<(), StepError> {
@@ -131,7 +139,7 @@ impl Controller {
         self.patch(machine, json!({"spec": {"unschedulable": unschedulable}}), what).await
     }
 
-    async fn patch(&self, machine: &str, patch: Value, what: &str) -> Result<(), StepError> {
+    pub(super) async fn patch(&self, machine: &str, patch: Value, what: &str) -> Result<(), StepError> {
         let patched = self.client.all::<Node>().patch(machine, Patch::Merge(&patch)).await.optional();
         patched.doing(|| format!("{what} node {machine}")).map(drop)
     }
@@ -155,7 +163,7 @@ impl Controller {
         }
     }
 
-    fn say(&self, machine: &str, kind: EventType, reason: &'static str, message: &str) {
+    pub(super) fn say(&self, machine: &str, kind: EventType, reason: &'static str, message: &str) {
         tracing::info!(machine, reason, message, "disruption gate");
         if let Some(node) = self.nodes.get(&ObjectKey::cluster(machine)) {
             self.recorder.record(&*node, kind, reason, message.to_owned());

@@ -1,5 +1,6 @@
-//! The disruption gate: one control-plane machine and one worker at a time may be taken away, drained first, and only while those that
-//! are left can decide. `docs/decisions/0011-disruption.md` has the reasons.
+//! The disruption gate: one control-plane machine and one worker at a time (or as many as a class says) may be taken away, drained first,
+//! and only while those that are left can decide. `docs/decisions/0011-disruption.md` has the reasons. Whose turn it is for an image, and
+//! that nobody's is once it failed, is `waves.rs`' word (`0016-rollout.md`).
 //!
 //! A machine's wish is an annotation of its Node, written by its own control plane (`controlplane/daemon`, `permits.rs`) for as long as
 //! machined asks. Who may go is a Lease for each slot, changed by compare-and-write only: a leader that does not know yet that it
@@ -17,16 +18,22 @@ mod plan;
 #[cfg(test)]
 mod plan_tests;
 mod record;
+mod rollout;
+mod waves;
+#[cfg(test)]
+mod waves_tests;
 
 pub use record::{ANSWER, Answer, Phase, WISH, Wish};
 
 use crate::context::{Context, StepError};
 use crate::pods::node as node_of;
-use controlplane_client::{Cache, Client, Object, ObjectKey, Recorder, spawn_workers};
+use controlplane_client::{Cache, Client, ObjectKey, Recorder, spawn_workers};
+use execute::Holding;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use machined_reconcile::{Backoff, Outcome, Queue};
 use plan::{Machine, Slot, Step, View};
+use rollout::{Holders, Rollout};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::future::Future;
@@ -84,31 +91,64 @@ pub(crate) fn start(context: &Context) {
         group: Arc::clone(&context.settings.group),
     });
     let keys = queue.clone();
-    nodes.cache().on_change(move |_| {
-        for slot in Slot::ALL {
-            keys.add(ObjectKey::cluster(slot.lease()));
-        }
-    });
-    // One worker: a slot is decided by one look at a time.
-    spawn_workers(&context.supervisor, "disruption gate", 1, &queue, &[nodes.synced(), pods.synced()], move |key| {
+    nodes.cache().on_change(move |_| keys.add(ObjectKey::cluster("slots")));
+    // One worker: the slots are decided by one look at a time.
+    spawn_workers(&context.supervisor, "disruption gate", 1, &queue, &[nodes.synced(), pods.synced()], move |_| {
         let controller = Arc::clone(&controller);
-        async move { controller.reconcile(&key.name).await }
+        async move { controller.reconcile().await }
     });
 }
 
 impl Controller {
-    async fn reconcile(&self, lease: &str) -> Result<Outcome, StepError> {
-        let Some(slot) = Slot::ALL.into_iter().find(|slot| slot.lease() == lease) else { return Ok(Outcome::Done) };
+    /// Looks at every slot once.
+    async fn reconcile(&self) -> Result<Outcome, StepError> {
         let Some(voters) = self.group.voters() else { return Ok(Outcome::Again(PERIOD)) };
-        let machines: Vec<Machine> = self
-            .nodes
-            .list()
-            .iter()
-            .filter(|node| slot.has(node.name(), &voters))
-            .map(|node| Machine::of(node))
-            .collect();
-        let held = self.held(slot).await?;
-        let pods = match &held.held {
+        let now = Timestamp::now();
+        let machines: Vec<Machine> = self.nodes.list().iter().map(|node| Machine::of(node)).collect();
+        let mut slots = self.slots().await?;
+        let mut holders = Holders::of(&slots);
+        let busy = !holders.is_empty() || machines.iter().any(|machine| machine.wishes(now).is_some());
+        let left = machines.iter().any(|machine| machine.answer.as_ref().is_some_and(|answer| answer.cordoned));
+        if !busy && !left {
+            return Ok(Outcome::Done);
+        }
+        let rollout = self.rollout(&machines, now).await?;
+        let mut failed = None;
+        for slot in Slot::all() {
+            // A turn that no class uses any more is looked at until its holder is back.
+            if !slots.contains_key(&slot) && !rollout.uses(slot) {
+                continue;
+            }
+            let holding = slots.remove(&slot).unwrap_or_default();
+            // What cannot be written for one slot is no reason to keep the others waiting.
+            match self.look(slot, holding, &machines, &voters, (&rollout, &holders), now).await {
+                Ok(Some(begun)) => drop(holders.insert(slot, begun)),
+                Ok(None) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None if busy => Ok(Outcome::Again(PERIOD)),
+            None => Ok(Outcome::Done),
+        }
+    }
+
+    /// Does the next step of a slot; returns the machine that begins its turn with it.
+    async fn look(
+        &self,
+        slot: Slot,
+        holding: Holding,
+        all: &[Machine],
+        voters: &Voters,
+        (rollout, holders): (&Rollout, &Holders),
+        now: Timestamp,
+    ) -> Result<Option<String>, StepError> {
+        let mut machines = all.to_vec();
+        // Who holds another slot is that slot's.
+        machines.retain(|one| slot.has(&one.name, voters) && !holders.elsewhere(slot, &one.name));
+        let waits = rollout.hold_back(slot, holders, &mut machines, now);
+        let pods = match &holding.held {
             Some(held) => {
                 let mut pods = self.pods.list();
                 pods.retain(|pod| node_of(pod) == Some(held.machine.as_str()));
@@ -116,18 +156,23 @@ impl Controller {
             }
             None => Vec::new(),
         };
-        let view = View { machines: &machines, held: held.held.as_ref(), voters: &voters, pods: &pods };
-        let now = Timestamp::now();
+        let view = View { machines: &machines, held: holding.held.as_ref(), voters, pods: &pods };
         let (mut step, queued) = (plan::plan(&view, now), plan::queued(&view, now));
         if let Step::Grant(held) = &step {
             let pods = self.pods_now(&held.machine).await?;
             step = plan::plan(&View { pods: &pods, ..view }, now);
         }
-        let idle = held.held.is_none() && machines.iter().all(|machine| machine.wishes(now).is_none());
-        for (machine, answer) in queued {
-            self.tell(&machine, Some(&answer)).await?;
+        if slot.tells() {
+            self.tell_held_back(waits).await?;
+            for (machine, answer) in queued {
+                self.tell(&machine, Some(&answer)).await?;
+            }
         }
-        self.carry_out(slot, held, step).await?;
-        Ok(if idle { Outcome::Done } else { Outcome::Again(PERIOD) })
+        let begun = match &step {
+            Step::Begin(held) => Some(held.machine.clone()),
+            _going_on => None,
+        };
+        self.carry_out(slot, holding, step).await?;
+        Ok(begun)
     }
 }

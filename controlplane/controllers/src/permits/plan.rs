@@ -24,24 +24,52 @@ pub(super) const EXPIRY_PAUSE: SignedDuration = SignedDuration::from_mins(5);
 /// Names of pods in a message; the rest is a number.
 const NAMES_SHOWN: usize = 3;
 
-/// One of them may be given away at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Turns of workers; a class says how many of them its machines may use.
+const WORKER_TURNS: [&str; 8] = [
+    "disruption-workers",
+    "disruption-workers-2",
+    "disruption-workers-3",
+    "disruption-workers-4",
+    "disruption-workers-5",
+    "disruption-workers-6",
+    "disruption-workers-7",
+    "disruption-workers-8",
+];
+
+/// One machine has it at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Slot {
     /// Machines with a member of the store.
     ControlPlane,
-    /// All others.
-    Workers,
+    /// All others, by the number of the turn from 0. The first is every worker's.
+    Workers(usize),
 }
 
 impl Slot {
-    pub(super) const ALL: [Slot; 2] = [Slot::ControlPlane, Slot::Workers];
+    pub(super) fn all() -> impl Iterator<Item = Slot> {
+        std::iter::once(Slot::ControlPlane).chain((0..WORKER_TURNS.len()).map(Slot::Workers))
+    }
 
     /// Name of its Lease.
     pub(super) fn lease(self) -> &'static str {
         match self {
             Slot::ControlPlane => "disruption-control-plane",
-            Slot::Workers => "disruption-workers",
+            Slot::Workers(turn) => WORKER_TURNS[turn],
         }
+    }
+
+    /// Whether a machine of a class that may have so many away at once may use it. Two leaders for a moment cannot give more turns
+    /// than there are: each turn is one Lease.
+    pub(super) fn within(self, unavailable: u8) -> bool {
+        match self {
+            Slot::ControlPlane => true,
+            Slot::Workers(turn) => turn < usize::from(unavailable.max(1)),
+        }
+    }
+
+    /// Whether it is the one through which machines are told what they wait for.
+    pub(super) fn tells(self) -> bool {
+        matches!(self, Slot::ControlPlane | Slot::Workers(0))
     }
 
     /// Whether a machine goes through this slot.
@@ -218,7 +246,7 @@ fn drain(held: &Held, machine: &Machine, view: &View<'_>, now: Timestamp) -> Ste
         return Step::End { uncordon: held.cordoned, answer: None, why: "it restarted by itself".to_owned() };
     }
     if machine.wishes(now).is_none() {
-        return Step::End { uncordon: held.cordoned, answer: None, why: "it is no longer asked for".to_owned() };
+        return Step::End { uncordon: held.cordoned, answer: None, why: "its wish does not stand any more".to_owned() };
     }
     let pods: Vec<&Arc<Pod>> = view.pods.iter().filter(|pod| must_go(pod)).collect();
     let quorum = keeps_quorum(view.voters, &machine.name);

@@ -26,6 +26,9 @@ pub struct Wish {
     pub reason: String,
     /// When it was asked last.
     pub asked: Timestamp,
+    /// The image that it restarts into, where its digest is known; none for what is no step forward.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 /// Where a wish stands.
@@ -73,7 +76,8 @@ impl Answer {
     }
 }
 
-fn annotation<T: for<'de> Deserialize<'de>>(object: &impl Object, name: &str) -> Option<T> {
+/// Reads an annotation; what is not understood is nothing.
+pub(super) fn annotation<T: for<'de> Deserialize<'de>>(object: &impl Object, name: &str) -> Option<T> {
     serde_json::from_str(object.annotation(name)?).ok()
 }
 

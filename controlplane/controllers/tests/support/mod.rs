@@ -2,7 +2,8 @@
 
 use controlplane_apiserver::{ApiServer, Caller, MASTERS, Options};
 use controlplane_client::{
-    Body, Client, Informers, Kind, Object, ObjectKey, Optional, Patch, Transport, TransportError, spawn_workers,
+    Body, Client, Informers, Kind, Object, ObjectKey, Optional, Patch, ResourceKind, Transport, TransportError,
+    spawn_workers,
 };
 use controlplane_controllers::{Settings, StoreGroup, Voters};
 use controlplane_store::LocalStore;
@@ -91,6 +92,23 @@ impl Cluster {
         let node: Node = read(object);
         self.client.all::<Node>().create(&node).await.expect("because the server takes nodes");
         self.play_agent(name);
+    }
+
+    /// Writes what the repository says of a machine, as gitsync does.
+    pub(crate) async fn write_machine(&self, name: &str, spec: Value) {
+        let caller = Caller::gitsync("SHA256:test");
+        let client = Client::new(Arc::new(InProcess { server: self.server.clone(), caller }));
+        let kind = ResourceKind {
+            group: "cairn.dev".into(),
+            version: "v1alpha1".into(),
+            plural: "machines".into(),
+            kind: "Machine".into(),
+            namespaced: false,
+        };
+        let machine =
+            json!({"apiVersion": "cairn.dev/v1alpha1", "kind": "Machine", "metadata": {"name": name}, "spec": spec});
+        let machine = serde_json::from_value(machine).expect("because it is an object");
+        client.dynamic(kind, None).create(&machine).await.expect("because gitsync writes machines");
     }
 
     /// A client that is a node's own.

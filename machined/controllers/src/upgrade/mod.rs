@@ -54,6 +54,26 @@ impl UpgradeStatus {
     pub const ID: &'static str = "upgrade";
     /// The phase in which a request is taken.
     pub const IDLE: &'static str = "idle";
+
+    /// Digest of the image that runs and proved itself, where it is known.
+    #[must_use]
+    pub fn good(&self) -> Option<&str> {
+        (self.phase != Stage::Trying.as_str()).then_some(self.running.digest.as_deref()).flatten()
+    }
+
+    /// The image that did not prove itself here, until it does or another wish ends: its digest, which of the document's wishes it was
+    /// (`None`: a person's), and why. While it is tried again, it still failed: others follow once it is good.
+    #[must_use]
+    pub fn failed(&self) -> Option<(&str, Option<u32>, &str)> {
+        let last = self.last.as_ref().filter(|last| last.outcome == Outcome::Failed)?;
+        let attempt = match &last.origin {
+            Origin::Document { wanted, .. } => Some(wanted.attempt),
+            Origin::Request { .. } => None,
+            // What ran before and does not any more says nothing of the image for others.
+            Origin::Rollback { .. } => return None,
+        };
+        Some((last.image.as_ref()?.digest.as_deref()?, attempt, &last.reason))
+    }
 }
 
 impl Resource for UpgradeStatus {

@@ -5,6 +5,7 @@
 //! without.
 
 use crate::ledger::DesiredMachine;
+use init_boot::artefact::ImageDigest;
 use machined_runtime::Reader;
 use std::future::Future;
 
@@ -16,7 +17,10 @@ pub enum Disruption {
     /// It powers off.
     Shutdown,
     /// It restarts into another image.
-    Upgrade,
+    Upgrade {
+        /// Which, so that it waits for its turn; none when a person goes back, which waits for no other machine's success.
+        image: Option<ImageDigest>,
+    },
 }
 
 impl Disruption {
@@ -26,7 +30,16 @@ impl Disruption {
         match self {
             Disruption::Reboot => "reboot",
             Disruption::Shutdown => "shutdown",
-            Disruption::Upgrade => "upgrade",
+            Disruption::Upgrade { .. } => "upgrade",
+        }
+    }
+
+    /// The image that it restarts into, where others are asked whose turn it is.
+    #[must_use]
+    pub fn image(&self) -> Option<ImageDigest> {
+        match self {
+            Disruption::Upgrade { image } => *image,
+            Disruption::Reboot | Disruption::Shutdown => None,
         }
     }
 }

@@ -6,7 +6,7 @@ mod power_cuts;
 mod rules;
 
 use super::*;
-use fake::{Behaviour, Fake, OLD};
+use fake::{Behaviour, Fake, OLD, header_of};
 
 #[tokio::test(start_paused = true)]
 async fn a_document_names_an_image_and_the_machine_runs_it() {
@@ -73,6 +73,30 @@ async fn a_failed_image_is_tried_again_when_the_document_or_a_person_says_so() {
     assert_eq!(fake.disk().default, Slot::B);
     let refused = fake.ask(UpgradeRequest::Retry).await.expect_err("because nothing failed since");
     assert_eq!(refused, UpgradeRefused::NothingHeldBack);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_cluster_is_told_of_an_image_is_what_was_proven_here() {
+    let fake = Fake::new(Behaviour::NeverHealthy);
+    fake.document_names_the_new_image();
+    fake.run_to_rest().await;
+    let new = header_of(2).manifest.digest().to_string();
+    let status = fake.status();
+    let (digest, attempt, reason) = status.failed().expect("because it never was healthy");
+    assert_eq!((digest, attempt), (new.as_str(), Some(1)));
+    assert!(!reason.is_empty());
+    assert_ne!(status.good(), Some(new.as_str()));
+    let trying = UpgradeStatus { phase: "trying", running: status.target.clone().unwrap_or_default(), ..status };
+    assert_eq!(trying.good(), None, "nothing is proven in a try");
+
+    fake.disk().behaviour = Behaviour::Healthy;
+    fake.ask(UpgradeRequest::Retry).await.expect("because an image is held back");
+    fake.run_to_rest().await;
+    assert_eq!((fake.status().good(), fake.status().failed()), (Some(new.as_str()), None));
+    fake.ask(rollback()).await.expect("because the old image proved itself");
+    fake.run_to_rest().await;
+    assert_eq!(fake.status().failed(), None, "going back is no failure");
+    assert_ne!(fake.status().good(), Some(new.as_str()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,6 +23,7 @@ use machined_controllers::ledger::{Apply, ApplyError, DesiredMachine, RawDesired
 use machined_controllers::services::{CONTROLPLANE, GITSYNC};
 use machined_controllers::time::TimeStatus;
 use machined_controllers::trust::{Presence, PresenceRequest, Rollback, TrustRecord, TrustRequest};
+use machined_controllers::upgrade::UpgradeStatus;
 use machined_host::cgroup_of;
 use machined_ids::{Generation, Seq};
 use machined_reconcile::story;
@@ -169,6 +170,7 @@ fn context_of(model: &Model) -> ContextReply {
         presence: presence.confirmed.map(|recovery| recovery.to_string()).unwrap_or_default(),
         orders: trust.orders,
         counted: rollback == Some(Rollback::Newest),
+        image: model.upgrade.get(UpgradeStatus::ID).as_ref().map(wire::image),
         doubt: match rollback {
             Some(Rollback::Doubted(doubt)) => Some(wire::doubt(&doubt)),
             Some(Rollback::Newest | Rollback::Undetectable) | None => None,

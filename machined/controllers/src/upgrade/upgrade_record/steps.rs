@@ -124,8 +124,14 @@ impl<H: UpgradeHost, F: FilesHost, P: Permits> UpgradeController<H, F, P> {
             self.refuse(refusal.to_string()).await?;
             return Ok(Outcome::Done);
         }
+        let named = match task.origin {
+            Origin::Document { .. } | Origin::Request { .. } => {
+                image.digest.as_ref().and_then(|text| text.parse().ok())
+            }
+            Origin::Rollback { .. } => None,
+        };
         if !task.origin.without_permit()
-            && let Err(refused) = self.permits.permit(Disruption::Upgrade).await
+            && let Err(refused) = self.permits.permit(Disruption::Upgrade { image: named }).await
         {
             self.say(slots, refused.to_string());
             return Ok(Outcome::Again(PERMIT_PAUSE));
