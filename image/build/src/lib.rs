@@ -19,6 +19,7 @@ pub mod modules;
 pub mod oci;
 pub mod packages;
 pub mod pipeline;
+pub mod policy;
 pub mod profile;
 pub mod progress;
 pub mod qcow2;

@@ -48,6 +48,9 @@ pub struct Manifest {
     pub seed: bool,
     /// Whether boot loader and UKI are signed for Secure Boot.
     pub secure_boot: bool,
+    /// Fingerprint of the policy key that signed it, when there is one: SHA-256 in hexadecimal.
+    #[serde(default)]
+    pub policy_key: Option<String>,
     /// Files of the root that the kernel would execute.
     pub executables: usize,
     /// Packages of which files may be in the image.

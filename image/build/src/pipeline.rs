@@ -33,6 +33,7 @@ use crate::lock::Lock;
 use crate::manifest::{FileLine, Manifest, PackageLine};
 use crate::modules::Catalogue;
 use crate::packages::{self, LockMode, Mirror, Packages};
+use crate::policy::PolicySigner;
 use crate::profile::Profile;
 use crate::progress::Progress;
 use crate::qcow2;
@@ -79,6 +80,8 @@ pub struct Request {
     pub seed: Option<PathBuf>,
     /// Folder with Secure Boot keys, when boot files are to be signed.
     pub secure_boot: Option<PathBuf>,
+    /// Folder with the policy key, when the image is to open encrypted volumes.
+    pub policy_key: Option<PathBuf>,
     /// When machines enrol those keys.
     pub enrolment: Enrolment,
     /// Folder for downloads and intermediate results.
@@ -251,6 +254,7 @@ fn describe(
         disk_bytes: boot.disk_bytes,
         seed: request.seed.is_some(),
         secure_boot: request.secure_boot.is_some(),
+        policy_key: boot.policy_key.clone(),
         executables: files.iter().filter(|file| file.executable).count(),
         packages: package_lines(packages),
         files,
@@ -367,6 +371,8 @@ struct BootImage {
     initramfs_bytes: u64,
     command_line: String,
     disk_bytes: u64,
+    /// The fingerprint of the key that signed the policy.
+    policy_key: Option<String>,
 }
 
 /// Stages 5 and 6.
@@ -390,16 +396,31 @@ fn boot_image(
     command_line.root_blocks = Some(root.data_blocks);
     let command_line = command_line.render()?;
     let kernel = packages.kernel.folder.join(format!("boot/vmlinuz-{}", catalogue.release));
-    let parts = uki::Parts {
+    let signer = request.policy_key.as_deref().map(PolicySigner::load).transpose()?;
+    let policy_key = signer.as_ref().map(PolicySigner::key_pem);
+    let mut parts = uki::Parts {
         stub: &boot_file(packages, EFI_STUB)?,
         os_release,
         command_line: &command_line,
         release: &catalogue.release,
         initramfs: &initramfs,
         kernel: &files::read(&kernel)?,
+        policy_key: policy_key.as_deref(),
+        policy_signatures: None,
     };
-    let uki = uki::build(&parts)?;
-    Ok(BootImage { uki, initramfs_bytes: initramfs.len() as u64, command_line, disk_bytes: profile.disk.total })
+    let mut uki = uki::build(&parts)?;
+    if let Some(signer) = &signer {
+        let signatures = signer.signatures(&uki)?;
+        parts.policy_signatures = Some(&signatures);
+        uki = uki::build(&parts)?;
+    }
+    Ok(BootImage {
+        uki,
+        initramfs_bytes: initramfs.len() as u64,
+        policy_key: signer.map(|signer| signer.fingerprint()),
+        disk_bytes: profile.disk.total,
+        command_line: command_line.clone(),
+    })
 }
 
 /// A boot file with a signature, when there are keys.

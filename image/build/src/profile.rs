@@ -64,6 +64,8 @@ pub struct ModuleLists {
     pub stage_one: Vec<String>,
     /// In the root file system, loaded when the machine starts.
     pub boot: Vec<String>,
+    /// In the root file system, loaded where volumes are encrypted.
+    pub encryption: Vec<String>,
 }
 
 /// How mksquashfs compresses the root file system.

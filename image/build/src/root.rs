@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use init_boot::ROOT_MODULES;
+use init_boot::{ENCRYPTION_MODULES, ROOT_MODULES};
 
 use crate::elf::{self, ElfError};
 use crate::files::{self, FileError};
@@ -228,12 +228,16 @@ fn kernel_modules(tree: &mut Tree, request: &Request<'_>) -> Result<(), RootErro
     // Stage one has loaded its own before; naming one again would only be refused by the kernel with EEXIST.
     let early: Vec<String> = catalogue.select(&lists.stage_one)?.into_iter().map(|module| module.name).collect();
     let at_boot = catalogue.select(&lists.boot)?;
-    let list = modules::load_list(at_boot.iter().filter(|module| !early.contains(&module.name)), path);
-    tree.insert(ROOT_MODULES, text(list.render().into_bytes()))?;
-    for module in at_boot {
-        if !early.contains(&module.name) {
-            tree.insert(&path(&module), text(module.bytes))?;
-        }
+    let late = |wanted: Vec<Module>, known: &[String]| -> Vec<Module> {
+        wanted.into_iter().filter(|module| !early.contains(&module.name) && !known.contains(&module.name)).collect()
+    };
+    let at_boot = late(at_boot, &[]);
+    let names: Vec<String> = at_boot.iter().map(|module| module.name.clone()).collect();
+    let for_encryption = late(catalogue.select(&lists.encryption)?, &names);
+    tree.insert(ROOT_MODULES, text(modules::load_list(at_boot.iter(), path).render().into_bytes()))?;
+    tree.insert(ENCRYPTION_MODULES, text(modules::load_list(for_encryption.iter(), path).render().into_bytes()))?;
+    for module in at_boot.into_iter().chain(for_encryption) {
+        tree.insert(&path(&module), text(module.bytes))?;
     }
     Ok(())
 }

@@ -139,7 +139,7 @@ pub fn generate(folder: &Path, owner: &str) -> Result<Vec<PathBuf>, SecureBootEr
 }
 
 /// A file that only its owner may read, from its first byte on.
-fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     files::replace_with(path, |partial| {
         let because = || FileError::because("write", partial);
         fs::write(partial, b"").map_err(because())?;
@@ -149,7 +149,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 }
 
 /// The content of a PEM file.
-fn pem(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+pub(crate) fn pem(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     let bytes = files::read(path)?;
     Ok(x509_parser::pem::parse_x509_pem(&bytes).ok().map(|(_, pem)| pem.contents))
 }

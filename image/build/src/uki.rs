@@ -29,6 +29,10 @@ pub struct Parts<'a> {
     pub initramfs: &'a [u8],
     /// The kernel's bzImage.
     pub kernel: &'a [u8],
+    /// The public half of the policy key, as PEM.
+    pub policy_key: Option<&'a str>,
+    /// What the policy key signed of this image; it is not measured, because it is made from what is.
+    pub policy_signatures: Option<&'a str>,
 }
 
 /// Why the stub cannot be extended.
@@ -68,16 +72,15 @@ pub(crate) struct Header {
 pub fn build(parts: &Parts<'_>) -> Result<Vec<u8>, UkiError> {
     let command_line = format!("{}\0", parts.command_line);
     // The kernel comes last: while it unpacks itself, nothing of ours lies behind it.
-    append_sections(
-        parts.stub,
-        &[
-            (".osrel", parts.os_release.as_bytes()),
-            (".cmdline", command_line.as_bytes()),
-            (".uname", parts.release.as_bytes()),
-            (".initrd", parts.initramfs),
-            (".linux", parts.kernel),
-        ],
-    )
+    let mut sections = vec![
+        (".osrel", parts.os_release.as_bytes()),
+        (".cmdline", command_line.as_bytes()),
+        (".uname", parts.release.as_bytes()),
+    ];
+    sections.extend(parts.policy_key.map(|key| (".pcrpkey", key.as_bytes())));
+    sections.extend(parts.policy_signatures.map(|signatures| (".pcrsig", signatures.as_bytes())));
+    sections.extend([(".initrd", parts.initramfs), (".linux", parts.kernel)]);
+    append_sections(parts.stub, &sections)
 }
 
 /// The content of one section of a unified kernel image; none when it has no such section.

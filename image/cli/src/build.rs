@@ -74,6 +74,10 @@ pub(crate) struct Arguments {
     /// or always by itself. A real machine whose cards have firmware signed by their vendor alone may not start any more.
     #[arg(long, value_name = "WHEN", value_enum, default_value = "safe", requires = "secure_boot")]
     enroll: Enroll,
+    /// Sign what the image measures to with the policy key in this folder: machines with a TPM encrypt their disks at their first boot, and
+    /// images of the same key open them. See cairn-image keys generate --policy.
+    #[arg(long, value_name = "DIR")]
+    policy_key: Option<PathBuf>,
     /// Folder for downloads and intermediate results; a second build is quick because of it.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_CACHE)]
     cache: PathBuf,
@@ -120,6 +124,7 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
         seed: arguments.seed.clone(),
         secure_boot: arguments.secure_boot.clone(),
         enrolment: arguments.enroll.enrolment(),
+        policy_key: arguments.policy_key.clone(),
         cache: arguments.cache.clone(),
         output: arguments.output.clone(),
     };
@@ -161,6 +166,9 @@ impl Arguments {
             add("--secure-boot", absolute(keys)?);
             let when = self.enroll.to_possible_value().expect("because no value is hidden");
             add("--enroll", when.get_name().into());
+        }
+        if let Some(key) = &request.policy_key {
+            add("--policy-key", absolute(key)?);
         }
         if let Some(seed) = &request.seed {
             add("--seed", absolute(seed)?);

@@ -143,6 +143,7 @@ fn print_text(manifest: &Manifest) {
     println!("  disk          {}", mebibytes(manifest.disk_bytes));
     println!("  seed          {}", if manifest.seed { "yes" } else { "no" });
     println!("  Secure Boot   {}", if manifest.secure_boot { "signed" } else { "not signed" });
+    println!("  policy key    {}", manifest.policy_key.as_deref().unwrap_or("none: it opens no encrypted volumes"));
     print_content(manifest);
 }
 

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Subcommand};
 use image_build::artefact::{self, Judged};
-use image_build::secure_boot;
+use image_build::{policy, secure_boot};
 use init_boot::artefact::{ArtefactHeader, IMAGE_NAMESPACE};
 
 /// What makes, lists and uses keys of OpenSSH.
@@ -32,7 +32,7 @@ enum Keys {
     Generate(Generate),
 }
 
-/// Make an SSH key that signs artefacts (image-key and image-key.pub), or keys for Secure Boot.
+/// Make an SSH key that signs artefacts (image-key and image-key.pub), keys for Secure Boot, or a policy key for encrypted disks.
 ///
 /// Its passphrase is asked for on the terminal. A key that exists is never replaced. To have machines take what it signs, add its
 /// public half to a principal of the cluster's repository with use "image".
@@ -48,6 +48,11 @@ struct Generate {
     /// decides what these machines boot. They have no passphrase: keep PK.key and KEK.key away from where images are built.
     #[arg(long, conflicts_with = "no_passphrase")]
     secure_boot: bool,
+    /// Make a policy key instead: policy.key and policy.pub. Machines that an image with its signature starts for the first time encrypt
+    /// their disks, and only images with its signature open them by themselves. It has no passphrase: whoever has it can make an image
+    /// that reads the disks, and when it is lost no new image opens them but with their recovery keys.
+    #[arg(long, conflicts_with_all = ["no_passphrase", "secure_boot"])]
+    policy: bool,
     /// Whose keys these are; stands in the certificates.
     #[arg(long, value_name = "NAME", default_value = "Cairn", requires = "secure_boot")]
     owner: String,
@@ -96,6 +101,13 @@ impl Generate {
                 println!("{}", path.display());
             }
             println!("  build with    cairn-image build --secure-boot {}", folder.display());
+            return Ok(());
+        }
+        if self.policy {
+            for path in policy::generate(folder)? {
+                println!("{}", path.display());
+            }
+            println!("  build with    cairn-image build --policy-key {}", folder.display());
             return Ok(());
         }
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make folder {}", folder.display()))?;

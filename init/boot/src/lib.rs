@@ -13,6 +13,7 @@ mod gpt;
 mod guid;
 mod meta;
 mod modules;
+mod policy_files;
 mod protocol;
 mod root_hash;
 mod slot;
@@ -29,12 +30,13 @@ pub use gpt::{
 };
 pub use guid::{Guid, GuidError};
 pub use meta::{META_BYTES, META_RECORD_BYTES_MAX, MetaError, MetaKind, MetaRecord};
-pub use modules::{ModuleList, ModuleListError, ROOT_MODULES, STAGE_ONE_MODULES};
+pub use modules::{ENCRYPTION_MODULES, ModuleList, ModuleListError, ROOT_MODULES, STAGE_ONE_MODULES};
+pub use policy_files::{POLICY_KEY, POLICY_PART_BYTES_MAX, POLICY_PARTS, POLICY_SIGNATURES};
 pub use protocol::{ExitStatus, INIT_FD, INIT_FD_VARIABLE, MESSAGE_BYTES_MAX, ParseMessageError, ToInit, ToMachined};
 pub use root_hash::{RootHash, RootHashError};
 pub use slot::{
     EFI_VARIABLE_ATTRIBUTES, EMPTY_SLOT_GUID, LOADER_CONFIGURATION, LOADER_ENTRY_ONE_SHOT, RootSlot, Slot, UKI_FOLDER,
     root_slots,
 };
-pub use uki::{UkiError, expected_uki_pcr};
+pub use uki::{UkiError, expected_uki_pcr, volumes_opened};
 pub use verity::{SUPERBLOCK_BYTES, Superblock, VERITY_BLOCK_BYTES, VerityError, VerityTable};

@@ -9,6 +9,8 @@ use thiserror::Error;
 pub const STAGE_ONE_MODULES: &str = "/modules.load";
 /// Where stage two finds its list, in the root.
 pub const ROOT_MODULES: &str = "/usr/lib/cairn/modules.load";
+/// Where machined finds the list of what encrypted volumes need, in the root; loaded only where there are some.
+pub const ENCRYPTION_MODULES: &str = "/usr/lib/cairn/encryption.load";
 /// More modules than any Debian kernel has; a longer list is a mistake.
 const MODULES_MAX: usize = 8192;
 

@@ -78,6 +78,14 @@ fn sections(image: &[u8]) -> Result<Vec<Section<'_>>, UkiError> {
     (0..count).map(|index| section(image, first + index * SECTION_BYTES).ok_or_else(cut)).collect()
 }
 
+/// What machined extends PCR 11 with once the volumes of a machine are open: SHA-256 of `cairn.volumes-open.v1` and a newline.
+///
+/// A policy is signed for the register before it, so whatever runs later in the same start gets no volume's key out of the TPM.
+#[must_use]
+pub fn volumes_opened() -> [u8; 32] {
+    Sha256::digest("cairn.volumes-open.v1\n").into()
+}
+
 /// PCR 11 after this image was started by a firmware with a TPM.
 ///
 /// # Errors

@@ -5,15 +5,17 @@
 //! with a time limit.
 
 mod held_key;
+mod seal;
 
 use held_key::HeldKey;
 use init_boot::tpm::{
-    COUNTER_INDEX, KeyHandle, Pcr, PcrValue, TPM_MESSAGE_BYTES_MAX, TpmCommand, TpmError, WrappedKey,
-    create_attestation_key, create_signing_key, create_storage_key, flush, load_key, nv_define_counter, nv_increment,
-    nv_read_counter, nv_read_public, nv_undefine, pcr_extend, pcr_read, quote, response_length, sign,
+    COUNTER_INDEX, KeyHandle, Pcr, PcrValue, PolicyKey, Sealed, TPM_MESSAGE_BYTES_MAX, TpmCommand, TpmError,
+    WrappedKey, create_attestation_key, create_signing_key, create_storage_key, flush, load_key, nv_define_counter,
+    nv_increment, nv_read_counter, nv_read_public, nv_undefine, pcr_extend, pcr_read, quote, response_length, sign,
 };
 use machined_access::ChipKey;
 use machined_controllers::tpm::{TpmAccessError, TpmEvidence, TpmHost};
+use machined_luks::{Secret, SignedPolicy};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -176,13 +178,7 @@ impl Talk {
             self.run(&flush(handle))?;
         }
         let handle = with_storage_key(self, |talk, storage| {
-            talk.send(&load_key(storage, key))?.map_err(|source| {
-                let device = talk.device.clone();
-                match source.is_foreign_key() {
-                    true => TpmAccessError::OtherTpm { device },
-                    false => TpmAccessError::Answer { device, source },
-                }
-            })
+            talk.send(&load_key(storage, key))?.map_err(|source| talk.foreign(source))
         })?;
         self.key = Some((key.clone(), handle));
         Ok(handle)
@@ -277,11 +273,21 @@ impl TpmHost for LinuxTpm {
         self.talk(move |talk| talk.loaded(&loaded)).await?;
         Ok(Arc::new(HeldKey::new(self.clone(), key)))
     }
+
+    async fn seal(&self, secret: Secret, key: PolicyKey) -> Result<Sealed, TpmAccessError> {
+        self.talk(move |talk| talk.seal(&secret, &key)).await
+    }
+
+    async fn unseal(&self, sealed: Sealed, policy: SignedPolicy) -> Result<Secret, TpmAccessError> {
+        self.talk(move |talk| talk.unseal(&sealed, &policy)).await
+    }
 }
 
 #[cfg(test)]
 mod attestation_tests;
 #[cfg(test)]
 mod key_tests;
+#[cfg(test)]
+mod seal_tests;
 #[cfg(test)]
 mod tests;

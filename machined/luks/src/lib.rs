@@ -20,10 +20,16 @@ mod error;
 mod header;
 mod keyslot;
 mod metadata;
+mod recovery_key;
+mod sealed_token;
+mod signed_policy;
 
 pub use error::LuksError;
 pub use header::{Change, Header, Slot, VolumeKey, Write};
 pub use metadata::Token;
+pub use recovery_key::RecoveryKey;
+pub use sealed_token::{RECOVERY_TOKEN, SealedToken, TPM_TOKEN, recovery_token};
+pub use signed_policy::{PolicyError, PolicySignature, SignedPolicy, key_pem, parse_key_pem, signatures_json};
 
 /// Bytes before the data: two copies of the header and three key slots. Whoever reads or erases a header takes all of it.
 pub const FRONT_BYTES: usize = 1024 * 1024;
@@ -34,6 +40,9 @@ pub const CIPHER: &str = "aes-xts-plain64";
 
 /// Bytes of one copy of the header.
 const HEADER_BYTES: usize = 16 * 1024;
+
+/// A secret that opens a key slot; forgotten with its value.
+pub type Secret = zeroize::Zeroizing<[u8; init_boot::tpm::SECRET_BYTES]>;
 
 /// Draws random bytes.
 pub type Random<'a> = &'a mut dyn FnMut(&mut [u8]);

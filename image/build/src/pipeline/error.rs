@@ -13,6 +13,7 @@ use crate::files::FileError;
 use crate::lock::LockError;
 use crate::modules::ModulesError;
 use crate::packages::PackagesError;
+use crate::policy::PolicyKeyError;
 use crate::profile::ProfileError;
 use crate::root::RootError;
 use crate::sbom::CratesError;
@@ -87,6 +88,9 @@ pub enum BuildError {
     /// Secure Boot keys.
     #[error(transparent)]
     SecureBoot(#[from] SecureBootError),
+    /// The policy key.
+    #[error(transparent)]
+    PolicyKey(#[from] PolicyKeyError),
     /// A boot file that cannot be signed.
     #[error("cannot sign the {file} for Secure Boot")]
     Sign {

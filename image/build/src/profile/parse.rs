@@ -132,6 +132,7 @@ impl Reader<'_> {
             match child.name().value() {
                 "stage-one" => lists.stage_one.extend(self.arguments(child)),
                 "boot" => lists.boot.extend(self.arguments(child)),
+                "encryption" => lists.encryption.extend(self.arguments(child)),
                 other => self.wrong(child, format!("unknown node {other} in modules")),
             }
         }
@@ -249,6 +250,28 @@ profile "small" {
         assert_eq!(profile.compression.block_bytes, 1 << 20);
         assert_eq!(profile.disk.total, 6 << 30);
         assert_eq!(profile.links, [("/etc/hosts".to_owned(), "/run/cairn/etc/hosts".to_owned())]);
+    }
+
+    /// The kernel asks nobody for these, and an image without them cannot open what another one encrypted.
+    #[test]
+    fn every_profile_of_ours_names_what_encrypted_volumes_need() {
+        let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../profiles"));
+        let entries = std::fs::read_dir(folder)
+            .expect("because profiles lie there")
+            .map(|entry| entry.expect("because it can be read").path());
+        let profiles: Vec<_> = entries.filter(|path| path.extension().is_some_and(|ending| ending == "kdl")).collect();
+        assert!(!profiles.is_empty());
+        for path in profiles {
+            let profile =
+                parse(&std::fs::read_to_string(&path).expect("because it can be read")).expect("because it is used");
+            for module in ["dm_crypt", "xts", "aesni_intel"] {
+                assert!(
+                    profile.modules.encryption.iter().any(|named| named == module),
+                    "{} lacks {module}",
+                    path.display()
+                );
+            }
+        }
     }
 
     #[test]

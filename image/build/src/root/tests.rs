@@ -96,6 +96,7 @@ fn exactly_what_the_profile_names_is_in_the_image() {
             "/etc/ssl/certs/ca-certificates.crt",
             "/sbin",
             "/usr/bin/machined",
+            "/usr/lib/cairn/encryption.load",
             "/usr/lib/cairn/modules.load",
             "/usr/sbin/runc",
             "/usr/share/cairn/images/hello.tar",

@@ -34,13 +34,19 @@ fn stub(room: usize) -> Vec<u8> {
 }
 
 fn image() -> Vec<u8> {
+    signed(None, None)
+}
+
+fn signed(policy_key: Option<&str>, policy_signatures: Option<&str>) -> Vec<u8> {
     build(&Parts {
-        stub: &stub(5),
+        stub: &stub(7),
         os_release: "ID=cairn\n",
         command_line: "quiet",
         release: "6.12",
         initramfs: &[9; 5000],
         kernel: b"kernel",
+        policy_key,
+        policy_signatures,
     })
     .expect("because the stub has room")
 }
@@ -78,8 +84,28 @@ fn sections_are_aligned_and_do_not_overlap() {
 
 #[test]
 fn a_stub_without_room_is_refused() {
-    let parts = Parts { stub: &stub(3), os_release: "", command_line: "", release: "", initramfs: &[], kernel: &[] };
+    let parts = Parts {
+        stub: &stub(3),
+        os_release: "",
+        command_line: "",
+        release: "",
+        initramfs: &[],
+        kernel: &[],
+        policy_key: None,
+        policy_signatures: None,
+    };
     assert_eq!(build(&parts), Err(UkiError::NoRoom { room: 3, wanted: 5 }));
+}
+
+#[test]
+fn the_policy_key_is_measured_and_what_it_signed_is_not() {
+    let measured = |image: &[u8]| init_boot::expected_uki_pcr(image).expect("because it is an image");
+    let (key, other) = (signed(Some("key"), None), signed(Some("other"), None));
+    let whole = signed(Some("key"), Some("signatures"));
+    assert_eq!(section(&whole, ".pcrsig"), Some(&b"signatures"[..]));
+    assert_eq!(measured(&whole), measured(&key));
+    assert_ne!(measured(&key), measured(&other));
+    assert_ne!(measured(&key), measured(&image()));
 }
 
 #[test]

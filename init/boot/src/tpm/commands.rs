@@ -76,7 +76,7 @@ pub struct RawQuote {
     pub signature: EcdsaSignature,
 }
 
-fn plain(code: u32, body: Writer) -> Vec<u8> {
+pub(super) fn plain(code: u32, body: Writer) -> Vec<u8> {
     let body = body.done();
     let length = u32::try_from(10 + body.len()).expect("because a command is some hundred bytes long");
     Writer::default().u16(TAG_NO_SESSIONS).u32(length).u32(code).bytes(&body).done()
@@ -84,8 +84,13 @@ fn plain(code: u32, body: Writer) -> Vec<u8> {
 
 /// A command whose first handle is authorised by an empty password.
 pub(super) fn authorised(code: u32, handles: &[u32], parameters: Writer) -> Vec<u8> {
+    authorised_by(PASSWORD_SESSION, code, handles, parameters)
+}
+
+/// A command whose first handle is authorised by a session that proves nothing by itself, and ends with the command.
+pub(super) fn authorised_by(session: u32, code: u32, handles: &[u32], parameters: Writer) -> Vec<u8> {
     let handles = handles.iter().fold(Writer::default(), |writer, handle| writer.u32(*handle));
-    let session = Writer::default().u32(PASSWORD_SESSION).sized(&[]).u8(0).sized(&[]).done();
+    let session = Writer::default().u32(session).sized(&[]).u8(0).sized(&[]).done();
     let session_length = u32::try_from(session.len()).expect("because a session is nine bytes long");
     let body = handles.u32(session_length).bytes(&session).bytes(&parameters.done()).done();
     let length = u32::try_from(10 + body.len()).expect("because a command is some hundred bytes long");

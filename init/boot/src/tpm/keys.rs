@@ -151,7 +151,7 @@ fn creation(area: Writer) -> Writer {
 }
 
 /// What a TPM says about how a key was made: not looked at, but it must be whole.
-fn skip_creation(reader: &mut Reader<'_>) -> Result<(), Fault> {
+pub(super) fn skip_creation(reader: &mut Reader<'_>) -> Result<(), Fault> {
     let (_data, _hash) = (reader.sized()?, reader.sized()?);
     let (_tag, _hierarchy, _ticket) = (reader.u16()?, reader.u32()?, reader.sized()?);
     Ok(())

@@ -9,6 +9,7 @@ mod attestation;
 mod commands;
 mod keys;
 mod pcr;
+mod seal;
 mod wire;
 
 pub use attestation::{AttestationPublic, EcdsaSignature, Quote};
@@ -18,6 +19,10 @@ pub use commands::{
 };
 pub use keys::{PRIVATE_BYTES_MAX, SigningPublic, WrappedKey, create_signing_key, create_storage_key, load_key, sign};
 pub use pcr::{PCR_BYTES, PCR_COUNT, Pcr, PcrValue, pcr_digest};
+pub use seal::{
+    Created, MODULUS_BYTES, PolicyKey, PolicySession, SECRET_BYTES, Sealed, Ticket, create_sealed, load_policy_key,
+    load_sealed, pcr_policy, policy_authorize, policy_pcr, start_policy_session, unseal, verify_policy,
+};
 
 use thiserror::Error;
 use wire::Reader;
@@ -32,6 +37,8 @@ pub const COUNTER_INDEX: NvIndex = NvIndex(0x0180_ca10);
 /// A response's fixed part: tag, length, code.
 pub const RESPONSE_HEADER_BYTES: usize = 10;
 
+/// The longest nonce of a session, in bytes: a hash of at most 512 bits.
+const SESSION_NONCE_BYTES_MAX: usize = 64;
 const TAG_NO_SESSIONS: u16 = 0x8001;
 const TAG_SESSIONS: u16 = 0x8002;
 
@@ -163,10 +170,10 @@ impl<T> TpmCommand<T> {
         let mut parameters = Reader::new(reader.take(length)?);
         let answer = (self.decode)(handle, &mut parameters)?;
         parameters.end()?;
-        // A password session answers with an empty nonce, its attributes and an empty proof: nothing to check.
+        // A password session answers with an empty nonce, one of a policy with a nonce of its own; neither has a proof to check.
         let (nonce, _attributes, proof) = (reader.sized()?, reader.u8()?, reader.sized()?);
-        if !nonce.is_empty() || !proof.is_empty() {
-            return Err(Fault::Malformed("a password session proves something"));
+        if nonce.len() > SESSION_NONCE_BYTES_MAX || !proof.is_empty() {
+            return Err(Fault::Malformed("a session without a key proves something"));
         }
         reader.end().map(|()| Ok(answer))
     }

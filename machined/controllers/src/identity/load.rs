@@ -110,6 +110,7 @@ impl<H: MetaHost, T: TpmHost> IdentityController<H, T> {
             TpmAccessError::Access { .. }
             | TpmAccessError::Answer { .. }
             | TpmAccessError::Silent { .. }
+            | TpmAccessError::Unsigned { .. }
             | TpmAccessError::Foreign { .. } => IdentityLoadError::Load(error),
         })?;
         Ok(MachineKey::new(IdentityKey::in_tpm(point, chip)))

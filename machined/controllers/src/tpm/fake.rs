@@ -1,8 +1,9 @@
 //! A TPM in memory whose power can be cut, for tests.
 
 use super::{TpmAccessError, TpmEvidence, TpmHost};
-use init_boot::tpm::{Pcr, PcrValue, SigningPublic, WrappedKey};
+use init_boot::tpm::{Pcr, PcrValue, PolicyKey, Sealed, SigningPublic, WrappedKey, pcr_policy};
 use machined_access::{ChipError, ChipKey};
+use machined_luks::{Secret, SignedPolicy};
 use p256::ecdsa::signature::Signer;
 use p256::ecdsa::{Signature, SigningKey};
 use std::path::PathBuf;
@@ -115,6 +116,10 @@ impl FakeTpm {
         chip.counter = None;
         chip.seed += 1;
     }
+    /// As with the machine: registers begin at zero.
+    pub(crate) fn restart(&self) {
+        self.chip().registers.clear();
+    }
     pub(crate) fn power(&self) -> Arc<Power> {
         Arc::clone(&self.power.lock().expect("because no test panics with it"))
     }
@@ -200,4 +205,30 @@ impl TpmHost for FakeTpm {
             Some(_) | None => Err(TpmAccessError::OtherTpm { device: PathBuf::from("/dev/tpmrm0") }),
         }
     }
+    async fn seal(&self, secret: Secret, key: PolicyKey) -> Result<Sealed, TpmAccessError> {
+        self.change(|chip| sealed(&key, chip.seed, &secret))
+    }
+    async fn unseal(&self, object: Sealed, policy: SignedPolicy) -> Result<Secret, TpmAccessError> {
+        let chip = self.chip();
+        if chip.failing || self.power().is_cut() {
+            return Err(failed());
+        }
+        let device = PathBuf::from("/dev/tpmrm0");
+        let (seed, secret) = object.private().split_first().expect("because this chip made it");
+        if *seed != chip.seed {
+            return Err(TpmAccessError::OtherTpm { device });
+        }
+        let value = chip.registers.iter().find(|(known, _)| *known == Pcr::UKI).map_or(PcrValue::ZERO, |(_, v)| *v);
+        let secret: [u8; 32] = secret.try_into().expect("because this chip made it");
+        let own = sealed(&policy.key, *seed, &secret) == object;
+        match policy.signature(&pcr_policy(Pcr::UKI, value)) {
+            Some(_) if own => Ok(Secret::new(secret)),
+            Some(_) | None => Err(TpmAccessError::Unsigned { device }),
+        }
+    }
+}
+
+/// A sealed object as the specification lays it out: its policy is "what this key signs".
+fn sealed(key: &PolicyKey, seed: u8, secret: &[u8; 32]) -> Sealed {
+    Sealed::made(key, &[9; 32], [&[seed][..], secret].concat())
 }

@@ -9,8 +9,9 @@ mod measure;
 
 pub use measure::{MeasureController, MeasureError, Measured};
 
-use init_boot::tpm::{AttestationPublic, Pcr, PcrValue, RawQuote, TpmError, WrappedKey};
+use init_boot::tpm::{AttestationPublic, Pcr, PcrValue, PolicyKey, RawQuote, Sealed, TpmError, WrappedKey};
 use machined_access::ChipKey;
+use machined_luks::{Secret, SignedPolicy};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,6 +62,14 @@ pub enum TpmAccessError {
         /// Device file.
         device: PathBuf,
     },
+    /// The image, or how far it has come, is not what the policy key signed.
+    #[error(
+        "the TPM at {device} does not give the secret out: the key that it is sealed to did not sign what has started on this machine"
+    )]
+    Unsigned {
+        /// Device file.
+        device: PathBuf,
+    },
 }
 
 /// What the TPM says about its registers, with the key that says it.
@@ -95,4 +104,12 @@ pub trait TpmHost: Send + Sync + 'static {
     fn make_key(&self) -> impl Future<Output = Result<WrappedKey, TpmAccessError>> + Send;
     /// Loads a key that this TPM made, to sign with it for as long as the value lives.
     fn load_key(&self, key: WrappedKey) -> impl Future<Output = Result<Arc<dyn ChipKey>, TpmAccessError>> + Send;
+    /// Seals a secret: this TPM gives it back while PCR 11 is as the key signed. What is given has to be kept.
+    fn seal(&self, secret: Secret, key: PolicyKey) -> impl Future<Output = Result<Sealed, TpmAccessError>> + Send;
+    /// Gives a sealed secret back, if the running image's policy allows it.
+    fn unseal(
+        &self,
+        sealed: Sealed,
+        policy: SignedPolicy,
+    ) -> impl Future<Output = Result<Secret, TpmAccessError>> + Send;
 }
