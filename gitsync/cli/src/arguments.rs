@@ -118,6 +118,11 @@ pub(crate) enum Command {
         limit: u32,
     },
     Attest(Attest),
+    /// Look after a machine's encrypted disk
+    Disk {
+        #[command(subcommand)]
+        command: DiskCommand,
+    },
     Upgrade(Upgrade),
     Rollback(Rollback),
     /// Restart a machine
@@ -155,6 +160,15 @@ impl Command {
     pub(crate) fn failure(&self) -> ExitCode {
         if matches!(self, Command::Verify(_)) { ExitCode::from(2) } else { ExitCode::FAILURE }
     }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DiskCommand {
+    /// Make a recovery key, in place of the one before, and show it this one time
+    ///
+    /// Whoever types it at the machine's console opens the disk when the TPM does not; on another computer `cryptsetup open` takes it.
+    /// It is kept nowhere else: write it down, and keep it away from the machine. Needs a role with access admin.
+    RecoveryKey,
 }
 
 #[derive(Debug, Args)]

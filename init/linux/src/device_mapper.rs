@@ -1,4 +1,4 @@
-//! dm-verity by three ioctls on /dev/mapper/control: create the device, load its table, resume it.
+//! dm-verity and dm-crypt by three ioctls on /dev/mapper/control: create the device, load its table, resume it.
 //!
 //! The request is laid out by hand, as linux/dm-ioctl.h has it: a header of 312 bytes, one target description of 40,
 //! its parameters.
@@ -8,9 +8,11 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use init_boot::VerityTable;
+use nix::errno::Errno;
 use nix::libc::{self, c_ulong};
 
 use crate::error::SystemError;
+use crate::keyring::LogonKey;
 
 const CONTROL: &str = "/dev/mapper/control";
 const HEADER_BYTES: usize = 312;
@@ -25,18 +27,93 @@ const READ_ONLY: u32 = 1;
 #[derive(Clone, Copy)]
 enum Command {
     Create = 3,
+    Remove = 4,
     Resume = 6,
     LoadTable = 9,
 }
 
+/// What is mapped: one target over all of the device.
+struct Target<'a> {
+    kind: &'static str,
+    sectors: u64,
+    parameters: &'a str,
+    read_only: bool,
+}
+
+/// Encrypted data on a partition, as dm-crypt takes it. The key stands nowhere in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CryptTable {
+    /// The partition.
+    pub device: PathBuf,
+    /// Where the data begins, in sectors of 512 bytes.
+    pub offset_sectors: u64,
+    /// How much there is, in sectors of 512 bytes.
+    pub sectors: u64,
+    /// The cipher, as the kernel names it.
+    pub cipher: &'static str,
+    /// Bytes of a sector of the encryption.
+    pub sector_size: u32,
+}
+
+impl CryptTable {
+    /// The parameters, with the key by its name in the kernel's keyring.
+    fn parameters(&self, description: &str, key_bytes: usize) -> String {
+        let CryptTable { device, offset_sectors, cipher, sector_size, .. } = self;
+        let device = device.display();
+        format!("{cipher} :{key_bytes}:logon:{description} 0 {device} {offset_sectors} 1 sector_size:{sector_size}")
+    }
+}
+
+/// Maps encrypted data under a name and gives the node that devtmpfs makes. A mapping of that name that nobody uses goes first.
+///
+/// The key goes through the kernel's keyring, so that nobody reads it back from the table, and is revoked there before this returns.
+///
+/// # Errors
+/// When the key cannot be handed over or one of the ioctls fails: the modules are not loaded, or something uses the old mapping.
+pub fn map_crypt(name: &str, table: &CryptTable, key: &[u8]) -> Result<PathBuf, SystemError> {
+    let description = format!("cairn:{name}");
+    let _held = LogonKey::add(&description, key)?;
+    let parameters = table.parameters(&description, key.len());
+    let target = Target { kind: "crypt", sectors: table.sectors, parameters: &parameters, read_only: false };
+    match map(name, &target) {
+        Err(error) if error.errno() == Some(Errno::EBUSY) => {
+            unmap(name)?;
+            map(name, &target)
+        }
+        done => done,
+    }
+}
+
+/// Removes a mapping.
+///
+/// # Errors
+/// When there is none, or something uses it.
+pub fn unmap(name: &str) -> Result<(), SystemError> {
+    call(&control()?, Command::Remove, name, request(name, None, false)).map(|_| ())
+}
+
 /// Maps the table under a name and gives the node that devtmpfs makes.
 pub(crate) fn map_verity(name: &str, table: &VerityTable) -> Result<PathBuf, SystemError> {
+    let parameters = &table.parameters;
+    map(name, &Target { kind: "verity", sectors: table.sectors, parameters, read_only: true })
+}
+
+fn control() -> Result<File, SystemError> {
     let control = File::options().read(true).write(true).open(CONTROL);
-    let control = control.map_err(|source| SystemError::new("open", CONTROL, source))?;
-    let created = call(&control, Command::Create, name, request(name, None))?;
-    call(&control, Command::LoadTable, name, request(name, Some(table)))?;
-    // The flag for "suspend" is not set, so this resumes: the loaded table becomes the live one.
-    call(&control, Command::Resume, name, request(name, None))?;
+    control.map_err(|source| SystemError::new("open", CONTROL, source))
+}
+
+fn map(name: &str, target: &Target<'_>) -> Result<PathBuf, SystemError> {
+    let (control, read_only) = (control()?, target.read_only);
+    let created = call(&control, Command::Create, name, request(name, None, read_only))?;
+    // The flag for "suspend" is not set, so the third call resumes: the loaded table becomes the live one.
+    let loaded = call(&control, Command::LoadTable, name, request(name, Some(target), read_only))
+        .and_then(|_| call(&control, Command::Resume, name, request(name, None, read_only)));
+    if let Err(error) = loaded {
+        // Without a table it is only in the way of the next attempt.
+        let _gone = call(&control, Command::Remove, name, request(name, None, read_only));
+        return Err(error);
+    }
     // huge_encode_dev(): twelve bits of major in the middle, the minor around them; the node's name needs the minor
     // only.
     let device = u64::from_ne_bytes(field(&created, 40));
@@ -44,7 +121,7 @@ pub(crate) fn map_verity(name: &str, table: &VerityTable) -> Result<PathBuf, Sys
     Ok(PathBuf::from(format!("/dev/dm-{minor}")))
 }
 
-fn request(name: &str, table: Option<&VerityTable>) -> Vec<u8> {
+fn request(name: &str, target: Option<&Target<'_>>, read_only: bool) -> Vec<u8> {
     let mut request = vec![0; HEADER_BYTES];
     for (index, part) in VERSION.iter().enumerate() {
         put(&mut request, index * 4, &part.to_ne_bytes());
@@ -52,14 +129,16 @@ fn request(name: &str, table: Option<&VerityTable>) -> Vec<u8> {
     put(&mut request, 16, &(HEADER_BYTES as u32).to_ne_bytes());
     let name = &name.as_bytes()[..name.len().min(NAME_BYTES_MAX - 1)];
     put(&mut request, 48, name);
-    put(&mut request, 28, &READ_ONLY.to_ne_bytes());
-    if let Some(table) = table {
+    if read_only {
+        put(&mut request, 28, &READ_ONLY.to_ne_bytes());
+    }
+    if let Some(target) = target {
         put(&mut request, 20, &1_u32.to_ne_bytes());
-        let mut target = [0; TARGET_BYTES];
-        put(&mut target, 8, &table.sectors.to_ne_bytes());
-        put(&mut target, 24, b"verity");
-        request.extend_from_slice(&target);
-        request.extend_from_slice(table.parameters.as_bytes());
+        let mut description = [0; TARGET_BYTES];
+        put(&mut description, 8, &target.sectors.to_ne_bytes());
+        put(&mut description, 24, target.kind.as_bytes());
+        request.extend_from_slice(&description);
+        request.extend_from_slice(target.parameters.as_bytes());
         // The closing NUL, and padding to a multiple of eight.
         request.resize((request.len() + 1).next_multiple_of(8), 0);
     }
@@ -71,6 +150,7 @@ fn request(name: &str, table: Option<&VerityTable>) -> Vec<u8> {
 fn call(control: &File, command: Command, name: &str, mut request: Vec<u8>) -> Result<Vec<u8>, SystemError> {
     let what = match command {
         Command::Create => "ioctl(DM_DEV_CREATE)",
+        Command::Remove => "ioctl(DM_DEV_REMOVE)",
         Command::Resume => "ioctl(DM_DEV_SUSPEND)",
         Command::LoadTable => "ioctl(DM_TABLE_LOAD)",
     };
@@ -100,8 +180,8 @@ mod tests {
 
     #[test]
     fn a_table_request_states_its_own_length_and_ends_with_a_nul() {
-        let table = VerityTable { sectors: 80, parameters: "1 254:1 254:1".to_owned() };
-        let request = request("cairn-root", Some(&table));
+        let table = Target { kind: "verity", sectors: 80, parameters: "1 254:1 254:1", read_only: true };
+        let request = request("cairn-root", Some(&table), true);
         assert_eq!(request.len() % 8, 0);
         assert_eq!(u32::from_ne_bytes([request[12], request[13], request[14], request[15]]) as usize, request.len());
         assert_eq!(&request[48..59], b"cairn-root\0");
@@ -110,8 +190,25 @@ mod tests {
     }
 
     #[test]
+    fn an_encrypted_volume_is_writable_and_its_table_holds_no_key() {
+        let table = CryptTable {
+            device: PathBuf::from("/dev/vda5"),
+            offset_sectors: 2048,
+            sectors: 80,
+            cipher: "aes-xts-plain64",
+            sector_size: 4096,
+        };
+        let parameters = table.parameters("cairn:state", 64);
+        assert_eq!(parameters, "aes-xts-plain64 :64:logon:cairn:state 0 /dev/vda5 2048 1 sector_size:4096");
+        let target = Target { kind: "crypt", sectors: 80, parameters: &parameters, read_only: false };
+        let request = request("state", Some(&target), false);
+        assert_eq!(request[28..32], [0; 4]);
+        assert_eq!(&request[HEADER_BYTES + 24..HEADER_BYTES + 30], b"crypt\0");
+    }
+
+    #[test]
     fn a_name_that_is_too_long_is_cut_before_its_nul() {
-        let request = request(&"x".repeat(300), None);
+        let request = request(&"x".repeat(300), None, false);
         assert_eq!(request[48 + NAME_BYTES_MAX - 1], 0);
     }
 }

@@ -80,7 +80,7 @@ pub trait Kernel: Sync {
     /// # Errors
     /// When the announcements cannot be heard.
     fn wait_for_device(&self, timeout: Duration) -> Result<bool>;
-    /// Makes `new_root` the root, taking /dev, /proc and /sys along, and frees the memory of the initramfs.
+    /// Makes `new_root` the root, taking /dev, /proc, /run and /sys along, and frees the memory of the initramfs.
     ///
     /// # Errors
     /// When a mount cannot be moved.

@@ -6,7 +6,7 @@
 
 mod block;
 pub mod clock;
-mod device_mapper;
+pub mod device_mapper;
 pub mod efi;
 mod error;
 #[cfg(feature = "fake")]
@@ -14,9 +14,10 @@ mod fake;
 mod files;
 mod init_socket;
 mod kernel;
+mod keyring;
 pub mod kmsg;
 mod linux;
-mod modules;
+pub mod modules;
 mod mounts;
 mod power;
 mod process;

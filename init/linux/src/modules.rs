@@ -12,7 +12,7 @@ use crate::error::SystemError;
 const COMPRESSED_FILE: u32 = 4;
 
 /// Loads one module; a name that ends in .xz, .zst or .gz asks the kernel to decompress it.
-pub(crate) fn load_module(path: &Path) -> Result<(), SystemError> {
+pub fn load_module(path: &Path) -> Result<(), SystemError> {
     let compressed = path.extension().is_some_and(|ending| ["xz", "zst", "gz"].iter().any(|known| ending == *known));
     let flags = match compressed {
         true => ModuleInitFlags::from_bits_retain(COMPRESSED_FILE),

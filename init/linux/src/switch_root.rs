@@ -13,7 +13,7 @@ use crate::mounts::move_mount;
 /// RAMFS_MAGIC of linux/magic.h.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 /// What stage one mounted and stage two goes on using.
-const CARRIED: [&str; 3] = ["dev", "proc", "sys"];
+const CARRIED: [&str; 4] = ["dev", "proc", "run", "sys"];
 
 pub(crate) fn switch_root(new_root: &Path) -> Result<(), SystemError> {
     for name in CARRIED {

@@ -21,18 +21,18 @@ enum Need {
 type Row = (&'static str, &'static str, &'static [MountFlag], &'static str, Need);
 
 /// What both stages need; stage two takes these over from stage one.
-const FIRST: [Row; 3] = [
+const FIRST: [Row; 4] = [
     ("devtmpfs", "/dev", &[NoSetUserId, NoExecute], "mode=0755", Need::Must),
     ("proc", "/proc", &[NoSetUserId, NoDevices, NoExecute], "", Need::Must),
     ("sysfs", "/sys", &[NoSetUserId, NoDevices, NoExecute], "", Need::Must),
+    ("tmpfs", "/run", &[NoSetUserId, NoDevices, NoExecute], "mode=0755,size=25%", Need::Must),
 ];
 
-/// What the running machine needs. Sizes bound what a runaway writer can take from the memory of all.
-const SECOND: [Row; 10] = [
+/// What the running machine needs. Sizes, here and above, bound what a runaway writer can take from the memory of all.
+const SECOND: [Row; 9] = [
     ("devpts", "/dev/pts", &[NoSetUserId, NoExecute], "gid=5,mode=620,ptmxmode=666", Need::Must),
     ("tmpfs", "/dev/shm", &[NoSetUserId, NoDevices, NoExecute], "mode=1777,size=25%", Need::Must),
     ("mqueue", "/dev/mqueue", &[NoSetUserId, NoDevices, NoExecute], "", Need::May),
-    ("tmpfs", "/run", &[NoSetUserId, NoDevices, NoExecute], "mode=0755,size=25%", Need::Must),
     ("tmpfs", "/tmp", &[NoSetUserId, NoDevices, NoExecute], "mode=1777,size=25%", Need::Must),
     ("cgroup2", "/sys/fs/cgroup", &[NoSetUserId, NoDevices, NoExecute], "nsdelegate,memory_recursiveprot", Need::Must),
     ("bpf", "/sys/fs/bpf", &[NoSetUserId, NoDevices, NoExecute], "mode=0700", Need::May),

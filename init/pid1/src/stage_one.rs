@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use init_boot::{CommandLine, RootHash, STAGE_ONE_MODULES, SUPERBLOCK_BYTES, Superblock, VERITY_BLOCK_BYTES};
+use init_boot::{
+    CommandLine, POLICY_PART_BYTES_MAX, POLICY_PARTS, RootHash, STAGE_ONE_MODULES, SUPERBLOCK_BYTES, Superblock,
+    VERITY_BLOCK_BYTES,
+};
 use init_linux::{Kernel, Mount, MountFlag};
 
 use crate::boot_times::BootTimes;
@@ -45,6 +48,8 @@ pub(crate) fn boot(kernel: &dyn Kernel) -> Result<std::convert::Infallible, Stri
     log::line(kernel, "stage one begins");
     let (root, blocks) = read_command_line(kernel)?;
 
+    carry_policy(kernel);
+
     let loaded = load_modules::load_list(kernel, Path::new(STAGE_ONE_MODULES));
     times.mark("stage-one-modules", kernel.uptime());
     log::line(kernel, &format!("{loaded} modules are loaded"));
@@ -63,6 +68,20 @@ pub(crate) fn boot(kernel: &dyn Kernel) -> Result<std::convert::Infallible, Stri
     kernel.switch_root(Path::new(NEW_ROOT)).map_err(|error| error.story())?;
     let error = kernel.execute(Path::new(PID1_PROGRAM), &[STAGE_TWO, &times.to_argument(), &trial.to_argument()]);
     Err(error.story())
+}
+
+/// Saves the image's policy from the initramfs, which is about to go. Without it the machine works, and opens no encrypted volume by itself.
+fn carry_policy(kernel: &dyn Kernel) {
+    for (from, to) in POLICY_PARTS {
+        if !kernel.exists(Path::new(from)) {
+            continue;
+        }
+        let carried = kernel.make_directory(Path::new("/run/cairn"), 0o755);
+        let carried = carried.and_then(|()| kernel.read_file(Path::new(from), POLICY_PART_BYTES_MAX));
+        if let Err(error) = carried.and_then(|bytes| kernel.write_file(Path::new(to), &bytes)) {
+            log::line(kernel, &error.story());
+        }
+    }
 }
 
 /// Reads root hash and block count.

@@ -103,6 +103,28 @@ fn stage_one_verifies_before_it_mounts_and_then_becomes_stage_two() {
 }
 
 #[test]
+fn the_policy_of_the_image_outlives_the_initramfs() {
+    let kernel = machine();
+    kernel.state().files.extend(disk_files(EMPTY_SLOT_GUID));
+    failed_boot(&kernel);
+    let carried = |kernel: &FakeKernel| {
+        let written = calls(kernel).into_iter().filter_map(|call| match call {
+            Call::Write(path, content) if path.starts_with("/run/cairn") => Some((path, content)),
+            _ => None,
+        });
+        written.collect::<Vec<_>>()
+    };
+    assert_eq!(carried(&kernel), [], "there is none in this image");
+    for (path, content) in [("/.extra/tpm2-pcr-public-key.pem", "key"), ("/.extra/tpm2-pcr-signature.json", "{}")] {
+        kernel.state().files.insert(PathBuf::from(path), content.into());
+    }
+    failed_boot(&kernel);
+    let expected = [(init_boot::POLICY_KEY, "key"), (init_boot::POLICY_SIGNATURES, "{}")];
+    assert_eq!(carried(&kernel), expected.map(|(path, content)| (PathBuf::from(path), content.to_owned())));
+    assert!(calls(&kernel).iter().any(|call| matches!(call, Call::Mount("tmpfs", path) if path == Path::new("/run"))));
+}
+
+#[test]
 fn a_module_that_fails_does_not_stop_the_boot() {
     let kernel = machine();
     kernel.state().files.extend(disk_files(EMPTY_SLOT_GUID));
@@ -180,9 +202,9 @@ fn a_missing_extra_is_passed_over_and_a_missing_necessity_is_not() {
     kernel.state().failing.insert(("mkdir", "/sys/firmware/efi/efivars".to_owned()));
     kernel.state().failing.insert(("mount", "/sys/fs/bpf".to_owned()));
     stage_two::prepare(&kernel, &mut BootTimes::default()).expect("because these are extras");
-    kernel.state().failing.insert(("mount", "/run".to_owned()));
-    let reason = stage_two::prepare(&kernel, &mut BootTimes::default()).expect_err("because /run is a necessity");
-    assert!(reason.contains("/run"), "{reason}");
+    kernel.state().failing.insert(("mount", "/tmp".to_owned()));
+    let reason = stage_two::prepare(&kernel, &mut BootTimes::default()).expect_err("because /tmp is a necessity");
+    assert!(reason.contains("/tmp"), "{reason}");
 }
 
 #[test]

@@ -20,12 +20,14 @@ const SETTLE: std::time::Duration = std::time::Duration::from_millis(150);
 struct Shown {
     waiting: Vec<Waiting>,
     confirmed: Option<Digest>,
+    disks: Vec<String>,
 }
 
 impl Shown {
     fn of(model: &Model) -> Self {
         let presence = model.presence.get(Presence::ID).unwrap_or_default();
-        Shown { waiting: model.recoveries.all(), confirmed: presence.confirmed }
+        let disks = crate::disks::lines(&model.encryption.all());
+        Shown { waiting: model.recoveries.all(), confirmed: presence.confirmed, disks }
     }
 
     fn lines(&self) -> Vec<String> {
@@ -86,6 +88,9 @@ fn picture(status: &StatusReply, shown: &Shown, hostname: &str, port: u16, secur
     line("cluster", or(&status.cluster, "none"));
     line("commit", commit);
     line("state", next.to_owned());
+    for disk in &shown.disks {
+        line("disk", disk.clone());
+    }
     for recovery in shown.lines() {
         line("recovery", recovery);
     }
@@ -190,7 +195,7 @@ mod tests {
             takes_effect: Some("2026-11-23T12:00:00Z".parse().expect("because it is a time")),
         };
         let (body, code) = (waiting.body, waiting.code().to_string());
-        let mut shown = Shown { waiting: vec![waiting], confirmed: None };
+        let mut shown = Shown { waiting: vec![waiting], ..Shown::default() };
         let text = picture(&StatusReply::default(), &shown, "cairn", 50_000, None);
         for part in ["aaaaaaaaaaaa", "2026-11-23T12:00:00Z", &format!("type {code}")] {
             assert!(text.contains(part), "{part} is missing in {text}");

@@ -7,7 +7,7 @@ use crate::power::{End, Power};
 use crate::reports::Reports;
 use crate::wellbeing;
 use machined_config::{Addressing, MachineNetwork};
-use machined_controllers::block::VolumeController;
+use machined_controllers::block::{VolumeController, VolumeInbox};
 use machined_controllers::files::SettingsController;
 use machined_controllers::identity::IdentityController;
 use machined_controllers::introduction::{IntroductionController, Seed, SeedController};
@@ -88,9 +88,9 @@ fn start_network(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>
     trigger
 }
 
-fn start_state(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>, tpm: &Arc<LinuxTpm>) {
+fn start_state(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>, tpm: &Arc<LinuxTpm>) -> VolumeInbox {
     let mut ports = Ports::new(store, "volume");
-    let controller = VolumeController::new(&mut ports, Arc::new(LinuxBlock));
+    let (controller, volumes) = VolumeController::new(&mut ports, Arc::new(LinuxBlock), Arc::clone(tpm));
     start(supervisor, &ports, controller);
 
     let meta = Arc::new(LinuxMeta);
@@ -112,6 +112,7 @@ fn start_state(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>, 
         move || desired.get(DesiredMachine::ID).map(|desired| desired.machine.time_servers).unwrap_or_default();
     let controller = TimeController::new(&mut ports, Arc::new(LinuxClock), Box::new(servers));
     start(supervisor, &ports, controller);
+    volumes
 }
 
 /// What upgrades need of the daemon beside the store.
@@ -161,7 +162,7 @@ pub(crate) fn start_all(
     let files = Arc::new(LinuxFiles);
     // Network and identity first: the machine API waits for them.
     let links = start_network(store, supervisor, &files, facts);
-    start_state(store, supervisor, &files, &tpm);
+    let volumes = start_state(store, supervisor, &files, &tpm);
     start_tpm(store, supervisor, &files, &tpm);
 
     let mut ports = Ports::new(store, "introduction");
@@ -191,5 +192,5 @@ pub(crate) fn start_all(
     start(supervisor, &ports, controller);
 
     let upgrades = start_upgrade(store, supervisor, &files, facts, parts);
-    Started { inboxes: Inboxes { introduce, apply, orders, presence, restarts, upgrades }, services, links }
+    Started { inboxes: Inboxes { introduce, apply, orders, presence, restarts, upgrades, volumes }, services, links }
 }

@@ -1,10 +1,11 @@
-//! What somebody types at the console: the code of a recovery that waits, and nothing else.
+//! What somebody types at the console: the code of a recovery that waits, or the recovery key of locked volumes, and nothing else.
 //!
 //! Who stands at the machine (or at its hypervisor's console) can vouch for a recovery, so that it need not wait for the policy's delay.
-//! There is no shell and no other command: every other line is answered with a sentence, and while no recovery waits with nothing. A
+//! There is no shell and no other command: every other line is answered with a sentence, and while nothing waits with nothing. A
 //! line is bounded, lines come as fast as somebody types, and no API leads here.
 
 use crate::console::CONSOLE;
+use crate::disks;
 use crate::model::Model;
 use crate::recoveries::Waiting;
 use jiff::Timestamp;
@@ -12,6 +13,7 @@ use machined_access::{AuditApi, AuditOutcome, AuditRecord};
 use machined_controllers::trust::PresenceRequest;
 use machined_host::Console;
 use machined_ids::{Digest, RecoveryCode};
+use machined_luks::RecoveryKey;
 use std::convert::Infallible;
 use std::io;
 use std::path::Path;
@@ -98,6 +100,9 @@ pub(crate) async fn listen_to(model: Model, mut console: Console) -> io::Result<
 
 /// Does what a line says; gives what to answer.
 async fn hear(model: &Model, line: &str) -> Option<String> {
+    if let Some(key) = RecoveryKey::parse(line).filter(|_| disks::are_locked(&model.encryption.all())) {
+        return Some(disks::unlock(model, key).await);
+    }
     let recovery = match judge(line, &model.recoveries.all()) {
         Heard::Nothing => return None,
         Heard::Unknown => return Some("no recovery that waits has this code; nothing changed".to_owned()),

@@ -13,6 +13,7 @@ mod audit_log;
 mod console;
 mod controllers;
 mod deliveries;
+mod disks;
 mod event_book;
 mod facts;
 mod gate;

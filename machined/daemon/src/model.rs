@@ -2,6 +2,7 @@
 
 use crate::audit_log::AuditLog;
 use crate::deliveries::Deliveries;
+use crate::disks;
 use crate::event_book::EventBook;
 use crate::facts::Facts;
 use crate::leaving::Leaving;
@@ -11,6 +12,7 @@ use crate::recoveries::Recoveries;
 use crate::reports::Reports;
 use crate::wire;
 use machined_api::{Condition, StatusReply};
+use machined_controllers::block::{Encryption, VolumeInbox};
 use machined_controllers::identity::MachineKey;
 use machined_controllers::introduction::{IntroduceInbox, Introduced};
 use machined_controllers::ledger::{ApplyInbox, DesiredMachine, LedgerRead};
@@ -52,6 +54,8 @@ pub(crate) struct Model {
     pub(crate) confirm: PresenceInbox,
     pub(crate) restarts: RestartRequests,
     pub(crate) upgrades: UpgradeInbox,
+    pub(crate) volumes: VolumeInbox,
+    pub(crate) encryption: Reader<Encryption>,
     pub(crate) upgrade: Reader<UpgradeStatus>,
     pub(crate) staging: Staging,
     pub(crate) power: Power,
@@ -74,6 +78,7 @@ pub(crate) struct Inboxes {
     pub(crate) presence: PresenceInbox,
     pub(crate) restarts: RestartRequests,
     pub(crate) upgrades: UpgradeInbox,
+    pub(crate) volumes: VolumeInbox,
 }
 
 /// The books of this process.
@@ -96,7 +101,7 @@ impl Model {
         books: Books,
         facts: Facts,
     ) -> Self {
-        let Inboxes { introduce, apply, orders, presence, restarts, upgrades } = inboxes;
+        let Inboxes { introduce, apply, orders, presence, restarts, upgrades, volumes } = inboxes;
         let Books { logs, events, reports, deliveries, staging, tpm } = books;
         Model {
             keys: store.reader(),
@@ -121,6 +126,8 @@ impl Model {
             confirm: presence,
             restarts,
             upgrades,
+            volumes,
+            encryption: store.reader(),
             upgrade: store.reader(),
             staging,
             power,
@@ -189,6 +196,7 @@ impl Model {
             message,
         });
         conditions.push(override_of(self.trust.get(TrustRecord::ID).and_then(|record| record.order).as_ref()));
+        conditions.push(disks::condition(&self.encryption.all()));
         conditions.push(upgrade_of(self.upgrade.get(UpgradeStatus::ID).as_ref()));
         let failing = |(controller, story): (&&str, &String)| Condition {
             r#type: "ControllerFailing".to_owned(),
@@ -258,6 +266,7 @@ impl Model {
             _ = self.presence.changed() => {}
             () = self.recoveries.changed() => {}
             _ = self.upgrade.changed() => {}
+            _ = self.encryption.changed() => {}
             () = self.deliveries.changed() => {}
             Ok(()) = self.failures.changed() => {}
         }

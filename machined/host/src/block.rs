@@ -1,13 +1,18 @@
-//! Block devices by GPT label, e2fsprogs, and mounts.
+//! Block devices by GPT label, e2fsprogs, and mounts; encrypted data by device-mapper.
 //!
 //! ```text
 //! partition: | ext4 ............................................ | 64 KiB: "being formatted" or zeros |
+//!            | 1 MiB: LUKS2 header | ext4, encrypted ........... | 64 KiB: "being formatted" or zeros |
 //! ```
 //!
-//! A power cut while mke2fs runs leaves neither an empty partition nor a file system. The mark behind the file system says
-//! that nothing of value can be there yet.
+//! A power cut while a header is written or mke2fs runs leaves neither an empty partition nor a file system. The mark behind the file system
+//! says that nothing of value can be there yet.
 
+mod encrypted;
+
+use init_boot::{POLICY_KEY, POLICY_SIGNATURES};
 use machined_controllers::block::{BlockError, BlockHost, Contents};
+use machined_luks::{Header, SignedPolicy, VolumeKey, Write};
 use nix::mount::MsFlags;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -67,24 +72,26 @@ fn look(device: &Path) -> std::io::Result<Contents> {
     if mark == *FORMATTING {
         return Ok(Contents::Empty);
     }
-    let mut magic = [0; 2];
-    file.read_exact_at(&mut magic, EXT4_MAGIC_OFFSET)?;
-    if magic == EXT4_MAGIC {
-        return Ok(Contents::Ext4);
-    }
     let mut head = vec![0; EMPTY_BYTES];
     file.read_exact_at(&mut head, 0)?;
+    if Header::is_there(&head) {
+        return Ok(Contents::Luks);
+    }
+    let magic = EXT4_MAGIC_OFFSET as usize;
+    if head[magic..].starts_with(&EXT4_MAGIC) {
+        return Ok(Contents::Ext4);
+    }
     Ok(if head.iter().all(|byte| *byte == 0) { Contents::Empty } else { Contents::Unknown })
 }
 
-/// Writes or clears the mark; returns the size that the file system may have, in KiB.
+/// Writes or clears the mark; returns the bytes before it.
 fn mark(device: &Path, formatting: bool) -> std::io::Result<u64> {
     let file = File::options().read(true).write(true).open(device)?;
     let end = device_bytes(&file)?.saturating_sub(TAIL_BYTES);
     let bytes = if formatting { *FORMATTING } else { [0; FORMATTING.len()] };
     file.write_all_at(&bytes, end)?;
     file.sync_all()?;
-    Ok(end / 1024)
+    Ok(end)
 }
 
 async fn blocking<T: Send + 'static>(
@@ -120,15 +127,19 @@ impl BlockHost for LinuxBlock {
         blocking(device, look).await
     }
 
-    async fn format(&self, device: &Path, label: &str) -> Result<(), BlockError> {
-        let kibibytes = blocking(device, |device| mark(device, true)).await?;
-        let (target, size) = (device.to_string_lossy().into_owned(), format!("{kibibytes}k"));
+    async fn note(&self, device: &Path, formatting: bool) -> Result<u64, BlockError> {
+        blocking(device, move |device| mark(device, formatting)).await
+    }
+
+    async fn format(&self, device: &Path, label: &str, bytes: u64) -> Result<(), BlockError> {
+        let (target, size) = (device.to_string_lossy().into_owned(), format!("{}k", bytes / 1024));
         // Short label: ext4 has 16 characters. Tables are zeroed later by the kernel, so that a first boot need not wait.
         let label = label.strip_prefix("CAIRN-").unwrap_or(label).to_lowercase();
         let options = "nodiscard,lazy_itable_init=1,lazy_journal_init=1";
         let arguments = ["-q", "-F", "-t", "ext4", "-m", "0", "-L", &label, "-E", options, &target, &size];
         match run("mke2fs", device, &arguments).await? {
-            (0, _) => blocking(device, |device| mark(device, false)).await.map(|_| ()),
+            // The mark is cleared next: what it speaks of has to be on the disk by then.
+            (0, _) => blocking(device, |device| File::open(device)?.sync_all()).await,
             (code, output) => {
                 let status = format!("exit code {code}");
                 Err(BlockError::Tool { program: "mke2fs", device: device.to_owned(), status, output })
@@ -176,6 +187,31 @@ impl BlockHost for LinuxBlock {
         })
     }
 
+    async fn front(&self, device: &Path) -> Result<Vec<u8>, BlockError> {
+        blocking(device, encrypted::front).await
+    }
+
+    async fn write(&self, device: &Path, writes: Vec<Write>) -> Result<(), BlockError> {
+        blocking(device, move |device| encrypted::write(device, &writes)).await
+    }
+
+    async fn map(&self, name: &str, device: &Path, header: &Header, key: &VolumeKey) -> Result<PathBuf, BlockError> {
+        let (name, header, key) = (format!("cairn-{}", name.trim_start_matches("cairn-")), header.clone(), key.clone());
+        let mapped = blocking(device, move |device| encrypted::map(&name, device, &header, &key)).await;
+        mapped.map_err(|error| match error {
+            BlockError::Access { device, source } => BlockError::Map { device, source },
+            other => other,
+        })
+    }
+
+    async fn policy(&self) -> Option<SignedPolicy> {
+        encrypted::policy(Path::new(POLICY_KEY), Path::new(POLICY_SIGNATURES))
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        getrandom::fill(bytes).expect("because every Linux that Cairn runs on has randomness");
+    }
+
     async fn make_folder(&self, path: &Path, mode: u32) -> Result<(), BlockError> {
         let refused = |source| BlockError::Folder { path: path.to_owned(), source };
         std::fs::create_dir_all(path).map_err(refused)?;
@@ -197,7 +233,7 @@ mod tests {
     fn an_interrupted_format_counts_as_empty() {
         let file = partition(4 << 20);
         assert_eq!(look(file.path()).expect("because it can be read"), Contents::Empty);
-        assert_eq!(mark(file.path(), true).expect("because it can be written"), (4 << 10) - 64);
+        assert_eq!(mark(file.path(), true).expect("because it can be written"), (4 << 20) - (64 << 10));
         file.as_file().write_all_at(&EXT4_MAGIC, EXT4_MAGIC_OFFSET).expect("because it can be written");
         assert_eq!(look(file.path()).expect("because it can be read"), Contents::Empty);
         mark(file.path(), false).expect("because it can be written");

@@ -8,6 +8,7 @@ mod artefacts;
 mod cluster;
 pub mod console;
 pub mod dev;
+pub mod disks;
 pub mod faults;
 mod kubectl;
 mod machine;

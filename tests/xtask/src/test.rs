@@ -201,7 +201,19 @@ async fn tpm(steps: &mut Steps) -> Result<()> {
         println!("the console ends:\n{}", machine.serial());
     }
     machine.cut_power().await?;
-    held
+    held?;
+    encrypted(steps).await
+}
+
+/// A machine of its own whose image has a signed policy.
+async fn encrypted(steps: &mut Steps) -> Result<()> {
+    let home = ".cairn/test-disks";
+    std::fs::remove_dir_all(Places::new(home)?.home("")).context("removing what the last run left")?;
+    let places = Places::new(home)?;
+    std::fs::create_dir_all(places.home("served"))?;
+    let server = tests_support::git::serve(&places.home("served"), SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    let cluster = Cluster::new(&places, server.address().port());
+    tests_vm::disks::disks_are_encrypted(&places, &cluster, steps).await
 }
 
 /// What the Service answers after the first change, after a hold, and after [`changes`].

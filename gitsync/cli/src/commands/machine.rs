@@ -236,6 +236,19 @@ pub(super) async fn commits(around: &Surroundings, limit: u32) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn recovery_key(around: &Surroundings) -> Result<()> {
+    let (machine, mut client) = ask(around).await?;
+    let key = client.disk_recovery_key(api::DiskRecoveryKeyRequest {}).await.map_err(told)?.into_inner().key;
+    if around.form == Form::Json {
+        return output::json(&json!({ "machine": machine.to_string(), "key": key }));
+    }
+    println!("{key}");
+    eprintln!(
+        "This opens the disk of {machine}, and one that was made before does not any more. It is shown this one time: write it down."
+    );
+    Ok(())
+}
+
 pub(super) async fn reboot(around: &Surroundings, leave: Leave) -> Result<()> {
     let (machine, mut client) = ask(around).await?;
     let request = api::RebootRequest { r#override: leave.r#override.unwrap_or_default() };

@@ -13,7 +13,7 @@ mod verify;
 
 pub(crate) use attest::pinned;
 
-use crate::arguments::{Arguments, Command, ContextCommand, Form};
+use crate::arguments::{Arguments, Command, ContextCommand, DiskCommand, Form};
 use crate::contexts::{self, Context, Contexts};
 use crate::output;
 use anyhow::{Context as _, Result};
@@ -83,6 +83,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Processes => machine::processes(&around).await,
         Command::Commits { limit } => machine::commits(&around, limit).await,
         Command::Attest(arguments) => attest::attest(&around, &arguments).await,
+        Command::Disk { command: DiskCommand::RecoveryKey } => machine::recovery_key(&around).await,
         Command::Upgrade(wish) => upgrade::upgrade(&around, &wish).await,
         Command::Rollback(wish) => upgrade::rollback(&around, &wish).await,
         Command::Reboot(leave) => machine::reboot(&around, leave).await,

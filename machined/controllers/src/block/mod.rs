@@ -1,9 +1,16 @@
 //! Block devices: what a controller asks of them, and the volumes that come of it.
 
+mod encryption;
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
 mod volume_spec;
 
+pub use encryption::{Encryption, EncryptionError, Opener, VolumeInbox, VolumeReply, VolumeRequest};
 pub use volume_spec::{VolumeController, VolumeError};
 
+use machined_luks::{Header, SignedPolicy, VolumeKey, Write};
 use machined_runtime::Resource;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -15,6 +22,8 @@ pub enum Contents {
     Empty,
     /// An ext2, ext3 or ext4 file system.
     Ext4,
+    /// A LUKS2 volume, damaged ones included.
+    Luks,
     /// Something else; it is never formatted over.
     Unknown,
 }
@@ -63,6 +72,15 @@ pub enum BlockError {
         /// The end of what it said.
         output: String,
     },
+    /// Encrypted data could not be mapped.
+    #[error("cannot open the encrypted data on {device}")]
+    Map {
+        /// The partition.
+        device: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The mount failed.
     #[error("cannot mount {device} at {target}")]
     Mount {
@@ -91,8 +109,27 @@ pub trait BlockHost: Send + Sync + 'static {
     fn partition(&self, label: &str) -> impl Future<Output = Result<Option<PathBuf>, BlockError>> + Send;
     /// What lies on a device.
     fn contents(&self, device: &Path) -> impl Future<Output = Result<Contents, BlockError>> + Send;
-    /// Makes an ext4 file system.
-    fn format(&self, device: &Path, label: &str) -> impl Future<Output = Result<(), BlockError>> + Send;
+    /// Notes on the partition that nothing of value is on it yet, or that all of it is whole. While the note stands, the partition counts
+    /// as empty. Gives the bytes before the note.
+    fn note(&self, device: &Path, formatting: bool) -> impl Future<Output = Result<u64, BlockError>> + Send;
+    /// Makes an ext4 file system with this many bytes.
+    fn format(&self, device: &Path, label: &str, bytes: u64) -> impl Future<Output = Result<(), BlockError>> + Send;
+    /// The first [`machined_luks::FRONT_BYTES`] of a partition.
+    fn front(&self, device: &Path) -> impl Future<Output = Result<Vec<u8>, BlockError>> + Send;
+    /// Writes each, and synchronises it before the next.
+    fn write(&self, device: &Path, writes: Vec<Write>) -> impl Future<Output = Result<(), BlockError>> + Send;
+    /// Maps a volume's data under a name; gives the device.
+    fn map(
+        &self,
+        name: &str,
+        device: &Path,
+        header: &Header,
+        key: &VolumeKey,
+    ) -> impl Future<Output = Result<PathBuf, BlockError>> + Send;
+    /// What the running image brings of its policy; none when it brings none.
+    fn policy(&self) -> impl Future<Output = Option<SignedPolicy>> + Send;
+    /// Random bytes.
+    fn random(&self, bytes: &mut [u8]);
     /// Repairs what can be repaired without asking.
     fn check(&self, device: &Path) -> impl Future<Output = Result<(), BlockError>> + Send;
     /// Whether something is mounted at `target`.

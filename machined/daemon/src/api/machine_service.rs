@@ -1,6 +1,7 @@
 //! The machine API for people: each call passes the gate first.
 
 use crate::api::{attest, orders, upgrades};
+use crate::disks;
 use crate::facts::{COMMIT, VERSION, uptime};
 use crate::gate::Gate;
 use crate::log_book::Line;
@@ -12,12 +13,12 @@ use jiff::{SignedDuration, Timestamp};
 use machined_access::{Access, Principal};
 use machined_api::machine_server::Machine;
 use machined_api::{
-    AttestReply, AttestRequest, CommitsReply, CommitsRequest, DeliverReply, DeliverRequest, DmesgRequest, Event,
-    EventsRequest, HoldRequest, LogLine, LogsRequest, MarkReply, MarkRequest, OrderReply, PinRequest, Process,
-    ProcessesReply, ProcessesRequest, RebootReply, RebootRequest, RestartServiceReply, RestartServiceRequest,
-    ResumeReply, ResumeRequest, RollbackRequest, Service, ServicesReply, ServicesRequest, ShutdownReply,
-    ShutdownRequest, StatusReply, StatusRequest, UpgradeReply, UpgradeRequest, UpgradeStatusReply,
-    UpgradeStatusRequest, VersionReply, VersionRequest, VouchReply, VouchRequest, upgrade_request,
+    AttestReply, AttestRequest, CommitsReply, CommitsRequest, DeliverReply, DeliverRequest, DiskRecoveryKeyReply,
+    DiskRecoveryKeyRequest, DmesgRequest, Event, EventsRequest, HoldRequest, LogLine, LogsRequest, MarkReply,
+    MarkRequest, OrderReply, PinRequest, Process, ProcessesReply, ProcessesRequest, RebootReply, RebootRequest,
+    RestartServiceReply, RestartServiceRequest, ResumeReply, ResumeRequest, RollbackRequest, Service, ServicesReply,
+    ServicesRequest, ShutdownReply, ShutdownRequest, StatusReply, StatusRequest, UpgradeReply, UpgradeRequest,
+    UpgradeStatusReply, UpgradeStatusRequest, VersionReply, VersionRequest, VouchReply, VouchRequest, upgrade_request,
 };
 use machined_controllers::trust::OrderAction;
 use machined_host::{KernelLine, KernelLog, machine_memory, memory_of, processes};
@@ -272,6 +273,14 @@ impl Machine for MachineService {
     async fn attest(&self, request: Request<AttestRequest>) -> Result<Response<AttestReply>, Status> {
         self.gate.admit("Attest", Access::Reader, &request)?;
         attest::attest(&self.model, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn disk_recovery_key(
+        &self,
+        request: Request<DiskRecoveryKeyRequest>,
+    ) -> Result<Response<DiskRecoveryKeyReply>, Status> {
+        self.gate.admit("DiskRecoveryKey", Access::Admin, &request)?;
+        disks::recovery_key(&self.model).await.map(Response::new)
     }
 
     async fn vouch(&self, request: Request<VouchRequest>) -> Result<Response<VouchReply>, Status> {

@@ -104,6 +104,7 @@ async fn machine() -> Machine {
         presence,
         restarts: RestartRequests::default(),
         upgrades: Inbox::new(Trigger::new()),
+        volumes: Inbox::new(Trigger::new()),
     };
     let power = Power::new();
     let nobody = ControlPlane::at(&folder.path().join("permits.sock"));
