@@ -21,6 +21,8 @@ use crate::qemu::{
 
 /// Folder of the machine unless told otherwise.
 const DEFAULT_MACHINE: &str = ".cairn/machine";
+/// Beginning of a disk that is no file.
+const SERVED_DISK: &[u8] = b"nbd+unix:";
 /// File beside the machines that remembers what the host can do.
 const ACCELERATOR_MEMORY: &str = "accelerator";
 
@@ -38,7 +40,8 @@ pub(crate) struct Arguments {
     /// Folder of the machine: disk, UEFI variables, serial.log, console.sock, qmp.sock, qemu.pid.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_MACHINE)]
     machine: PathBuf,
-    /// Boot this disk (raw or qcow2, by its ending) instead of a copy of the image's.
+    /// Boot this disk instead of a copy of the image's: raw or qcow2, by its ending, or what an NBD server has, as
+    /// nbd+unix:///?socket=PATH with a path in the folder of the machine.
     #[arg(long, value_name = "FILE")]
     disk: Option<PathBuf>,
     /// Begin again: new copy of the image's disk, empty UEFI variables.
@@ -168,6 +171,9 @@ fn prepare(arguments: &Arguments, folder: &Path, firmware: &firmware::Firmware) 
     };
     copy(&firmware.variables, VARIABLES)?;
     if let Some(disk) = &arguments.disk {
+        if disk.as_os_str().as_encoded_bytes().starts_with(SERVED_DISK) {
+            return Ok(disk.clone());
+        }
         return fs::canonicalize(disk).with_context(|| format!("there is no disk {}", disk.display()));
     }
     let source = arguments.image.join("disk.qcow2");

@@ -1,6 +1,6 @@
 //! A git server on loopback: a folder of bare repositories over smart HTTP, by git's own `git http-backend`.
 
-use crate::http::Server;
+pub use crate::http::Server;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};

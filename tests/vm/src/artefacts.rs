@@ -85,6 +85,13 @@ pub(crate) async fn image_of(places: &Places, output: &Path, more: &[&str], own_
     logged(places, &places.program("cairn-image")?, &[&arguments, more].concat()).await
 }
 
+/// Makes a raw disk of a qcow2 one; what is zero takes no room.
+pub(crate) async fn raw_disk(qcow2: &Path, raw: &Path) -> Result<()> {
+    let converted = Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(qcow2).arg(raw).status().await;
+    ensure!(converted.context("starting qemu-img")?.success(), "qemu-img could not read {}", qcow2.display());
+    Ok(())
+}
+
 /// Where the output of a command goes.
 fn log_file(places: &Places, program: &str, what: &str) -> PathBuf {
     places.root().join(".cairn/logs").join(format!("{program}-{what}.log"))

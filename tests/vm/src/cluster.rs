@@ -39,6 +39,11 @@ impl Cluster {
         Cluster { places: places.clone(), git_port }
     }
 
+    /// The port of this computer on which the repository is served.
+    pub(crate) fn git_port(&self) -> u16 {
+        self.git_port
+    }
+
     /// The person's checkout.
     #[must_use]
     pub fn checkout(&self) -> PathBuf {

@@ -41,12 +41,17 @@ impl Moments {
         Moments(seed)
     }
 
-    /// The next one among these milliseconds, by splitmix64.
+    /// The next one among these milliseconds.
     pub fn next_in(&mut self, range: &Range<u64>) -> Duration {
+        Duration::from_millis(range.start + self.below(range.end - range.start))
+    }
+
+    /// The next number below `end`, by splitmix64.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Duration::from_millis(range.start + (mixed ^ (mixed >> 31)) % (range.end - range.start))
+        (mixed ^ (mixed >> 31)) % end
     }
 }
 

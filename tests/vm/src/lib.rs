@@ -14,6 +14,7 @@ mod kubectl;
 mod machine;
 pub mod members;
 mod places;
+pub mod power;
 pub mod scenarios;
 pub mod secure_boot;
 mod steps;

@@ -12,7 +12,7 @@ use std::io::Write;
 use std::net::{Shutdown, TcpListener};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tests_support::wait_for;
 
@@ -79,6 +79,7 @@ pub struct VirtualMachine {
     secure_boot: bool,
     tpm: bool,
     lan: Option<u16>,
+    disk: Option<&'static str>,
 }
 
 impl VirtualMachine {
@@ -93,6 +94,7 @@ impl VirtualMachine {
             secure_boot: false,
             tpm: false,
             lan: None,
+            disk: None,
         }
     }
 
@@ -112,6 +114,22 @@ impl VirtualMachine {
     #[must_use]
     pub fn with_tpm(self) -> Self {
         VirtualMachine { tpm: true, ..self }
+    }
+
+    /// The same machine with a disk that somebody serves: the URL as QEMU in the folder of the machine takes it.
+    #[must_use]
+    pub(crate) fn with_served_disk(self, url: &'static str) -> Self {
+        VirtualMachine { disk: Some(url), ..self }
+    }
+
+    /// The folder with everything that it is made of.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The file of the firmware's variables.
+    pub(crate) fn variables(&self) -> PathBuf {
+        self.folder.join("vars.fd")
     }
 
     /// Copies its disk while it is off.
@@ -156,6 +174,13 @@ impl VirtualMachine {
         String::from_utf8_lossy(&std::fs::read(self.folder.join("serial.log")).unwrap_or_default()).into_owned()
     }
 
+    /// The end of it, for who wants to know why something did not happen.
+    pub(crate) fn end_of_serial(&self) -> String {
+        let serial = self.serial();
+        let lines: Vec<&str> = serial.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
     /// Whether QEMU runs.
     #[must_use]
     pub fn is_running(&self) -> bool {
@@ -189,6 +214,9 @@ impl VirtualMachine {
         }
         if self.tpm {
             arguments.push("--tpm");
+        }
+        if let Some(disk) = self.disk {
+            arguments.extend(["--disk", disk]);
         }
         let lan = self.lan.map(|port| port.to_string());
         if let Some(port) = &lan {

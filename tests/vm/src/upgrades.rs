@@ -16,9 +16,11 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tests_support::git::Server;
 use tests_support::wait_for;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 /// How long an upgrade may take, from the push to its end: it is fetched, written, started twice at worst, and proves itself.
 const UPGRADE_LIMIT: Duration = Duration::from_secs(420);
@@ -31,20 +33,28 @@ const GREETING: &str = "Hello through upgrades";
 
 /// A built image.
 #[derive(Debug, Clone)]
-struct Image {
-    version: String,
+pub(crate) struct Image {
+    pub(crate) version: String,
     number: u64,
     digest: String,
     file: PathBuf,
     folder: String,
 }
 
-/// A machine that is upgraded, and where its images are served.
-struct Upgrades<'a> {
+/// A machine that is upgraded, and where its images and its repository are served.
+pub(crate) struct Upgrades<'a> {
     places: &'a Places,
-    cluster: Cluster,
-    machine: VirtualMachine,
+    pub(crate) cluster: Cluster,
+    pub(crate) machine: VirtualMachine,
     images: SocketAddr,
+    serving: JoinHandle<()>,
+    _repository: Server,
+}
+
+impl Drop for Upgrades<'_> {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
 }
 
 /// Runs all of it on a machine of its own, and cuts power `cuts` times at moments that follow from `seed`.
@@ -52,16 +62,8 @@ struct Upgrades<'a> {
 /// # Errors
 /// What did not hold.
 pub async fn upgrades(places: &Places, steps: &mut Steps, cuts: u32, seed: u64) -> Result<()> {
-    let machine = VirtualMachine::new(places, "cp1", Ports::free()?);
-    std::fs::create_dir_all(places.home("served"))?;
-    let server = tests_support::git::serve(&places.home("served"), SocketAddr::from(([127, 0, 0, 1], 0))).await?;
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    let images = listener.local_addr()?;
-    let serving = tokio::spawn(serve_files(listener, places.home("images")));
-    let cluster = Cluster::new(places, server.address().port());
-    let stage = Upgrades { places, cluster, machine, images };
+    let stage = Upgrades::set_up(places, VirtualMachine::new(places, "cp1", Ports::free()?)).await?;
     let held = stage.life(steps, cuts, seed).await;
-    serving.abort();
     if held.is_err() {
         let serial = stage.machine.serial();
         let lines: Vec<&str> = serial.lines().collect();
@@ -70,6 +72,25 @@ pub async fn upgrades(places: &Places, steps: &mut Steps, cuts: u32, seed: u64) 
     }
     stage.machine.cut_power().await?;
     held
+}
+
+impl<'a> Upgrades<'a> {
+    /// Begins to serve repository and images.
+    pub(crate) async fn set_up(places: &'a Places, machine: VirtualMachine) -> Result<Self> {
+        std::fs::create_dir_all(places.home("served"))?;
+        let repository =
+            tests_support::git::serve(&places.home("served"), SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let images = listener.local_addr()?;
+        let serving = tokio::spawn(serve_files(listener, places.home("images")));
+        let cluster = Cluster::new(places, repository.address().port());
+        Ok(Upgrades { places, cluster, machine, images, serving, _repository: repository })
+    }
+
+    /// Folders and programs.
+    pub(crate) fn places(&self) -> &Places {
+        self.places
+    }
 }
 
 impl Upgrades<'_> {
@@ -99,7 +120,7 @@ impl Upgrades<'_> {
     }
 
     /// Builds an image of this version; `broken` names a program that is replaced by one that ends at once.
-    async fn image(&self, version: &str, broken: Option<&str>) -> Result<Image> {
+    pub(crate) async fn image(&self, version: &str, broken: Option<&str>) -> Result<Image> {
         let folder = self.places.home("images").join(version);
         let programs = match broken {
             Some(program) => Some(self.programs_without(program)?),
@@ -152,7 +173,7 @@ impl Upgrades<'_> {
     }
 
     /// Waits until the upgrade status is as it should be; a machine that restarts does not answer for a while.
-    async fn until(&self, what: &str, is: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub(crate) async fn until(&self, what: &str, is: impl Fn(&Value) -> bool) -> Result<Value> {
         let look = async || match self.status() {
             Ok(status) if is(&status) => Ok(status),
             Ok(status) => Err(status.to_string()),
@@ -161,13 +182,13 @@ impl Upgrades<'_> {
         Ok(wait_for(what.to_owned(), UPGRADE_LIMIT, look).await?)
     }
 
-    async fn until_runs(&self, version: &str) -> Result<Value> {
+    pub(crate) async fn until_runs(&self, version: &str) -> Result<Value> {
         let is = |status: &Value| status["phase"] == "idle" && status["running"]["version"] == version;
         self.until(&format!("version {version} to run"), is).await
     }
 
     /// Names an image in the machine's document, signed and pushed.
-    fn name(&self, image: &Image, attempt: u32) -> Result<String> {
+    pub(crate) fn name(&self, image: &Image, attempt: u32) -> Result<String> {
         let path = "machines/cp1.kdl";
         let document = std::fs::read_to_string(self.cluster.checkout().join(path)).context("reading the document")?;
         let kept: Vec<&str> = document.lines().filter(|line| !line.trim_start().starts_with("image ")).collect();

@@ -1,23 +1,38 @@
-//! `cargo xtask vm`: what takes longer than `make test` should: upgrades with as many power cuts as one has patience for, and three
-//! machines of which each is lost in turn.
+//! `cargo xtask vm`: what takes longer than `make test` should: upgrades, power cuts by the hundred, and three machines of which each
+//! is lost in turn.
 
 use anyhow::{Context, Result};
 use clap::Args;
+use std::time::Duration;
 use tests_vm::members::Extent;
+use tests_vm::power::{self, Campaign};
 use tests_vm::{Artefacts, Places, Steps, VirtualMachine, upgrades};
 
 /// Where the machine lives.
 const HOME: &str = ".cairn/test-upgrades";
 
-/// How often power is cut in the middle of an upgrade.
+/// Where the machine lives whose power is cut.
+const POWER_HOME: &str = ".cairn/test-power";
+
+/// Without a flag of their own: upgrades on one machine, from a commit to an image that does not work.
 #[derive(Debug, Args)]
 pub(crate) struct Vm {
-    /// Power cuts; each takes a minute or two
-    #[arg(long, default_value_t = 2)]
-    power_cuts: u32,
-    /// Where the moments of those cuts follow from
+    /// Only power cuts: at this many writes of a recorded life (first boot, joining, upgrade, rollback), each followed by a boot.
+    /// The same command goes on where the last one stopped
+    #[arg(long, value_name = "CUTS")]
+    power_cuts: Option<u32>,
+    /// Record a new life, instead of going on with the one that was recorded last
+    #[arg(long, requires = "power_cuts")]
+    fresh: bool,
+    /// Begin no further power cut after this many minutes
+    #[arg(long, value_name = "MINUTES", requires = "power_cuts")]
+    minutes: Option<u64>,
+    /// Where the moments of the cuts follow from
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How often the power is cut by the clock in the middle of an upgrade, among the upgrades
+    #[arg(long, default_value_t = 2)]
+    cuts: u32,
     /// Only three machines of one cluster, of which this many are lost in turn, two restart and one leaves
     #[arg(long, value_name = "LOSSES", num_args = 0..=1, default_missing_value = "3")]
     members: Option<usize>,
@@ -31,7 +46,25 @@ pub(crate) async fn vm(vm: &Vm) -> Result<()> {
     if let Some(losses) = vm.members {
         return members(Extent { losses, restarts_and_leaving: true }).await;
     }
-    run(vm.power_cuts, vm.seed).await
+    if let Some(cuts) = vm.power_cuts {
+        let limit = vm.minutes.map(|minutes| Duration::from_secs(minutes * 60));
+        let extent = power::Extent::Whole;
+        return power_cuts(Campaign { cuts, seed: vm.seed, extent, limit, resume: !vm.fresh }).await;
+    }
+    run(vm.cuts, vm.seed).await
+}
+
+/// Cuts the power of a recorded machine.
+pub(crate) async fn power_cuts(campaign: Campaign) -> Result<()> {
+    let places = Places::new(POWER_HOME)?;
+    VirtualMachine::new(&places, "cp1", tests_vm::Ports::free()?).cut_power().await?;
+    if !campaign.resume {
+        std::fs::remove_dir_all(places.home("")).context("removing what the last run left")?;
+    }
+    println!("\npower cuts on a virtual machine");
+    power::power_cuts(&Places::new(POWER_HOME)?, &mut Steps::default(), campaign).await?;
+    println!("\nevery power cut held");
+    Ok(())
 }
 
 /// Runs the scenarios of upgrades, from an empty folder.
