@@ -27,7 +27,7 @@ mod replicaset;
 mod scheduling;
 
 pub use context::Settings;
-pub use permits::{ANSWER, Answer, Phase, StoreGroup, Voter, Voters, WISH, Wish};
+pub use permits::{ANSWER, Answer, Phase, RESET, StoreGroup, Voter, Voters, WISH, Wish};
 
 use context::Context;
 use controlplane_client::Transport;

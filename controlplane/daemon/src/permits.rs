@@ -6,7 +6,7 @@
 //! Task: `permits`, a gRPC server on a socket that only root can open.
 
 use controlplane_client::{Client, ClientError, Patch, Transport};
-use controlplane_controllers::{Answer, Phase, WISH, Wish};
+use controlplane_controllers::{Answer, Phase, RESET, WISH, Wish};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Node;
 use machined_api::permits_server::{Permits, PermitsServer};
@@ -28,7 +28,7 @@ const REFRESH: SignedDuration = SignedDuration::from_secs(60);
 const MARGIN: SignedDuration = SignedDuration::from_mins(2);
 
 /// Reasons that machined gives; what is written on the Node is one of them.
-const REASONS: [&str; 3] = ["reboot", "shutdown", "upgrade"];
+const REASONS: [&str; 4] = ["reboot", "shutdown", "upgrade", RESET];
 
 /// Longest image digest: `sha256:` and 64 hex digits.
 const IMAGE_BYTES_MAX: usize = 71;
@@ -89,7 +89,7 @@ impl Permits for Service {
     async fn ask(&self, request: Request<AskRequest>) -> Result<Response<AskReply>, Status> {
         let AskRequest { reason, image } = request.into_inner();
         if !REASONS.contains(&reason.as_str()) {
-            return Err(Status::invalid_argument("a machine restarts, powers off or is upgraded"));
+            return Err(Status::invalid_argument("a machine restarts, powers off, is upgraded or forgets everything"));
         }
         if image.len() > IMAGE_BYTES_MAX || !image.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Status::invalid_argument("an image is named by its digest"));
@@ -107,16 +107,19 @@ impl Service {
         let same = |wish: &Wish| wish.boot == self.boot && wish.reason == reason && wish.image == image;
         let fresh = Wish::on(&node).filter(|wish| same(wish) && now.duration_since(wish.asked) < REFRESH);
         if fresh.is_none() {
-            let wish = Wish { boot: self.boot.clone(), reason, asked: now, image };
+            let wish = Wish { boot: self.boot.clone(), reason: reason.clone(), asked: now, image };
             let text = serde_json::to_string(&wish).expect("because it is plain data");
             nodes.patch(&self.machine, Patch::Merge(&json!({"metadata": {"annotations": {WISH: text}}}))).await?;
         }
-        Ok(reply(Answer::on(&node), &self.boot, now))
+        Ok(reply(Answer::on(&node), &self.boot, &reason, now))
     }
 }
 
-/// What machined is told. Only a permit for this boot, with time left, is one.
-fn reply(answer: Option<Answer>, boot: &str, now: Timestamp) -> AskReply {
+/// What machined is told. Only a permit for this boot and this reason, with time left, is one; a gate of an older release does not say
+/// for what it is, and knows no reset.
+fn reply(answer: Option<Answer>, boot: &str, reason: &str, now: Timestamp) -> AskReply {
+    let unsaid = |answer: &Answer| answer.reason.is_empty() && reason != RESET;
+    let answer = answer.filter(|answer| answer.reason == reason || unsaid(answer));
     let Some(answer) = answer.filter(|answer| answer.boot == boot) else {
         let message = "the cluster was asked and has not answered yet".to_owned();
         return AskReply { message, ..AskReply::default() };
@@ -133,12 +136,20 @@ mod tests {
 
     fn answer(phase: Phase, minutes: i64) -> Option<Answer> {
         let until = Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);
-        Some(Answer { boot: "b1".to_owned(), phase, message: "m".to_owned(), until: Some(until), cordoned: true })
+        let reason = "reboot".to_owned();
+        Some(Answer {
+            boot: "b1".to_owned(),
+            reason,
+            phase,
+            message: "m".to_owned(),
+            until: Some(until),
+            cordoned: true,
+        })
     }
 
     #[test]
     fn only_a_lasting_permit_of_this_boot_lets_the_machine_go() {
-        let granted = |answer, boot| reply(answer, boot, Timestamp::UNIX_EPOCH).granted;
+        let granted = |answer, boot| reply(answer, boot, "reboot", Timestamp::UNIX_EPOCH).granted;
         assert!(granted(answer(Phase::Granted, 30), "b1"));
         assert!(!granted(answer(Phase::Granted, 30), "b2"), "a permit from before the restart");
         assert!(!granted(answer(Phase::Granted, 1), "b1"), "a permit that is as good as over");
@@ -146,5 +157,9 @@ mod tests {
             assert!(!granted(answer(phase, 30), "b1"), "{phase:?}");
         }
         assert!(!granted(None, "b1"), "no answer is a refusal");
+        let reset = |answer| reply(answer, "b1", RESET, Timestamp::UNIX_EPOCH).granted;
+        assert!(!reset(answer(Phase::Granted, 30)), "a restart was permitted, and no reset");
+        let unsaid = answer(Phase::Granted, 30).map(|answer| Answer { reason: String::new(), ..answer });
+        assert!(granted(unsaid.clone(), "b1") && !reset(unsaid), "an older gate knows no reset");
     }
 }

@@ -134,6 +134,7 @@ pub(crate) enum Command {
     ///
     /// As `cairnctl reboot`, with a permit from the rest of the cluster.
     Shutdown(Leave),
+    Reset(Reset),
     /// Write a kubeconfig whose user is your login
     Kubeconfig(Kubeconfig),
     /// Let the people of your checkout log in to `controlplane dev` on this computer
@@ -303,6 +304,20 @@ pub(crate) enum ContextCommand {
         /// The context
         name: String,
     },
+}
+
+/// Erase a machine: volumes, identity, everything but its seed
+///
+/// As `cairnctl reboot`, with a permit from the rest of the cluster; after the restart it has forgotten its cluster and its key, and
+/// comes up as on its first day. A control-plane machine has to leave the store first: take its file out of machines/.
+/// It needs access admin, and is refused while an upgrade runs.
+#[derive(Debug, Args)]
+pub(crate) struct Reset {
+    /// The name of the machine that is erased; nothing happens unless it calls itself so
+    #[arg(long, value_name = "NAME")]
+    pub(crate) yes_really: String,
+    #[command(flatten)]
+    pub(crate) leave: Leave,
 }
 
 /// How a machine leaves.

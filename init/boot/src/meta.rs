@@ -14,7 +14,7 @@ use thiserror::Error;
 
 /// The size of the META partition, in bytes.
 pub const META_BYTES: u64 = 1024 * 1024;
-/// The distance of two records, in bytes: sixteen fit, four are used.
+/// The distance of two records, in bytes: sixteen fit, five are used.
 const PLACE_BYTES: u64 = 64 * 1024;
 /// The longest content of one record, in bytes: its place without the header.
 pub const META_RECORD_BYTES_MAX: usize = PLACE_BYTES as usize - HEADER_BYTES;
@@ -33,6 +33,8 @@ pub enum MetaKind {
     BootFirst,
     /// The other copy.
     BootSecond,
+    /// Somebody wants the machine to forget everything; machined does it at the next start, before anything else.
+    Reset,
 }
 
 /// One record.
@@ -86,6 +88,9 @@ pub enum MetaError {
 }
 
 impl MetaKind {
+    /// What a reset erases: all that makes this machine another one than its neighbour from the same image.
+    pub const OF_THE_MACHINE: [Self; 1] = [Self::IdentityKey];
+
     /// Where its place begins on the partition, in bytes.
     pub const fn offset(self) -> u64 {
         match self {
@@ -93,6 +98,7 @@ impl MetaKind {
             Self::IdentityKey => PLACE_BYTES,
             Self::BootFirst => 2 * PLACE_BYTES,
             Self::BootSecond => 3 * PLACE_BYTES,
+            Self::Reset => 4 * PLACE_BYTES,
         }
     }
 
@@ -107,6 +113,7 @@ impl MetaKind {
             Self::IdentityKey => 2,
             Self::BootFirst => 3,
             Self::BootSecond => 4,
+            Self::Reset => 5,
         }
     }
 }

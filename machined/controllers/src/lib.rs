@@ -17,6 +17,7 @@ pub mod identity;
 pub mod introduction;
 pub mod ledger;
 pub mod network;
+pub mod reset;
 pub mod services;
 pub mod time;
 pub mod tpm;

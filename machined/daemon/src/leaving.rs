@@ -1,8 +1,10 @@
 //! Asks the control plane on this machine whether the machine may go, and keeps a wish to go until it may.
 //!
 //! ```text
-//! Reboot, Shutdown --> Leaving (one wish) --every few seconds--> Permits --granted--> Power
+//! Reboot, Shutdown, Reset --> Leaving (one wish) --every few seconds--> Permits --granted--> Power
 //! ```
+//!
+//! A reset is written down on META when it is permitted, and happens at the start that follows.
 //!
 //! Task: `leaving`. Whoever asked may go away: the wish is kept until it is granted, replaced, or machined ends.
 
@@ -11,10 +13,12 @@ use crate::power::{End, Power};
 use hyper_util::rt::TokioIo;
 use machined_api::permits_client::PermitsClient;
 use machined_api::{AskReply, AskRequest, PERMITS_SOCKET};
+use machined_controllers::reset::ResetOrder;
 use machined_controllers::upgrade::{AloneOr, Disruption, PermitRefused, Permits};
 use machined_reconcile::Stop;
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -73,46 +77,71 @@ impl Permits for ControlPlane {
     }
 }
 
+/// How the machine goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Going {
+    /// It ends.
+    End(End),
+    /// It restarts, and forgets everything.
+    Reset(ResetOrder),
+}
+
+/// Writes down durably that the machine is to forget everything; the error is for people.
+pub(crate) type Resets =
+    Arc<dyn Fn(ResetOrder) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
+
 /// A wish to leave, kept until it is permitted. Clones keep the same.
 #[derive(Clone)]
 pub(crate) struct Leaving {
     permits: AloneOr<ControlPlane>,
     power: Power,
     events: EventBook,
-    wish: Arc<watch::Sender<Option<End>>>,
+    resets: Resets,
+    wish: Arc<watch::Sender<Option<Going>>>,
 }
 
-fn disruption(end: End) -> Disruption {
-    match end {
-        End::Shutdown => Disruption::Shutdown,
-        End::Reboot | End::Again => Disruption::Reboot,
+fn disruption(going: &Going) -> Disruption {
+    match going {
+        Going::End(End::Shutdown) => Disruption::Shutdown,
+        Going::End(End::Reboot | End::Again) => Disruption::Reboot,
+        Going::Reset(_) => Disruption::Reset,
     }
 }
 
 impl Leaving {
     /// Nobody wants to leave yet.
-    pub(crate) fn new(permits: AloneOr<ControlPlane>, power: Power, events: EventBook) -> Self {
-        Leaving { permits, power, events, wish: Arc::new(watch::Sender::new(None)) }
+    pub(crate) fn new(permits: AloneOr<ControlPlane>, power: Power, events: EventBook, resets: Resets) -> Self {
+        Leaving { permits, power, events, resets, wish: Arc::new(watch::Sender::new(None)) }
     }
 
-    /// Ends the machine, at once when it may, else as soon as it may. Returns what it waits for; empty when it goes now.
-    pub(crate) async fn ask(&self, end: End) -> String {
-        match self.permits.permit(disruption(end)).await {
-            Ok(()) => {
-                self.power.ask(end);
-                String::new()
-            }
+    /// Goes, at once when it may, else as soon as it may. Returns what it waits for; empty when it goes now.
+    ///
+    /// # Errors
+    /// When it may and a reset cannot be written down; for people.
+    pub(crate) async fn ask(&self, going: Going) -> Result<String, String> {
+        match self.permits.permit(disruption(&going)).await {
+            Ok(()) => self.go(going).await.map(|()| String::new()),
             Err(refused) => {
                 self.events.add("WaitingForPermit", "machine", refused.to_string());
-                self.wish.send_replace(Some(end));
-                refused.to_string()
+                self.wish.send_replace(Some(going));
+                Ok(refused.to_string())
             }
         }
     }
 
-    /// Ends the machine without asking anybody.
-    pub(crate) fn force(&self, end: End) {
-        self.power.ask(end);
+    /// Goes without asking anybody.
+    ///
+    /// # Errors
+    /// When a reset cannot be written down; for people.
+    pub(crate) async fn go(&self, going: Going) -> Result<(), String> {
+        match going {
+            Going::End(end) => self.power.ask(end),
+            Going::Reset(order) => {
+                (self.resets)(order).await?;
+                self.power.ask(End::Reboot);
+            }
+        }
+        Ok(())
     }
 
     /// Asks for as long as there is a wish.
@@ -121,15 +150,17 @@ impl Leaving {
         let mut said = String::new();
         loop {
             let wanted = tokio::select! {
-                found = wish.wait_for(Option::is_some) => found.ok().and_then(|found| *found),
+                found = wish.wait_for(Option::is_some) => found.ok().and_then(|found| found.clone()),
                 () = stop.requested() => return Ok(()),
             };
-            let Some(end) = wanted else { return Ok(()) };
-            match self.permits.permit(disruption(end)).await {
+            let Some(going) = wanted else { return Ok(()) };
+            match self.permits.permit(disruption(&going)).await {
                 Ok(()) => {
                     self.events.add("PermitGranted", "machine", "drained; the machine goes now");
                     self.wish.send_replace(None);
-                    self.power.ask(end);
+                    if let Err(why) = self.go(going).await {
+                        self.events.add("ResetFailed", "machine", why);
+                    }
                 }
                 Err(refused) => {
                     let refused = refused.to_string();

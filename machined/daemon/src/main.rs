@@ -43,13 +43,15 @@ use anyhow::Context;
 use init_boot::ToInit;
 use machined_api::{LOCAL_SOCKET, MACHINE_API_PORT};
 use machined_controllers::block::{EPHEMERAL, Volume};
+use machined_controllers::reset::{self, ResetOrder};
 use machined_controllers::services::{CONTAINERD, CONTROLPLANE, GITSYNC};
 use machined_controllers::upgrade::AloneOr;
-use machined_host::{InitSocket, LinuxServices, log_pipe, watch_children, watch_links};
-use machined_reconcile::{Restart, Supervisor};
+use machined_host::{InitSocket, LinuxReset, LinuxServices, log_pipe, watch_children, watch_links};
+use machined_reconcile::{Restart, Supervisor, story};
 use machined_runtime::{Reader, Store};
 use std::convert::Infallible;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,12 +79,17 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(init: Option<init_linux::InitSocket>, books: Books) -> anyhow::Result<()> {
     let init = init.map(InitSocket::new).transpose()?.map(Arc::new);
+    // Before anything is mounted or read: it may be what is to be forgotten.
+    let forgotten = reset::carry_out(&LinuxReset).await.context("this machine was told to forget everything")?;
+    if let Some(ResetOrder { by, reason }) = forgotten {
+        books.events.add("Reset", "machine", format!("this machine forgot everything, asked for by {by} {reason}"));
+    }
     let (store, supervisor) = (Store::new(), Supervisor::new());
     let facts = Facts::read();
     let power = Power::new();
     let (staging, reports) = (books.staging.clone(), books.reports.clone());
     let permits = AloneOr::new(store.reader(), ControlPlane::default());
-    let leaving = Leaving::new(permits.clone(), power.clone(), books.events.clone());
+    let leaving = Leaving::new(permits.clone(), power.clone(), books.events.clone(), Arc::new(write_reset));
     let parts = UpgradeParts { staging, init: init.clone(), power: power.clone(), permits, reports };
     let started = controllers::start_all(&store, &supervisor, &facts, Arc::clone(&books.tpm), parts);
     let model = Model::new(&store, started.inboxes, (power.clone(), leaving.clone()), books.clone(), facts);
@@ -117,6 +124,11 @@ async fn run(init: Option<init_linux::InitSocket>, books: Books) -> anyhow::Resu
     }
     supervisor.stop(STOP_GRACE).await;
     Ok(())
+}
+
+/// Writes on META that the next start forgets everything.
+fn write_reset(order: ResetOrder) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
+    Box::pin(async move { reset::ask(&LinuxReset, &order).await.map_err(|error| story(&error)) })
 }
 
 fn watch_the_kernel(supervisor: &Supervisor, services: LinuxServices, links: machined_reconcile::Trigger) {

@@ -94,7 +94,7 @@ fn mark(device: &Path, formatting: bool) -> std::io::Result<u64> {
     Ok(end)
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     device: &Path,
     work: impl FnOnce(&Path) -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, BlockError> {

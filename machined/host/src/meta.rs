@@ -1,7 +1,7 @@
 //! Records on the META partition.
 
 use crate::block::find_partition;
-use init_boot::{MetaKind, MetaRecord};
+use init_boot::{MetaKind, MetaRecord, SECTOR_BYTES};
 use machined_controllers::block::BlockError;
 use machined_controllers::identity::{MetaAccessError, MetaHost};
 use std::fs::File;
@@ -40,8 +40,20 @@ fn write(kind: MetaKind, bytes: Vec<u8>) -> Result<(), MetaAccessError> {
     file.write_all_at(&encoded, kind.offset()).and_then(|()| file.sync_all()).map_err(access)
 }
 
+/// The first sector first: once it is zero there is no record, whatever lies behind it.
+pub(crate) fn erase(kind: MetaKind) -> Result<(), MetaAccessError> {
+    let device = device()?;
+    let access = |source| MetaAccessError::Access { device: device.clone(), source };
+    let file = File::options().write(true).open(&device).map_err(access)?;
+    let zeros = vec![0; kind.place_bytes()];
+    for part in [&zeros[..SECTOR_BYTES as usize], &zeros] {
+        file.write_all_at(part, kind.offset()).and_then(|()| file.sync_all()).map_err(access)?;
+    }
+    Ok(())
+}
+
 /// Disk work on a thread of its own; a panic in it is an error like any other.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, MetaAccessError> + Send + 'static,
 ) -> Result<T, MetaAccessError> {
     let panicked = |panic| MetaAccessError::Access { device: "META".into(), source: std::io::Error::other(panic) };

@@ -17,13 +17,16 @@ const POWER_HOME: &str = ".cairn/test-power";
 /// Without a flag of their own: upgrades on one machine, from a commit to an image that does not work.
 #[derive(Debug, Args)]
 pub(crate) struct Vm {
-    /// Only power cuts: at this many writes of a recorded life (first boot, joining, upgrade, rollback), each followed by a boot.
+    /// Only power cuts: at this many writes of a recorded life (first boot, joining, upgrade, rollback, reset), each followed by a boot.
     /// The same command goes on where the last one stopped
     #[arg(long, value_name = "CUTS")]
     power_cuts: Option<u32>,
     /// Record a new life, instead of going on with the one that was recorded last
     #[arg(long, requires = "power_cuts")]
     fresh: bool,
+    /// Without upgrade and rollback: no second image is built
+    #[arg(long, requires = "power_cuts")]
+    short: bool,
     /// Begin no further power cut after this many minutes
     #[arg(long, value_name = "MINUTES", requires = "power_cuts")]
     minutes: Option<u64>,
@@ -48,7 +51,7 @@ pub(crate) async fn vm(vm: &Vm) -> Result<()> {
     }
     if let Some(cuts) = vm.power_cuts {
         let limit = vm.minutes.map(|minutes| Duration::from_secs(minutes * 60));
-        let extent = power::Extent::Whole;
+        let extent = if vm.short { power::Extent::Short } else { power::Extent::Whole };
         return power_cuts(Campaign { cuts, seed: vm.seed, extent, limit, resume: !vm.fresh }).await;
     }
     run(vm.cuts, vm.seed).await

@@ -42,7 +42,11 @@ impl Controller {
         let current = holding.held.clone();
         let (machine, boot) = current.as_ref().map(|it| (it.machine.clone(), it.boot.clone())).unwrap_or_default();
         let cordoned = current.as_ref().is_some_and(|held| held.cordoned);
-        let answer = |phase, message: String| Answer { boot: boot.clone(), phase, message, until: None, cordoned };
+        let reason = current.as_ref().map(|it| it.reason.clone()).unwrap_or_default();
+        let answer = |phase, message: String| {
+            let (boot, reason) = (boot.clone(), reason.clone());
+            Answer { boot, reason, phase, message, until: None, cordoned }
+        };
         match step {
             Step::Wait(answers) => {
                 for (machine, answer) in answers {

@@ -23,7 +23,7 @@ mod waves;
 #[cfg(test)]
 mod waves_tests;
 
-pub use record::{ANSWER, Answer, Phase, WISH, Wish};
+pub use record::{ANSWER, Answer, Phase, RESET, WISH, Wish};
 
 use crate::context::{Context, StepError};
 use crate::pods::node as node_of;

@@ -1,7 +1,7 @@
 //! Who may take a machine away now: a function of wishes, the slot's holder, the store's members and the holder's pods. Pure.
 
 use super::Voters;
-use super::record::{Answer, Phase, Wish};
+use super::record::{Answer, Phase, RESET, Wish};
 use crate::pods::has_ended;
 use controlplane_client::Object;
 use jiff::{SignedDuration, Timestamp};
@@ -204,13 +204,24 @@ pub(super) fn keeps_quorum(voters: &Voters, machine: &str) -> Result<(), String>
     Ok(())
 }
 
+/// Whether a machine may go for this reason, as far as the store is concerned. The error is for people.
+fn store_permits(voters: &Voters, machine: &str, reason: &str) -> Result<(), String> {
+    if reason == RESET && voters.members.contains_key(machine) && voters.members.len() > 1 {
+        return Err(format!(
+            "it is a member of the store, and a reset would take its copy away for good: take machines/{machine}.kdl out of the \
+             repository, and reset it once it has left (docs/operating/reset.md)"
+        ));
+    }
+    keeps_quorum(voters, machine)
+}
+
 fn choose(view: &View<'_>, now: Timestamp) -> Step {
     let mut candidates: Vec<(&Machine, &Wish)> =
         view.machines.iter().filter_map(|machine| Some((machine, machine.wishes(now)?))).collect();
     candidates.sort_by_key(|(machine, _)| (machine.pauses(now), machine.name.clone()));
     let mut waiting = Vec::new();
     for (machine, wish) in candidates {
-        let why = match keeps_quorum(view.voters, &machine.name) {
+        let why = match store_permits(view.voters, &machine.name, &wish.reason) {
             Ok(()) if machine.pauses(now) => continue,
             Ok(()) => {
                 return Step::Begin(Held {
@@ -230,7 +241,8 @@ fn choose(view: &View<'_>, now: Timestamp) -> Step {
 }
 
 fn waits(machine: &Machine, message: String) -> Answer {
-    Answer { boot: machine.boot.clone(), phase: Phase::Waiting, message, until: None, cordoned: false }
+    let reason = machine.wish.as_ref().map(|wish| wish.reason.clone()).unwrap_or_default();
+    Answer { boot: machine.boot.clone(), reason, phase: Phase::Waiting, message, until: None, cordoned: false }
 }
 
 /// What everybody else is told while one has the slot.
@@ -245,11 +257,15 @@ fn drain(held: &Held, machine: &Machine, view: &View<'_>, now: Timestamp) -> Ste
     if machine.boot != held.boot {
         return Step::End { uncordon: held.cordoned, answer: None, why: "it restarted by itself".to_owned() };
     }
-    if machine.wishes(now).is_none() {
-        return Step::End { uncordon: held.cordoned, answer: None, why: "its wish does not stand any more".to_owned() };
+    match machine.wishes(now) {
+        Some(wish) if wish.reason == held.reason => {}
+        // What was drained for a restart may have been refused for a reset: its turn begins anew.
+        Some(_) | None => {
+            return Step::End { uncordon: held.cordoned, answer: None, why: "its wish does not stand any more".to_owned() };
+        }
     }
     let pods: Vec<&Arc<Pod>> = view.pods.iter().filter(|pod| must_go(pod)).collect();
-    let quorum = keeps_quorum(view.voters, &machine.name);
+    let quorum = store_permits(view.voters, &machine.name, &held.reason);
     if now.duration_since(held.since) >= DRAIN_PATIENCE {
         let why = quorum.err().unwrap_or_else(|| named(&pods));
         return expired(held, machine, format!("not drained in {} minutes: {why}", DRAIN_PATIENCE.as_mins()), now);
@@ -275,6 +291,9 @@ fn drain(held: &Held, machine: &Machine, view: &View<'_>, now: Timestamp) -> Ste
 }
 
 fn away(held: &Held, machine: &Machine, now: Timestamp) -> Step {
+    if machine.boot == held.boot && machine.wishes(now).is_some_and(|wish| wish.reason != held.reason) {
+        return Step::End { uncordon: held.cordoned, answer: None, why: "something else is asked for".to_owned() };
+    }
     if machine.boot != held.boot && machine.ready {
         return Step::End { uncordon: held.cordoned, answer: None, why: "it is back and ready".to_owned() };
     }
@@ -289,6 +308,7 @@ fn expired(held: &Held, machine: &Machine, message: String, now: Timestamp) -> S
     let uncordon = held.cordoned && machine.ready;
     let answer = Answer {
         boot: held.boot.clone(),
+        reason: held.reason.clone(),
         phase: Phase::Expired,
         message: message.clone(),
         until: now.saturating_add(EXPIRY_PAUSE).ok(),

@@ -3,7 +3,7 @@
 use super::plan::{
     DRAIN_PATIENCE, GRANT_LIFETIME, Held, Machine, Slot, Step, View, WISH_LIFETIME, keeps_quorum, plan, queued,
 };
-use super::record::{Answer, Phase, Wish, held as read, lease};
+use super::record::{Answer, Phase, RESET, Wish, held as read, lease};
 use super::{Voter, Voters};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -179,6 +179,26 @@ fn a_drain_that_a_budget_holds_up_expires_gives_the_machine_back_and_lets_others
     machines[0].answer = Some(answer);
     let Step::Begin(next) = decide(&machines, None, &voters, &[], late + 1) else { panic!("the next begins") };
     assert_eq!(next.machine, "w2");
+}
+
+#[test]
+fn no_member_of_the_store_is_reset_while_there_are_others_and_a_permit_is_for_one_reason() {
+    let resets = |name: &str| {
+        let mut machine = machine(name, true);
+        machine.wish.as_mut().expect("because it wishes").reason = RESET.to_owned();
+        machine
+    };
+    let three = voters(&["cp1", "cp2", "cp3"]);
+    let Step::Wait(answers) = decide(&[resets("cp2")], None, &three, &[], 1) else { panic!("it waits") };
+    assert!(answers[0].1.message.contains("take machines/cp2.kdl out"), "{}", answers[0].1.message);
+    assert!(matches!(decide(&[resets("cp1")], None, &voters(&["cp1"]), &[], 1), Step::Begin(_)), "the only one");
+    assert!(matches!(decide(&[resets("w1")], None, &three, &[], 1), Step::Begin(_)), "a worker keeps no copy");
+    // Drained and permitted for a restart, and then asked to forget.
+    for granted_until in [None, Some(at(1800))] {
+        let held = Held { granted_until, ..holds("cp2", true) };
+        let step = decide(&[resets("cp2")], Some(&held), &three, &[], 1);
+        assert!(matches!(step, Step::End { uncordon: true, answer: None, .. }), "{step:?}");
+    }
 }
 
 #[test]

@@ -17,12 +17,15 @@ const HELD: &str = "disruption.cairn.dev/held";
 /// The namespace of the slots' Leases; no node's agent writes there.
 pub(super) const NAMESPACE: &str = "cairn-system";
 
+/// The reason of a machine that will have forgotten everything when it is back.
+pub const RESET: &str = "reset";
+
 /// A machine's wish to go away for a while.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wish {
     /// The boot that asks: after the restart the wish is over.
     pub boot: String,
-    /// `reboot`, `shutdown` or `upgrade`.
+    /// `reboot`, `shutdown`, `upgrade` or [`RESET`].
     pub reason: String,
     /// When it was asked last.
     pub asked: Timestamp,
@@ -50,6 +53,9 @@ pub enum Phase {
 pub struct Answer {
     /// Of which boot.
     pub boot: String,
+    /// What was asked for; empty in answers of a gate that did not say.
+    #[serde(default)]
+    pub reason: String,
     /// Where it stands.
     pub phase: Phase,
     /// For people.

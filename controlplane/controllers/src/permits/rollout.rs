@@ -133,12 +133,13 @@ impl Rollout {
                     waves::held_back(&self.members, &name, &image, &going, now)
                 }
             });
+            let reason = machine.wish.as_ref().map(|wish| wish.reason.clone()).unwrap_or_default();
             if hold.is_some() || !(holds || slot.within(unavailable)) {
                 machine.wish = None;
             }
             if let Some(hold) = hold.filter(|_| !holds) {
                 let (boot, message) = (machine.boot.clone(), hold.message().to_owned());
-                let answer = Answer { boot, phase: Phase::Waiting, message, until: None, cordoned: false };
+                let answer = Answer { boot, reason, phase: Phase::Waiting, message, until: None, cordoned: false };
                 waits.push((answer, name, hold));
             }
         }

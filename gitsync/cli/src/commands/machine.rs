@@ -1,7 +1,7 @@
 //! Commands that ask one machine.
 
 use super::Surroundings;
-use crate::arguments::{Form, Leave, Logs, ServiceCommand};
+use crate::arguments::{Form, Leave, Logs, Reset, ServiceCommand};
 use crate::machine::{LoggedIn, connect};
 use crate::output;
 use anyhow::{Result, anyhow};
@@ -262,6 +262,16 @@ pub(super) async fn shutdown(around: &Surroundings, leave: Leave) -> Result<()> 
     let request = api::ShutdownRequest { r#override: leave.r#override.unwrap_or_default() };
     let waiting = client.shutdown(request).await.map_err(told)?.into_inner().waiting;
     leaves(&machine, "powers off", &waiting);
+    Ok(())
+}
+
+pub(super) async fn reset(around: &Surroundings, reset: Reset) -> Result<()> {
+    let (machine, mut client) = ask(around).await?;
+    let request =
+        api::ResetRequest { confirm: reset.yes_really, r#override: reset.leave.r#override.unwrap_or_default() };
+    let waiting = client.reset(request).await.map_err(told)?.into_inner().waiting;
+    leaves(&machine, "restarts as a new machine", &waiting);
+    println!("its next identity stands on its console; bring it in with cairnctl enroll");
     Ok(())
 }
 

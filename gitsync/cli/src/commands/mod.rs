@@ -87,6 +87,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Upgrade(wish) => upgrade::upgrade(&around, &wish).await,
         Command::Rollback(wish) => upgrade::rollback(&around, &wish).await,
         Command::Reboot(leave) => machine::reboot(&around, leave).await,
+        Command::Reset(reset) => machine::reset(&around, reset).await,
         Command::Shutdown(leave) => machine::shutdown(&around, leave).await,
         Command::Context { command } => context_command(&around, command),
         Command::Completion { shell } => {

@@ -21,6 +21,8 @@ pub enum Disruption {
         /// Which, so that it waits for its turn; none when a person goes back, which waits for no other machine's success.
         image: Option<ImageDigest>,
     },
+    /// It restarts and forgets everything.
+    Reset,
 }
 
 impl Disruption {
@@ -31,6 +33,7 @@ impl Disruption {
             Disruption::Reboot => "reboot",
             Disruption::Shutdown => "shutdown",
             Disruption::Upgrade { .. } => "upgrade",
+            Disruption::Reset => "reset",
         }
     }
 
@@ -39,7 +42,7 @@ impl Disruption {
     pub fn image(&self) -> Option<ImageDigest> {
         match self {
             Disruption::Upgrade { image } => *image,
-            Disruption::Reboot | Disruption::Shutdown => None,
+            Disruption::Reboot | Disruption::Shutdown | Disruption::Reset => None,
         }
     }
 }
@@ -53,7 +56,7 @@ pub enum PermitRefused {
     /// Nobody could be asked.
     #[error(
         "waiting for a permit: the control plane does not answer ({0}), and no answer is a refusal; an admin may go on with \
-         `--override REASON` of cairnctl reboot and shutdown, `--without-permit` of upgrade and rollback"
+         `--override REASON` of cairnctl reboot, shutdown and reset, `--without-permit` of upgrade and rollback"
     )]
     NoAnswer(String),
 }

@@ -1,9 +1,10 @@
 //! The machine API for people: each call passes the gate first.
 
-use crate::api::{attest, orders, upgrades};
+use crate::api::{attest, orders, resets, upgrades};
 use crate::disks;
 use crate::facts::{COMMIT, VERSION, uptime};
 use crate::gate::Gate;
+use crate::leaving::Going;
 use crate::log_book::Line;
 use crate::log_layer::OWN_LOG;
 use crate::model::Model;
@@ -15,7 +16,7 @@ use machined_api::machine_server::Machine;
 use machined_api::{
     AttestReply, AttestRequest, CommitsReply, CommitsRequest, DeliverReply, DeliverRequest, DiskRecoveryKeyReply,
     DiskRecoveryKeyRequest, DmesgRequest, Event, EventsRequest, HoldRequest, LogLine, LogsRequest, MarkReply,
-    MarkRequest, OrderReply, PinRequest, Process, ProcessesReply, ProcessesRequest, RebootReply, RebootRequest,
+    MarkRequest, OrderReply, PinRequest, Process, ProcessesReply, ProcessesRequest, RebootReply, RebootRequest, ResetReply, ResetRequest,
     RestartServiceReply, RestartServiceRequest, ResumeReply, ResumeRequest, RollbackRequest, Service, ServicesReply,
     ServicesRequest, ShutdownReply, ShutdownRequest, StatusReply, StatusRequest, UpgradeReply, UpgradeRequest,
     UpgradeStatusReply, UpgradeStatusRequest, VersionReply, VersionRequest, VouchReply, VouchRequest, upgrade_request,
@@ -46,15 +47,15 @@ impl MachineService {
         request: &Request<T>,
     ) -> Result<String, Status> {
         let asked_by = |who: &Principal| format!("asked for by {}", who.named().0);
+        let failed = |why: String| Status::internal(why);
         if overrides.is_empty() {
             let who = self.gate.admit(name, Access::Operator, request)?;
             self.model.events.add("Leaving", "machine", asked_by(&who));
-            return Ok(self.model.leaving.ask(end).await);
+            return self.model.leaving.ask(Going::End(end)).await.map_err(failed);
         }
         let who = self.gate.overrule(overriding, request, overrides)?;
         self.model.events.add("LeavingWithoutPermit", "machine", format!("{}: {overrides}", asked_by(&who)));
-        self.model.leaving.force(end);
-        Ok(String::new())
+        self.model.leaving.go(Going::End(end)).await.map(|()| String::new()).map_err(failed)
     }
 }
 
@@ -240,6 +241,15 @@ impl Machine for MachineService {
         let overrides = request.get_ref().r#override.clone();
         let waiting = self.leave("Shutdown", "ShutdownOverride", End::Shutdown, &overrides, &request).await?;
         Ok(Response::new(ShutdownReply { waiting }))
+    }
+
+    async fn reset(&self, request: Request<ResetRequest>) -> Result<Response<ResetReply>, Status> {
+        let overrides = request.get_ref().r#override.clone();
+        let who = match overrides.as_str() {
+            "" => self.gate.admit("Reset", Access::Admin, &request)?,
+            reason => self.gate.overrule("ResetOverride", &request, reason)?,
+        };
+        resets::reset(&self.model, &who, request.into_inner()).await.map(Response::new)
     }
 
     async fn hold(&self, request: Request<HoldRequest>) -> Result<Response<OrderReply>, Status> {

@@ -5,6 +5,7 @@ pub(crate) mod local_service;
 pub(crate) mod machine_service;
 pub(crate) mod maintenance_service;
 mod orders;
+mod resets;
 #[cfg(test)]
 mod tests;
 mod upgrades;

@@ -4,11 +4,12 @@ mod leaving;
 mod metrics;
 mod orders;
 mod presence;
+mod resets;
 mod streams;
 
 use crate::audit_log::AUDIT_LOG;
 use crate::deliveries::Deliveries;
-use crate::leaving::{ControlPlane, Leaving};
+use crate::leaving::{ControlPlane, Leaving, Resets};
 use crate::model::{Books, Inboxes, Model};
 use crate::power::Power;
 use crate::servers;
@@ -29,9 +30,10 @@ use machined_controllers::identity::MachineKey;
 use machined_controllers::introduction::{Introduced, Introduction};
 use machined_controllers::ledger::{DesiredMachine, LedgerRead, RawDesired};
 use machined_controllers::network::LinkStatus;
+use machined_controllers::reset::ResetOrder;
 use machined_controllers::services::{RestartRequests, ServiceState, ServiceStatus};
 use machined_controllers::trust::{PresenceController, TrustController};
-use machined_controllers::upgrade::AloneOr;
+use machined_controllers::upgrade::{AloneOr, UpgradeStatus};
 use machined_host::LinuxTpm;
 use machined_ids::{ClusterId, Fingerprint, Generation, Seq, StepId};
 use machined_reconcile::{Restart, Supervisor, Trigger};
@@ -61,7 +63,27 @@ struct Machine {
     links: Writer<LinkStatus>,
     services: Writer<ServiceStatus>,
     volumes: Writer<Volume>,
+    upgrade: Writer<UpgradeStatus>,
+    resets: ResetsAsked,
     folder: tempfile::TempDir,
+}
+
+/// Resets that were written down.
+#[derive(Clone, Default)]
+struct ResetsAsked(Arc<std::sync::Mutex<Vec<ResetOrder>>>);
+
+impl ResetsAsked {
+    fn taking(&self) -> Resets {
+        let asked = self.clone();
+        Arc::new(move |order| {
+            asked.0.lock().expect("because no holder panics").push(order);
+            Box::pin(async { Ok(()) })
+        })
+    }
+
+    fn all(&self) -> Vec<ResetOrder> {
+        self.0.lock().expect("because no holder panics").clone()
+    }
 }
 
 /// Files in memory.
@@ -108,7 +130,9 @@ async fn machine() -> Machine {
     };
     let power = Power::new();
     let nobody = ControlPlane::at(&folder.path().join("permits.sock"));
-    let leaving = Leaving::new(AloneOr::new(store.reader(), nobody), power.clone(), books.events.clone());
+    let resets = ResetsAsked::default();
+    let leaving =
+        Leaving::new(AloneOr::new(store.reader(), nobody), power.clone(), books.events.clone(), resets.taking());
     let model = Model::new(&store, inboxes, (power, leaving), books, Default::default());
     let key = MachineKey::new(IdentityKey::generate().expect("because the system has randomness"));
     let identity = key.fingerprint.clone();
@@ -132,6 +156,8 @@ async fn machine() -> Machine {
         links: store.writer().expect("because nobody else writes it"),
         services: store.writer().expect("because nobody else writes it"),
         volumes: store.writer().expect("because nobody else writes it"),
+        upgrade: store.writer().expect("because nobody else writes it"),
+        resets,
         folder,
     }
 }

@@ -44,7 +44,7 @@ async fn ask(inbox: &UpgradeInbox, wish: Wish) -> Result<UpgradeReply, Status> {
 }
 
 /// Says at once that one runs: the controller may be busy with it for minutes.
-fn idle(model: &Model) -> Result<(), Status> {
+pub(super) fn idle(model: &Model) -> Result<(), Status> {
     match model.upgrade.get(Stand::ID) {
         Some(stand) if stand.phase == Stand::IDLE => Ok(()),
         Some(stand) => {

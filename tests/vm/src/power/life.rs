@@ -1,7 +1,8 @@
-//! A machine's life, recorded: first boot, joining, an upgrade, a rollback, all on one disk that notes every write.
+//! A machine's life, recorded: first boot, joining, an upgrade, a rollback, a reset, all on one disk that notes every write.
 //!
 //! Installing a machine from other media belongs here too, as one more step before the first boot: a disk that is served empty.
 
+use super::Ready;
 use super::disk::Disk;
 use super::nbd::{Served, Shared, URL};
 use super::recording::{Known, Recorder};
@@ -14,11 +15,13 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tests_support::wait_for;
 
 /// How much of a life is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Extent {
-    /// The first boot and joining a cluster: no second image is built.
+    /// The first boot, joining a cluster and a reset: no second image is built.
     Short,
     /// An upgrade and a rollback too.
     Whole,
@@ -55,6 +58,9 @@ impl Files {
 
 /// The version of the image that the machine is upgraded to.
 const NEWER: &str = "0.2.0";
+
+/// How long a reset may take: a restart, and volumes that are erased and made.
+const RESET_LIMIT: Duration = Duration::from_secs(240);
 
 /// Lives a life and records it.
 pub(crate) async fn record(places: &Places, steps: &mut Steps, extent: Extent) -> Result<Machine> {
@@ -113,7 +119,28 @@ impl Life<'_> {
         if extent == Extent::Whole {
             images.push(self.upgrade_and_back(steps, &mut known).await?);
         }
+        self.reset(steps, known).await?;
         Ok(images)
+    }
+
+    async fn reset(&self, steps: &mut Steps, known: Known) -> Result<()> {
+        let Upgrades { cluster, machine, .. } = self.stage;
+        self.mark(&Known { doing: "reset".to_owned(), new: true, ..known.clone() })?;
+        let forgotten = async {
+            // It says so while an upgrade is not quite over.
+            let asked =
+                async || cluster.cairnctl(&["reset", "--yes-really", "cp1"]).map_err(|error| format!("{error:#}"));
+            wait_for("a machine that takes a reset", RESET_LIMIT, asked).await?;
+            let new = async || match Ready::read(&machine.serial()) {
+                Some(ready) if Some(&ready.identity) != known.identity.as_ref() => Ok(ready),
+                Some(_) | None => Err("the console shows no other identity"),
+            };
+            anyhow::Ok(wait_for("a new machine", RESET_LIMIT, new).await?)
+        };
+        let Ready { identity, phase } = steps.take("a reset is recorded", forgotten).await?;
+        ensure!(phase == "maintenance", "a machine without a seed waits to be brought in, and is {phase}");
+        let (identity, generation) = (Some(identity), None);
+        self.mark(&Known { doing: "forgotten".to_owned(), identity, generation, ..known })
     }
 
     async fn upgrade_and_back(&self, steps: &mut Steps, known: &mut Known) -> Result<PathBuf> {
