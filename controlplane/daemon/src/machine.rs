@@ -10,6 +10,7 @@ use crate::local::{Local, Place};
 use crate::member::MemberConfig;
 use crate::node::{self, NodeConfig, Places};
 use crate::permits;
+use crate::readiness;
 use crate::remote::Remote;
 use crate::server::{Server, ServerConfig};
 use crate::table::{Table, TableWriter, table};
@@ -63,7 +64,7 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
         Role::Worker => {
             tokio::select! {
                 // It waits until the control plane answers.
-                begun = worker(&place, &started, (table, leaf, watched), supervisor) => begun?,
+                begun = worker(&place, &started, (table, leaf, local, watched), supervisor) => begun?,
                 ended = follow(&mut places, &started, &writer) => return ended,
             }
             follow(&mut places, &started, &writer).await
@@ -74,12 +75,12 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
 async fn worker(
     place: &Place,
     start: &Start,
-    (table, leaf, places): (Table, LeafSource, watch::Receiver<Place>),
+    (table, leaf, local, places): (Table, LeafSource, Local, watch::Receiver<Place>),
     supervisor: &Supervisor,
 ) -> Result<()> {
     let endpoints = place.cluster.endpoints.iter().map(|host| format!("{host}:{API_PORT}")).collect();
     let transport: Arc<dyn Transport> = Remote::new(endpoints, table.clone(), leaf.clone(), supervisor).await?;
-    serve_permits(place, Arc::clone(&transport), supervisor)?;
+    speak_with_machined(place, &transport, local, supervisor)?;
     image_report::start(place.machine.name.as_str(), Arc::clone(&transport), places, supervisor);
     Ok(node::start(start.node.clone(), transport, table, leaf, supervisor).await?)
 }
@@ -111,18 +112,25 @@ async fn control_plane(
     };
     let server = Server::start(config, table.clone(), leaf.clone(), audit, supervisor).await?;
     server.run_controllers(place.machine.name.as_str(), supervisor);
-    exposed::tell(&server, local, place.machine.name.as_str(), supervisor);
+    exposed::tell(&server, local.clone(), place.machine.name.as_str(), supervisor);
     let transport = server.transport(Caller::node(place.machine.name.as_str(), ""));
-    serve_permits(place, Arc::clone(&transport), supervisor)?;
+    speak_with_machined(place, &transport, local, supervisor)?;
     image_report::start(place.machine.name.as_str(), Arc::clone(&transport), places, supervisor);
     node::start(start.node.clone(), transport, table, leaf, supervisor).await?;
     Ok(server)
 }
 
-/// machined asks here before the machine goes away.
-fn serve_permits(place: &Place, transport: Arc<dyn Transport>, supervisor: &Supervisor) -> Result<()> {
+/// machined asks here before the machine goes away, and is told whether the machine is of use.
+fn speak_with_machined(
+    place: &Place,
+    transport: &Arc<dyn Transport>,
+    local: Local,
+    supervisor: &Supervisor,
+) -> Result<()> {
     let boot = permits::boot_id().context("the kernel does not say which boot this is")?;
-    permits::start(place.machine.name.as_str(), boot, transport, Path::new(machined_api::PERMITS_SOCKET), supervisor);
+    let name = place.machine.name.as_str();
+    readiness::tell(name, &boot, Arc::clone(transport), local, supervisor);
+    permits::start(name, boot, Arc::clone(transport), Path::new(machined_api::PERMITS_SOCKET), supervisor);
     Ok(())
 }
 

@@ -18,6 +18,7 @@ mod member;
 mod node;
 mod permits;
 mod pki;
+mod readiness;
 mod remote;
 mod server;
 mod table;

@@ -5,12 +5,14 @@
 
 use crate::facts::api_answers;
 use crate::reports::Reports;
+use machined_api::Condition;
 use machined_controllers::introduction::Introduced;
 use machined_controllers::ledger::{DesiredMachine, LedgerRead};
 use machined_controllers::services::{ServiceSpec, ServiceStatus};
 use machined_runtime::{Reader, Set, Store};
 
-/// Conditions of services that must be true, where a service reports them at all: the control plane answers, its node is ready.
+/// Conditions that the services of a machine with a place in a cluster report, and that must be true: the control plane answers, its node
+/// is ready. What was not reported since machined started is not known to be true.
 const NEEDED: [&str; 2] = ["ControlPlaneReady", "NodeReady"];
 
 /// A probe on this machine's resources; the error says what is missing.
@@ -29,12 +31,19 @@ pub(crate) fn probe(store: &Store, reports: Reports) -> impl Fn() -> Result<(), 
             return Err("not all services are wanted yet".to_owned());
         }
         all_healthy(&specs.all(), &services.all())?;
-        let missing = reports
-            .conditions()
-            .into_iter()
-            .find(|condition| NEEDED.contains(&condition.r#type.as_str()) && !condition.status);
-        missing.map_or(Ok(()), |condition| Err(format!("{} is false: {}", condition.r#type, condition.message)))
+        if desired.get(DesiredMachine::ID).is_some() { all_true(&reports.conditions()) } else { Ok(()) }
     }
+}
+
+fn all_true(conditions: &[Condition]) -> Result<(), String> {
+    for needed in NEEDED {
+        match conditions.iter().find(|condition| condition.r#type == needed) {
+            Some(condition) if condition.status => {}
+            Some(condition) => return Err(format!("{needed} is false: {}", condition.message)),
+            None => return Err(format!("{needed} was not reported yet")),
+        }
+    }
+    Ok(())
 }
 
 /// containerd, gitsync and the control plane: what a machine runs once a step was applied.
@@ -63,6 +72,22 @@ mod tests {
     fn status(healthy: bool) -> ServiceStatus {
         let message = if healthy { "" } else { "exited with code 1" }.to_owned();
         ServiceStatus { state: ServiceState::Running, healthy, pid: None, restarts: 0, message }
+    }
+
+    #[test]
+    fn an_image_whose_node_never_gets_ready_is_never_healthy() {
+        let condition = |r#type: &str, status: bool| Condition {
+            r#type: r#type.to_owned(),
+            status,
+            message: "the runtime does not answer".to_owned(),
+            ..Condition::default()
+        };
+        let plane = condition("ControlPlaneReady", true);
+        let said = |node: bool| all_true(&[plane.clone(), condition("NodeReady", node)]);
+        assert_eq!(said(true), Ok(()));
+        assert_eq!(said(false), Err("NodeReady is false: the runtime does not answer".to_owned()));
+        assert_eq!(all_true(std::slice::from_ref(&plane)), Err("NodeReady was not reported yet".to_owned()));
+        assert!(all_true(&[condition("NodeReady", true), condition("ControlPlaneReady", false)]).is_err());
     }
 
     #[test]
