@@ -14,6 +14,9 @@ const HOME: &str = ".cairn/test-upgrades";
 /// Where the machine lives whose power is cut.
 const POWER_HOME: &str = ".cairn/test-power";
 
+/// Where the machine lives whose boot chain is changed.
+const FLIPS_HOME: &str = ".cairn/test-flips";
+
 /// Without a flag of their own: upgrades on one machine, from a commit to an image that does not work.
 #[derive(Debug, Args)]
 pub(crate) struct Vm {
@@ -27,8 +30,11 @@ pub(crate) struct Vm {
     /// Without upgrade and rollback: no second image is built
     #[arg(long, requires = "power_cuts")]
     short: bool,
-    /// Begin no further power cut after this many minutes
-    #[arg(long, value_name = "MINUTES", requires = "power_cuts")]
+    /// Only flipped bits: one at this many places of the boot chain, with Secure Boot on, each followed by a boot
+    #[arg(long, value_name = "FLIPS", conflicts_with = "power_cuts")]
+    flips: Option<u32>,
+    /// Begin no further power cut or flip after this many minutes
+    #[arg(long, value_name = "MINUTES")]
     minutes: Option<u64>,
     /// Where the moments of the cuts follow from
     #[arg(long, default_value_t = 1)]
@@ -49,8 +55,15 @@ pub(crate) async fn vm(vm: &Vm) -> Result<()> {
     if let Some(losses) = vm.members {
         return members(Extent { losses, restarts_and_leaving: true }).await;
     }
+    let limit = vm.minutes.map(|minutes| Duration::from_secs(minutes * 60));
+    if let Some(count) = vm.flips {
+        std::fs::remove_dir_all(Places::new(FLIPS_HOME)?.home("")).context("removing what the last run left")?;
+        println!("\nflipped bits on a virtual machine");
+        tests_vm::flips::flips(&Places::new(FLIPS_HOME)?, &mut Steps::default(), count, vm.seed, limit).await?;
+        println!("\nnothing ran changed");
+        return Ok(());
+    }
     if let Some(cuts) = vm.power_cuts {
-        let limit = vm.minutes.map(|minutes| Duration::from_secs(minutes * 60));
         let extent = if vm.short { power::Extent::Short } else { power::Extent::Whole };
         return power_cuts(Campaign { cuts, seed: vm.seed, extent, limit, resume: !vm.fresh }).await;
     }

@@ -261,7 +261,11 @@ fn drain(held: &Held, machine: &Machine, view: &View<'_>, now: Timestamp) -> Ste
         Some(wish) if wish.reason == held.reason => {}
         // What was drained for a restart may have been refused for a reset: its turn begins anew.
         Some(_) | None => {
-            return Step::End { uncordon: held.cordoned, answer: None, why: "its wish does not stand any more".to_owned() };
+            return Step::End {
+                uncordon: held.cordoned,
+                answer: None,
+                why: "its wish does not stand any more".to_owned(),
+            };
         }
     }
     let pods: Vec<&Arc<Pod>> = view.pods.iter().filter(|pod| must_go(pod)).collect();

@@ -56,8 +56,8 @@ impl Layout {
 pub(crate) fn judge(disk: &Disk, images: &[Image]) -> Result<()> {
     let table = table(disk)?;
     let esp = table.find_label(label::ESP).context("there is an ESP")?.1;
-    let mut part = Part { disk, begin: esp.offset_bytes(), size: esp.size_bytes(), position: 0 };
-    let esp = FileSystem::new(&mut part, FsOptions::new()).context("the ESP is no file system")?;
+    let part = Part::of(disk, &(esp.offset_bytes()..esp.offset_bytes() + esp.size_bytes()));
+    let esp = FileSystem::new(part, FsOptions::new()).context("the ESP is no file system")?;
     let file = |path: &str| -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let mut file = esp.root_dir().open_file(path).with_context(|| format!("opening {path} on the ESP"))?;
@@ -104,7 +104,7 @@ fn records(disk: &Disk, meta: u64, default: Slot) -> Result<()> {
     Ok(())
 }
 
-fn table(disk: &Disk) -> Result<Table> {
+pub(super) fn table(disk: &Disk) -> Result<Table> {
     let sector = SECTOR as u64;
     let primary = disk.bytes(0, (PRIMARY_SECTORS * sector) as usize)?;
     let backup = disk.bytes(disk.size() - BACKUP_SECTORS * sector, (BACKUP_SECTORS * sector) as usize)?;
@@ -112,11 +112,17 @@ fn table(disk: &Disk) -> Result<Table> {
 }
 
 /// A partition that is only read.
-struct Part<'a> {
+pub(super) struct Part<'a> {
     disk: &'a Disk,
     begin: u64,
     size: u64,
     position: u64,
+}
+
+impl<'a> Part<'a> {
+    pub(super) fn of(disk: &'a Disk, range: &std::ops::Range<u64>) -> Self {
+        Part { disk, begin: range.start, size: range.end - range.start, position: 0 }
+    }
 }
 
 impl Read for Part<'_> {

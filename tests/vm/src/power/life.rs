@@ -137,8 +137,9 @@ impl Life<'_> {
             };
             anyhow::Ok(wait_for("a new machine", RESET_LIMIT, new).await?)
         };
-        let Ready { identity, phase } = steps.take("a reset is recorded", forgotten).await?;
-        ensure!(phase == "maintenance", "a machine without a seed waits to be brought in, and is {phase}");
+        let ready = steps.take("a reset is recorded", forgotten).await?;
+        ensure!(ready.is_nobodys(), "a machine that forgot everything is {}", ready.phase);
+        let identity = ready.identity;
         let (identity, generation) = (Some(identity), None);
         self.mark(&Known { doing: "forgotten".to_owned(), identity, generation, ..known })
     }

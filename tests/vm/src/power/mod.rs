@@ -11,6 +11,7 @@
 
 mod crash;
 mod disk;
+pub(crate) mod find;
 mod judge;
 mod life;
 mod nbd;
@@ -24,10 +25,10 @@ use crate::places::Places;
 use crate::steps::Steps;
 use anyhow::{Context, Result, bail, ensure};
 use crash::Cut;
-use disk::Disk;
+pub(crate) use disk::Disk;
 use judge::{Image, Layout, judge};
 use life::{Files, Machine, luck, record};
-use nbd::{Served, URL};
+pub(crate) use nbd::{Served, URL};
 use recording::{Entry, Known, Recording};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -225,14 +226,16 @@ impl Stage<'_> {
     /// Waits until the machine is something, and says what, if it may be that.
     async fn found(&self, machine: &VirtualMachine, known: &Known) -> Result<String> {
         let ready = async || Ready::read(&machine.serial()).ok_or("the machine API does not answer");
-        let Ready { identity, phase } = wait_for("a machine that is up", RECOVERY_LIMIT, ready).await?;
+        let ready = wait_for("a machine that is up", RECOVERY_LIMIT, ready).await?;
+        let nobodys = ready.is_nobodys();
+        let Ready { identity, phase } = ready;
         let same = known.identity.as_ref().is_none_or(|known| *known == identity);
         if !same || (known.generation.is_none() && phase != "running") {
             if !same && !known.new {
                 bail!("its identity is {identity}, it was {}", known.identity.as_deref().unwrap_or("none"));
             }
-            ensure!(phase == "maintenance" || known.generation.is_none(), "a new machine is {phase}");
-            return Ok(format!("{} machine, {phase}", if same { "the same" } else { "a new" }));
+            ensure!(same || nobodys, "a new machine is {phase}");
+            return Ok(if same { "the same machine, in no cluster yet" } else { "a new machine" }.to_owned());
         }
         self.same_as_before(known).await
     }
@@ -263,13 +266,18 @@ impl Stage<'_> {
 const PART_ENTRIES_MIN: usize = 8;
 
 /// What the console says once the machine API answers.
-struct Ready {
+pub(crate) struct Ready {
     identity: String,
     phase: String,
 }
 
 impl Ready {
-    fn read(serial: &str) -> Option<Self> {
+    /// Whether it knows of no cluster: it waits to be brought in, or has not read its disk yet.
+    fn is_nobodys(&self) -> bool {
+        matches!(self.phase.as_str(), "maintenance" | "starting")
+    }
+
+    pub(crate) fn read(serial: &str) -> Option<Self> {
         let phase = serial.rsplit("cairn: READY phase=").next().filter(|rest| rest.len() < serial.len())?;
         let phase = phase.split_whitespace().next()?.to_owned();
         let identity = serial.rsplit("SHA256:").next().filter(|rest| rest.len() < serial.len())?;
