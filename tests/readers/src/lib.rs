@@ -7,12 +7,17 @@
 //! bytes -> commits, trees, policies, documents, statements, states     pure readers of gitsync-verify and machined-config
 //!       -> packs, bundles                                              the fetch child's whole run, then what gitsync makes of its answer
 //!       -> answers                                                     what gitsync reads from a child that has been taken over
+//!       -> command-lines, tables, superblocks, records, messages,      what PID 1 and machined read from firmware, disks and each other
+//!          module-lists, unified-images, artefacts
+//!       -> applied-logs, tpm-answers                                   what attestation rests on
 //! ```
 
+mod boot;
 mod documents;
 mod history;
 mod packs;
 mod statements;
+mod tpm;
 
 use std::fmt;
 
@@ -34,7 +39,7 @@ impl fmt::Debug for Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 19] = [
     Target { name: "commits", seeds: history::commit_seeds, feed: history::commits },
     Target { name: "trees", seeds: history::tree_seeds, feed: history::trees },
     Target { name: "policies", seeds: documents::policy_seeds, feed: documents::policies },
@@ -44,6 +49,16 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "packs", seeds: packs::pack_seeds, feed: packs::packs },
     Target { name: "bundles", seeds: packs::bundle_seeds, feed: packs::bundles },
     Target { name: "answers", seeds: packs::answer_seeds, feed: packs::answers },
+    Target { name: "command-lines", seeds: boot::command_line_seeds, feed: boot::command_lines },
+    Target { name: "tables", seeds: boot::table_seeds, feed: boot::tables },
+    Target { name: "superblocks", seeds: boot::superblock_seeds, feed: boot::superblocks },
+    Target { name: "records", seeds: boot::record_seeds, feed: boot::records },
+    Target { name: "messages", seeds: boot::message_seeds, feed: boot::messages },
+    Target { name: "module-lists", seeds: boot::module_list_seeds, feed: boot::module_lists },
+    Target { name: "unified-images", seeds: boot::unified_image_seeds, feed: boot::unified_images },
+    Target { name: "artefacts", seeds: boot::artefact_seeds, feed: boot::artefacts },
+    Target { name: "applied-logs", seeds: boot::applied_log_seeds, feed: boot::applied_logs },
+    Target { name: "tpm-answers", seeds: tpm::answer_seeds, feed: tpm::answers },
 ];
 
 /// The target of a name.

@@ -117,6 +117,56 @@ fn answers() {
 }
 
 #[test]
+fn command_lines() {
+    feed("command-lines", SAMPLE);
+}
+
+#[test]
+fn partition_tables() {
+    feed("tables", SAMPLE);
+}
+
+#[test]
+fn superblocks() {
+    feed("superblocks", SAMPLE);
+}
+
+#[test]
+fn records() {
+    feed("records", SAMPLE);
+}
+
+#[test]
+fn messages() {
+    feed("messages", SAMPLE);
+}
+
+#[test]
+fn module_lists() {
+    feed("module-lists", SAMPLE);
+}
+
+#[test]
+fn unified_images() {
+    feed("unified-images", SAMPLE);
+}
+
+#[test]
+fn artefacts() {
+    feed("artefacts", SAMPLE);
+}
+
+#[test]
+fn applied_logs() {
+    feed("applied-logs", SAMPLE);
+}
+
+#[test]
+fn tpm_answers() {
+    feed("tpm-answers", SAMPLE);
+}
+
+#[test]
 fn packs() {
     feed("packs", SAMPLE_ON_DISK);
 }
