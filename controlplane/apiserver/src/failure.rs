@@ -65,7 +65,7 @@ fn of_store(error: &StoreError) -> ApiError {
         StoreError::Future { asked, current } => too_large_resource_version(asked.0, current.0),
         StoreError::TooLarge { limit, .. } => ApiError::too_large(*limit),
         StoreError::Invalid { reason } => ApiError::internal(reason),
-        StoreError::Lease { .. } => ApiError::internal(&error.to_string()),
+        StoreError::Lease { .. } | StoreError::Level { .. } => ApiError::internal(&error.to_string()),
         StoreError::Unavailable { .. } => {
             let details = Details { retry_after_seconds: 1, ..Details::default() };
             let reason = Reason::ServiceUnavailable;

@@ -5,7 +5,7 @@
 
 use crate::audit::Audit;
 use crate::leaf::LeafSource;
-use crate::member::MemberConfig;
+use crate::member::{Levels, MemberConfig};
 use crate::node::{self, NodeConfig, Places};
 use crate::pki::write_secret;
 use crate::server::{Server, ServerConfig};
@@ -97,10 +97,11 @@ async fn serve(
         (IpAddr::V4(_) | IpAddr::V6(_), _) => None,
     };
     let addresses = [arguments.listen.ip().to_string(), name.to_string()].into_iter();
+    let (_, levels) = watch::channel(Levels { allowed: Levels::SPOKEN, settled: true });
     let config = ServerConfig {
         folder: arguments.data.clone(),
         bootstrap: true,
-        member: MemberConfig { machine: name.clone(), address: None, others: Vec::new() },
+        member: MemberConfig { machine: name.clone(), address: None, others: Vec::new(), levels },
         listen: arguments.listen,
         names: addresses.chain(advertise.map(|own| own.to_string())).collect(),
         advertise,

@@ -34,6 +34,8 @@ pub(crate) struct Place {
     pub(crate) addresses: Vec<Cidr>,
     /// What became of images on this machine.
     pub(crate) images: ImageReport,
+    /// Whether the running image stays: it is not on trial, and none is about to be.
+    pub(crate) settled: bool,
 }
 
 /// Why machined could not be asked, or its answer not used.
@@ -220,5 +222,6 @@ fn place(reply: ContextReply) -> Result<Option<Place>, LocalError> {
         access,
         addresses: reply.addresses.iter().map(address).collect::<Result<_, _>>()?,
         images: images(reply.image.unwrap_or_default()),
+        settled: reply.image_settled,
     }))
 }

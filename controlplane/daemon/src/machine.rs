@@ -7,7 +7,7 @@ use crate::exposed;
 use crate::image_report;
 use crate::leaf::LeafSource;
 use crate::local::{Local, Place};
-use crate::member::MemberConfig;
+use crate::member::{Levels, MemberConfig};
 use crate::node::{self, NodeConfig, Places};
 use crate::permits;
 use crate::readiness;
@@ -44,6 +44,8 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
     let mut places = local.place(supervisor).await?;
     let place = places.borrow_and_update().clone();
     let (writer, table) = table(place.access.clone());
+    let (told, levels) = watch::channel(levels_of(&place));
+    let told = Told { table: writer, levels: told };
     let leaf = local.leaf(leaf_names(&place), supervisor).await?;
     let audit = Audit::to_machined(local.clone(), supervisor);
     tracing::info!(machine = %place.machine.name, role = ?place.machine.role, "this machine's place in the cluster");
@@ -53,11 +55,11 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
         Role::ControlPlane => {
             let server = tokio::select! {
                 // It may wait long until the others take it in.
-                server = control_plane(&arguments, &place, &started, (table, leaf, audit, local, watched), supervisor) => server?,
-                ended = follow(&mut places, &started, &writer) => return ended,
+                server = control_plane(&arguments, &place, &started, (table, leaf, audit, local, watched), levels, supervisor) => server?,
+                ended = follow(&mut places, &started, &told) => return ended,
             };
             tokio::select! {
-                ended = follow(&mut places, &started, &writer) => ended,
+                ended = follow(&mut places, &started, &told) => ended,
                 reason = server.failed() => bail!("the store cannot go on: {reason}"),
             }
         }
@@ -65,9 +67,9 @@ pub(crate) async fn run(arguments: MachineArguments, supervisor: &Supervisor) ->
             tokio::select! {
                 // It waits until the control plane answers.
                 begun = worker(&place, &started, (table, leaf, local, watched), supervisor) => begun?,
-                ended = follow(&mut places, &started, &writer) => return ended,
+                ended = follow(&mut places, &started, &told) => return ended,
             }
-            follow(&mut places, &started, &writer).await
+            follow(&mut places, &started, &told).await
         }
     }
 }
@@ -90,6 +92,7 @@ async fn control_plane(
     place: &Place,
     start: &Start,
     (table, leaf, audit, local, places): (Table, LeafSource, Audit, Local, watch::Receiver<Place>),
+    levels: watch::Receiver<Levels>,
     supervisor: &Supervisor,
 ) -> Result<Server> {
     let mut names: Vec<String> = place.addresses.iter().map(|cidr| cidr.address().to_string()).collect();
@@ -102,6 +105,7 @@ async fn control_plane(
             machine: place.machine.name.clone(),
             address: Some(start.address),
             others: others.collect(),
+            levels,
         },
         listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, API_PORT)),
         names,
@@ -205,15 +209,26 @@ fn leaf_names(place: &Place) -> Vec<String> {
     names
 }
 
-/// Passes on new access tables; returns when what this process was started with has changed.
-async fn follow(places: &mut watch::Receiver<Place>, started: &Start, writer: &TableWriter) -> Result<()> {
+/// What the rest of the process hears of while it runs.
+struct Told {
+    table: TableWriter,
+    levels: watch::Sender<Levels>,
+}
+
+fn levels_of(place: &Place) -> Levels {
+    Levels { allowed: place.cluster.level.unwrap_or(Levels::SPOKEN), settled: place.settled }
+}
+
+/// Passes on new access tables and levels; returns when what this process was started with has changed.
+async fn follow(places: &mut watch::Receiver<Place>, started: &Start, told: &Told) -> Result<()> {
     loop {
         if places.changed().await.is_err() {
             // The task that follows machined lives as long as the process.
             return Ok(());
         }
         let place = places.borrow_and_update().clone();
-        writer.replace(place.access.clone());
+        told.table.replace(place.access.clone());
+        told.levels.send_if_modified(|levels| std::mem::replace(levels, levels_of(&place)) != levels_of(&place));
         // What cannot be started with ends this too: the next start says why.
         if Start::of(&place).ok().as_ref() != Some(started) {
             tracing::info!("what the control plane was started with changed; starting again");
@@ -249,6 +264,7 @@ mod tests {
             },
             addresses: addresses.iter().map(|text| text.parse().expect("because it is an address")).collect(),
             images: Default::default(),
+            settled: true,
         }
     }
 

@@ -11,15 +11,16 @@ use crate::leaf::LeafSource;
 use crate::pki::{Bundle, Pki, PkiError, write_secret};
 use crate::table::Table;
 use controlplane_members::{
-    Birth, Dialler, Exposure, FIRST, JoinError, Keyring, PORT, Roster, Trust, announce, ask_to_join, keep_keys,
-    keep_membership, serve,
+    AnnounceError, Announcement, Birth, Dialler, Exposure, FIRST, JoinError, Keyring, PORT, Roster, Trust, announce,
+    ask_to_join, keep_keys, keep_membership, serve,
 };
 use controlplane_replica::{Alone, Folder, Member, MemberId, OpenError, Options, Peers, Replica};
 use controlplane_store::StoreError;
 use jiff::Timestamp;
 use machined_access::{Leaf, MachineRole};
-use machined_ids::MachineName;
-use machined_reconcile::{Restart, Supervisor};
+use machined_config::CLUSTER_LEVEL;
+use machined_ids::{ClusterLevel, MachineName};
+use machined_reconcile::{Restart, Stop, Supervisor};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -45,6 +46,22 @@ pub(crate) struct MemberConfig {
     pub(crate) address: Option<Ipv4Addr>,
     /// Where other members may be found: `host:port`.
     pub(crate) others: Vec<String>,
+    /// What may be spoken.
+    pub(crate) levels: watch::Receiver<Levels>,
+}
+
+/// How far this machine's release and the repository let the cluster's level go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Levels {
+    /// The newest level that the repository allows.
+    pub(crate) allowed: ClusterLevel,
+    /// Whether the running image stays: it is not on trial, and none is about to be.
+    pub(crate) settled: bool,
+}
+
+impl Levels {
+    /// What this release speaks.
+    pub(crate) const SPOKEN: ClusterLevel = ClusterLevel(CLUSTER_LEVEL);
 }
 
 /// Why this machine has no member.
@@ -63,7 +80,9 @@ pub(crate) enum MemberError {
     #[error("the store did not open")]
     Open(#[from] OpenError),
     #[error("this member cannot be put on record")]
-    Record(#[source] StoreError),
+    Record(#[from] AnnounceError),
+    #[error("the cluster's level cannot be written")]
+    Level(#[source] StoreError),
     #[error("the store knows this member as number {known}, its folder says {own}: restore one of them from a backup")]
     Number { known: MemberId, own: MemberId },
     #[error("cannot listen on port {PORT}; another program may have it")]
@@ -113,6 +132,7 @@ struct Circle {
     table: Table,
     leaf: LeafSource,
     machine: MachineName,
+    levels: watch::Receiver<Levels>,
 }
 
 impl Trust for Circle {
@@ -121,6 +141,10 @@ impl Trust for Circle {
         let members = table.machines.iter().filter(|(_, machine)| machine.role == MachineRole::ControlPlane);
         let machines = members.map(|(name, machine)| (name.clone(), machine.identity.clone())).collect();
         Roster { seq: table.seq, machines }
+    }
+
+    fn allowed_level(&self) -> ClusterLevel {
+        self.levels.borrow().allowed
     }
 
     fn leaf(&self) -> Leaf {
@@ -153,7 +177,8 @@ pub(crate) async fn open(
     supervisor: &Supervisor,
 ) -> Result<Opened, MemberError> {
     let (store, keys) = (folder.join("store"), folder.join("pki"));
-    let trust: Arc<dyn Trust> = Arc::new(Circle { table, leaf, machine: config.machine.clone() });
+    let trust: Arc<dyn Trust> =
+        Arc::new(Circle { table, leaf, machine: config.machine.clone(), levels: config.levels.clone() });
     let mut identity = Identity::open(&store)?;
     let own = config.address.map(|ip| SocketAddr::from((ip, PORT)));
     let mut first = false;
@@ -179,12 +204,17 @@ pub(crate) async fn open(
         Some(_) => Dialler::new(Arc::clone(&trust)),
         None => Arc::new(Alone),
     };
-    let options = Options { files: Arc::new(files), id, member, bootstrap: id == FIRST, peers };
+    let options = Options { files: Arc::new(files), id, member, bootstrap: id == FIRST, peers, speaks: Levels::SPOKEN };
     let replica = Replica::open(options).await?;
     replica.maintain(supervisor);
     let mut exposure = None;
+    if own.is_none() {
+        // Nobody else ever has to understand it.
+        replica.raise(Levels::SPOKEN, &[]).await.map_err(MemberError::Level)?;
+    }
     if let Some(own) = own {
-        let record = On { birth: identity.birth, id, machine: config.machine.clone(), address: own };
+        let (machine, levels) = (config.machine.clone(), config.levels.clone());
+        let record = On { birth: identity.birth, id, machine, address: own, levels };
         connect(&replica, &trust, &pki, record, supervisor).await?;
         exposure = Some(follow_keys(&replica, &trust, &pki, supervisor));
     }
@@ -221,7 +251,7 @@ async fn place(
             return (FIRST, None);
         }
         let others: Vec<String> = config.others.iter().filter(|one| **one != own).cloned().collect();
-        match ask_to_join(trust, &others, birth, &own).await {
+        match ask_to_join(trust, &others, birth, &own, Levels::SPOKEN).await {
             Ok(joined) => return (joined.id, Some(joined.welcome)),
             Err(error) if bootstrap => {
                 tracing::info!(reason = describe(&error), "no cluster answers: this machine makes it");
@@ -248,13 +278,38 @@ struct On {
     id: MemberId,
     machine: MachineName,
     address: SocketAddr,
+    levels: watch::Receiver<Levels>,
 }
 
 impl On {
-    async fn record(&self, replica: &Replica, trust: &dyn Trust) -> Result<(), MemberError> {
-        let (address, seq) = (self.address.to_string(), trust.roster().seq);
-        let known = announce(replica, self.birth, &self.machine, &address, seq).await.map_err(MemberError::Record)?;
-        if known == self.id { Ok(()) } else { Err(MemberError::Number { known, own: self.id }) }
+    /// Puts this member on record; says what was told of its image.
+    async fn record(&mut self, replica: &Replica, trust: &dyn Trust) -> Result<bool, MemberError> {
+        let settled = self.levels.borrow_and_update().settled;
+        let from = Announcement {
+            birth: self.birth,
+            machine: self.machine.clone(),
+            address: self.address.to_string(),
+            seq: trust.roster().seq,
+            speaks: Levels::SPOKEN,
+            settled,
+        };
+        let known = announce(replica, &from).await?;
+        if known == self.id { Ok(settled) } else { Err(MemberError::Number { known, own: self.id }) }
+    }
+
+    /// Tells the store of this member, and again whenever its image went on trial or stays.
+    async fn keep(mut self, replica: Arc<Replica>, trust: Arc<dyn Trust>, mut stop: Stop) -> Result<(), MemberError> {
+        loop {
+            let settled = tokio::select! {
+                () = replica.led() => self.record(&replica, &*trust).await?,
+                () = stop.requested() => return Ok(()),
+            };
+            tokio::select! {
+                // Whoever tells is gone only when the process ends.
+                Ok(_) = self.levels.wait_for(|levels| levels.settled != settled) => {}
+                () = stop.requested() => return Ok(()),
+            }
+        }
     }
 }
 
@@ -263,27 +318,18 @@ async fn connect(
     replica: &Arc<Replica>,
     trust: &Arc<dyn Trust>,
     pki: &Arc<Pki>,
-    on: On,
+    mut on: On,
     supervisor: &Supervisor,
 ) -> Result<(), MemberError> {
     let socket = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await.map_err(MemberError::Listen)?;
     if replica.members().voters.keys().eq([&on.id]) {
         // Before anybody else can ask for a number.
         on.record(replica, &**trust).await?;
-    } else {
-        let (replica, trust) = (Arc::clone(replica), Arc::clone(trust));
-        supervisor.spawn("store record", Restart::Always, move |mut stop| {
-            let (replica, trust, on) = (Arc::clone(&replica), Arc::clone(&trust), on.clone());
-            async move {
-                tokio::select! {
-                    () = replica.led() => on.record(&replica, &*trust).await?,
-                    () = stop.requested() => {}
-                }
-                stop.requested().await;
-                Ok::<_, MemberError>(())
-            }
-        });
     }
+    let (told, believed) = (Arc::clone(replica), Arc::clone(trust));
+    supervisor.spawn("store record", Restart::Always, move |stop| {
+        on.clone().keep(Arc::clone(&told), Arc::clone(&believed), stop)
+    });
     let socket = Arc::new(socket);
     let (served, believed, pki) = (Arc::clone(replica), Arc::clone(trust), Arc::clone(pki));
     supervisor.spawn("store peers", Restart::Always, move |stop| {

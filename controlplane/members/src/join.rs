@@ -6,6 +6,7 @@ use crate::records::Birth;
 use crate::wire::JoinRequest;
 use crate::wire::failure;
 use controlplane_replica::MemberId;
+use machined_ids::ClusterLevel;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,10 +43,11 @@ pub async fn ask_to_join(
     addresses: &[String],
     birth: Birth,
     own: &str,
+    speaks: ClusterLevel,
 ) -> Result<Joined, JoinError> {
     let mut last = None;
     for address in addresses {
-        match ask(trust, address, birth, own).await {
+        match ask(trust, address, birth, own, speaks).await {
             Ok(joined) => return Ok(joined),
             Err(error) => {
                 tracing::debug!(address, %error, "no member took this machine in");
@@ -56,11 +58,17 @@ pub async fn ask_to_join(
     Err(JoinError { asked: addresses.to_vec(), source: last })
 }
 
-async fn ask(trust: &Arc<dyn Trust>, address: &str, birth: Birth, own: &str) -> io::Result<Joined> {
+async fn ask(
+    trust: &Arc<dyn Trust>,
+    address: &str,
+    birth: Birth,
+    own: &str,
+    speaks: ClusterLevel,
+) -> io::Result<Joined> {
     // Any machine of the control plane will do: whichever a name leads to.
     let anybody = |roster: &crate::Roster, identity: &_| roster.machines.values().any(|known| known == identity);
     let mut client = connect_lazily(Arc::clone(trust), address.to_owned(), anybody);
-    let request = JoinRequest { birth: birth.0.to_vec(), address: own.to_owned() };
+    let request = JoinRequest { birth: birth.0.to_vec(), address: own.to_owned(), speaks: speaks.0 };
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("{address} did not answer in time"));
     let reply = tokio::time::timeout(ASK_LIMIT, client.join(request)).await.map_err(late)?.map_err(failure)?;
     let reply = reply.into_inner();

@@ -7,12 +7,14 @@
 //! Replica -> Dialler -> TLS, pinned to one machine -> Service -> Replica
 //! a new machine -> ask_to_join -> Service: a number for its birth -> records in the store
 //! the leader's membership task: records + roster + who is how far -> plan -> one change at a time
+//! level: what every member's release speaks, raised when all speak more
 //! keys: who was given the cluster's keys, and how they are replaced when one of these machines leaves
 //! ```
 
 mod client;
 mod join;
 mod keys;
+mod level;
 mod listener;
 mod membership;
 mod records;
@@ -27,11 +29,11 @@ pub use keys::{
     Clock, Exposure, GRACE, KeyRecord, KeySet, Keyring, Knower, Leaver, Progress, Roles, SetNumber, Stage, keep_keys,
 };
 pub use membership::run as keep_membership;
-pub use records::{Birth, Record, announce};
+pub use records::{AnnounceError, Announcement, Birth, Record, announce};
 pub use server::{ServeError, serve};
 
 use machined_access::Leaf;
-use machined_ids::{Fingerprint, MachineName, Seq};
+use machined_ids::{ClusterLevel, Fingerprint, MachineName, Seq};
 use std::collections::BTreeMap;
 
 /// Port of every member, as etcd's for its peers.
@@ -56,6 +58,9 @@ pub struct Roster {
 pub trait Trust: Send + Sync + 'static {
     /// The control-plane machines.
     fn roster(&self) -> Roster;
+
+    /// The newest level that the repository allows the cluster.
+    fn allowed_level(&self) -> ClusterLevel;
 
     /// This machine's leaf for [`SERVICE`].
     fn leaf(&self) -> Leaf;

@@ -4,6 +4,7 @@
 //! who is a member + who is on record + who may be + who is how far -> plan -> Replica::change
 //! ```
 
+use crate::level;
 use crate::records::{self, Birth, Record};
 use crate::{Roster, Trust};
 use controlplane_replica::{Change, Member, MemberId, Members, Replica};
@@ -44,7 +45,7 @@ async fn look(replica: &Replica, trust: &dyn Trust) -> Result<(), StoreError> {
     let records = records::all(replica).await?;
     let (members, roster) = (replica.members(), trust.roster());
     match plan(*replica.raft().node_id(), &members, &records, &roster) {
-        Step::Nothing => Ok(()),
+        Step::Nothing => level::look(replica, trust, &members, &records).await,
         Step::Change(change) => {
             tracing::info!(?change, "changing the store's members");
             replica.change(change).await

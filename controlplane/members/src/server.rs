@@ -2,14 +2,14 @@
 
 use crate::keys::{HandOut, Keyring, Knower, hand_out, serving};
 use crate::listener::{self, Caller};
-use crate::records::{Birth, announce};
+use crate::records::{AnnounceError, Announcement, Birth, announce};
 use crate::wire::members_server::{Members, MembersServer};
 use crate::wire::{JoinReply, JoinRequest, KeysReply, KeysRequest, MESSAGE_LIMIT, Packet, VoteCall, status};
 use crate::{SERVICE, Trust};
 use controlplane_replica::{Replica, SnapshotInFlight, SnapshotMeta, Vote};
 use machined_access::Peer;
 use machined_access::tls::{self, ServerKeys};
-use machined_ids::{Digest, Fingerprint};
+use machined_ids::{ClusterLevel, Digest, Fingerprint};
 use machined_reconcile::Stop;
 use serde::Serialize;
 use std::io;
@@ -120,6 +120,13 @@ impl Service {
     }
 }
 
+fn unannounced(error: AnnounceError) -> Status {
+    match error {
+        AnnounceError::Store(error) => failed(error),
+        AnnounceError::TooOld(error) => Status::failed_precondition(error.to_string()),
+    }
+}
+
 fn withheld(error: HandOut) -> Status {
     match error {
         HandOut::Store(_) | HandOut::Unclear(_) => failed(error),
@@ -191,12 +198,15 @@ impl Members for Service {
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
         let (identity, knower) = self.machine(&request)?;
-        let JoinRequest { birth, address } = request.into_inner();
+        let JoinRequest { birth, address, speaks } = request.into_inner();
         let birth = birth.try_into().map_err(|_| Status::invalid_argument("a birth has 16 bytes"))?;
         address
             .parse::<SocketAddr>()
             .map_err(|_| Status::invalid_argument("an address has an IP address and a port"))?;
-        let id = announce(&*self.replica, Birth(birth), &knower.machine, &address, knower.seq).await.map_err(failed)?;
+        let (machine, speaks) = (knower.machine.clone(), ClusterLevel(speaks));
+        // It says itself that its release stays, once it is a member.
+        let from = Announcement { birth: Birth(birth), machine, address, seq: knower.seq, speaks, settled: false };
+        let id = announce(&*self.replica, &from).await.map_err(unannounced)?;
         let keys = serving(&self.replica, &*self.trust, &*self.ring).await.map_err(withheld)?;
         let welcome = self.reveal(&keys, &identity, &knower).await?;
         Ok(Response::new(JoinReply { id, welcome }))

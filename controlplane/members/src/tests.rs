@@ -1,17 +1,19 @@
 //! Real members on loopback: real TLS, real files, real elections.
 
 mod keys;
+mod releases;
 
 use crate::{
-    Birth, Dialler, Exposure, Joined, Keyring, Roster, SERVICE, Trust, announce, ask_to_join, keep_membership, serve,
+    Announcement, Birth, Dialler, Exposure, Joined, Keyring, Roster, SERVICE, Trust, announce, ask_to_join,
+    keep_membership, serve,
 };
-use controlplane_replica::{Folder, Member, MemberId, Options, Peers, Replica};
+use controlplane_replica::{Folder, LEASES, Member, MemberId, OpenError, Options, Peers, Replica};
 use controlplane_store::{Consistency, Op, RangeRequest, Store, StoreError, Txn};
 use jiff::Timestamp;
 use keys::{Ring, TestClock};
 use machined_access::tls::MACHINE_NAME;
 use machined_access::{IdentityKey, Leaf, LeafKey};
-use machined_ids::{Fingerprint, MachineName, Revision, Seq};
+use machined_ids::{ClusterLevel, Fingerprint, MachineName, Revision, Seq};
 use machined_reconcile::{Restart, Supervisor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,11 +46,17 @@ struct Circle {
     identity: IdentityKey,
     service: &'static str,
     machine: MachineName,
+    /// What the repository allows.
+    allowed: ClusterLevel,
 }
 
 impl Trust for Circle {
     fn roster(&self) -> Roster {
         self.accepted.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn allowed_level(&self) -> ClusterLevel {
+        self.allowed
     }
 
     fn leaf(&self) -> Leaf {
@@ -74,25 +82,71 @@ fn stranger(accepted: &Accepted, service: &'static str) -> Arc<Circle> {
 
 fn somebody(accepted: &Accepted, service: &'static str, machine: &str) -> Arc<Circle> {
     let identity = IdentityKey::generate().expect("because the system has randomness");
-    Arc::new(Circle { accepted: accepted.clone(), identity, service, machine: name(machine) })
+    Arc::new(Circle { accepted: accepted.clone(), identity, service, machine: name(machine), allowed: LEASES })
+}
+
+/// What of a member stays when its process ends.
+struct Body {
+    name: MachineName,
+    id: MemberId,
+    birth: Birth,
+    address: String,
+    circle: Arc<Circle>,
+    ring: Arc<Ring>,
+    folder: TempDir,
+}
+
+impl Body {
+    async fn run(self, socket: TcpListener, accepted: &Accepted, speaks: ClusterLevel) -> Result<Running, OpenError> {
+        let Body { name, id, birth, address, circle, ring, folder } = self;
+        let trust = Arc::clone(&circle) as Arc<dyn Trust>;
+        let options = Options {
+            files: Arc::new(Folder::create(folder.path()).expect("because the folder is there")),
+            id,
+            member: Member { machine: name.to_string(), address: address.clone() },
+            bootstrap: id == crate::FIRST,
+            peers: Dialler::new(Arc::clone(&trust)) as Arc<dyn Peers>,
+            speaks,
+        };
+        let replica = Replica::open(options).await?;
+        let supervisor = Supervisor::new();
+        let (socket, served, believed) = (Arc::new(socket), Arc::clone(&replica), Arc::clone(&trust));
+        let revealed = Arc::clone(&ring);
+        supervisor.spawn("store peers", Restart::Never, move |stop| {
+            let ring = Arc::clone(&revealed) as Arc<dyn Keyring>;
+            serve(Arc::clone(&socket), Arc::clone(&served), Arc::clone(&believed), ring, stop)
+        });
+        let exposure = keys::keep(&supervisor, &replica, &trust, &ring, &accepted.1);
+        let keeping = Arc::clone(&replica);
+        supervisor.spawn("store membership", Restart::Never, move |stop| {
+            keep_membership(Arc::clone(&keeping), Arc::clone(&trust), stop)
+        });
+        Ok(Running { name, id, birth, address, replica, supervisor, circle, ring, exposure, folder })
+    }
 }
 
 /// A machine that runs a member.
 struct Running {
     name: MachineName,
     id: MemberId,
+    birth: Birth,
     address: String,
     replica: Arc<Replica>,
     supervisor: Supervisor,
     circle: Arc<Circle>,
     ring: Arc<Ring>,
     exposure: watch::Receiver<Option<Exposure>>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Running {
     /// Brings a machine of the repository: the first makes the store, others are taken in by `others`.
     async fn start(accepted: &Accepted, text: &str, others: &[&Running]) -> Running {
+        Running::start_as(accepted, text, others, LEASES).await
+    }
+
+    /// The same with a release that speaks up to `speaks`.
+    async fn start_as(accepted: &Accepted, text: &str, others: &[&Running], speaks: ClusterLevel) -> Running {
         let circle = somebody(accepted, SERVICE, text);
         accepted.step(|machines| drop(machines.insert(name(text), circle.identity.fingerprint())));
         let trust = Arc::clone(&circle) as Arc<dyn Trust>;
@@ -109,38 +163,41 @@ impl Running {
             }
             _ => {
                 let addresses: Vec<String> = others.iter().map(|other| other.address.clone()).collect();
-                let joined = ask_to_join(&trust, &addresses, birth, &address).await;
+                let joined = ask_to_join(&trust, &addresses, birth, &address, speaks).await;
                 let Joined { id, welcome } = joined.expect("because the repository names the machine");
                 ring.keep(&Ring::digest(&welcome), &welcome).expect("because it is in memory");
                 id
             }
         };
         let folder = TempDir::new().expect("because the system has a temporary folder");
-        let options = Options {
-            files: Arc::new(Folder::create(folder.path()).expect("because the folder is there")),
-            id,
-            member: Member { machine: text.to_owned(), address: address.clone() },
-            bootstrap: others.is_empty(),
-            peers: Dialler::new(Arc::clone(&trust)) as Arc<dyn Peers>,
-        };
-        let replica = Replica::open(options).await.expect("because the folder is new");
+        let body = Body { name: name(text), id, birth, address, circle, ring, folder };
+        let running = body.run(socket, accepted, speaks).await.expect("because the folder is new");
         if others.is_empty() {
-            let given = announce(&*replica, birth, &name(text), &address, Seq(1)).await;
-            assert_eq!(given, Ok(crate::FIRST));
+            assert_eq!(running.announce().await, crate::FIRST);
         }
-        let supervisor = Supervisor::new();
-        let (socket, served, believed) = (Arc::new(socket), Arc::clone(&replica), Arc::clone(&trust));
-        let revealed = Arc::clone(&ring);
-        supervisor.spawn("store peers", Restart::Never, move |stop| {
-            let ring = Arc::clone(&revealed) as Arc<dyn Keyring>;
-            serve(Arc::clone(&socket), Arc::clone(&served), Arc::clone(&believed), ring, stop)
-        });
-        let exposure = keys::keep(&supervisor, &replica, &trust, &ring, &accepted.1);
-        let keeping = Arc::clone(&replica);
-        supervisor.spawn("store membership", Restart::Never, move |stop| {
-            keep_membership(Arc::clone(&keeping), Arc::clone(&trust), stop)
-        });
-        Running { name: name(text), id, address, replica, supervisor, circle, ring, exposure, _folder: folder }
+        running
+    }
+
+    /// Says what its release speaks, as the daemon does once it is led.
+    async fn announce(&self) -> MemberId {
+        let from = Announcement {
+            birth: self.birth,
+            machine: self.name.clone(),
+            address: self.address.clone(),
+            seq: Seq(1),
+            speaks: self.replica.speaks(),
+            settled: true,
+        };
+        announce(&*self.replica, &from).await.expect("because a majority runs and it is not too old")
+    }
+
+    /// Ends the process and begins one of another release on the same disk.
+    async fn again_as(self, accepted: &Accepted, speaks: ClusterLevel) -> Result<Running, OpenError> {
+        self.stop().await;
+        let Running { name, id, birth, address, replica, supervisor, circle, ring, folder, .. } = self;
+        drop((replica, supervisor));
+        let socket = TcpListener::bind(&address).await.expect("because nobody has the port any more");
+        Body { name, id, birth, address, circle, ring, folder }.run(socket, accepted, speaks).await
     }
 
     /// Waits until this member knows exactly these voters.
@@ -174,10 +231,15 @@ impl Running {
 }
 
 async fn three() -> (Accepted, [Running; 3]) {
+    three_as(LEASES).await
+}
+
+/// Three members of a release that speaks up to `speaks`.
+async fn three_as(speaks: ClusterLevel) -> (Accepted, [Running; 3]) {
     let accepted = Accepted::new();
-    let first = Running::start(&accepted, "cp1", &[]).await;
-    let second = Running::start(&accepted, "cp2", &[&first]).await;
-    let third = Running::start(&accepted, "cp3", &[&first, &second]).await;
+    let first = Running::start_as(&accepted, "cp1", &[], speaks).await;
+    let second = Running::start_as(&accepted, "cp2", &[&first], speaks).await;
+    let third = Running::start_as(&accepted, "cp3", &[&first, &second], speaks).await;
     assert_eq!([first.id, second.id, third.id], [1, 2, 3]);
     for running in [&first, &second, &third] {
         running.sees(&[1, 2, 3]).await;
@@ -232,7 +294,7 @@ async fn a_member_that_is_far_behind_gets_the_whole_state() {
     assert_eq!(second.get("/a/19").await.map(|value| value.len()), Ok(200_000));
     let counted = second.replica.range(RangeRequest::new("/a/", "/a0"), Consistency::Linearizable).await;
     assert_eq!(counted.map(|answer| (answer.count, answer.revision)), Ok((20, first.replica.revision())));
-    let left = std::fs::read_dir(second._folder.path()).expect("because it is there").flatten();
+    let left = std::fs::read_dir(second.folder.path()).expect("because it is there").flatten();
     assert!(left.into_iter().all(|file| file.file_name() != "incoming.redb"), "what it came in is gone");
 }
 
@@ -245,7 +307,8 @@ async fn a_birth_has_one_number_and_another_birth_another() {
     let trust = circle as Arc<dyn Trust>;
     let mut given = Vec::new();
     for birth in [7, 7, 8] {
-        let joined = ask_to_join(&trust, std::slice::from_ref(&first.address), Birth([birth; 16]), "127.0.0.1:1").await;
+        let joined =
+            ask_to_join(&trust, std::slice::from_ref(&first.address), Birth([birth; 16]), "127.0.0.1:1", LEASES).await;
         given.push(joined.expect("because the repository names the machine").id);
     }
     assert_eq!(given, [2, 2, 3]);
@@ -258,7 +321,7 @@ async fn only_the_control_planes_own_service_is_heard() {
     let address = [first.address.clone()];
     let ask = |circle: Arc<Circle>| {
         let address = address.clone();
-        async move { ask_to_join(&(circle as Arc<dyn Trust>), &address, Birth([9; 16]), "127.0.0.1:1").await }
+        async move { ask_to_join(&(circle as Arc<dyn Trust>), &address, Birth([9; 16]), "127.0.0.1:1", LEASES).await }
     };
     let refusal = |asked: Result<Joined, crate::JoinError>| {
         let error = asked.expect_err("because it is nobody");
@@ -285,7 +348,8 @@ async fn a_machine_that_left_the_repository_is_out_and_not_heard_any_more() {
     left[1].sees(&voters).await;
     assert!(matches!(members[gone].put("/a/x", "2").await, Err(StoreError::Unavailable { .. })));
     let trust = Arc::clone(&members[gone].circle) as Arc<dyn Trust>;
-    let again = ask_to_join(&trust, std::slice::from_ref(&left[0].address), Birth([3; 16]), "127.0.0.1:1").await;
+    let again =
+        ask_to_join(&trust, std::slice::from_ref(&left[0].address), Birth([3; 16]), "127.0.0.1:1", LEASES).await;
     assert!(again.is_err());
     assert_eq!(left[0].get("/a/x").await, Ok(b"1".to_vec()));
 }

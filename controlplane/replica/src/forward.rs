@@ -36,6 +36,7 @@ impl<R: AsyncRuntime> Replica<R> {
     /// # Errors
     /// [`StoreError::Unavailable`]: it is not known whether the command takes effect.
     pub async fn lead(&self, command: Command) -> Result<Led<Reply>, StoreError> {
+        self.covers(&command)?;
         let ordered = R::timeout(ANSWER_LIMIT, self.raft.client_write(command)).await;
         match ordered.map_err(|_| unavailable("no majority of the members answers".to_owned(), true))? {
             Ok(response) => Ok(Led::Done(response.data)),
@@ -61,6 +62,7 @@ impl<R: AsyncRuntime> Replica<R> {
 
     /// Has the leader order a command, wherever it is.
     pub(crate) async fn propose(&self, command: Command) -> Result<Reply, StoreError> {
+        self.covers(&command)?;
         let mut search = Search::new(self);
         loop {
             let led = match search.leader() {

@@ -4,7 +4,7 @@ use crate::peers::{Alone, Led, Peer, Peers, SnapshotInFlight};
 use crate::types::{Command, Member, MemberId, Reply, Types, Vote};
 use crate::{Folder, Options, Replica};
 use controlplane_store::{Answer, BoxFuture, Op, Store, Txn};
-use machined_ids::Revision;
+use machined_ids::{ClusterLevel, Revision};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
@@ -85,6 +85,7 @@ async fn a_leader_that_turns_a_write_away_is_asked_again_though_nothing_changed(
         member: Member::default(),
         bootstrap: true,
         peers: Arc::new(Starved { turned_away: 3, asked: Arc::clone(&asked) }),
+        speaks: ClusterLevel::FIRST,
     };
     let replica = Replica::open(options).await.expect("because the directory is ours");
     replica.raft().add_learner(2, Member::default(), false).await.expect("because it is alone");

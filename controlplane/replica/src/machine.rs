@@ -2,9 +2,11 @@
 
 use crate::disk::{Applied, StateBatch, StateDisk};
 use crate::image::Image;
+use crate::level;
 use crate::types::{Command, Entry, LogId, Member, MemberId, Membership, Reply, SnapshotMeta, Types};
 use controlplane_store::{DiskError, EventBatch, Hub, LeaseId, LeaseProblem, View, machine};
 use futures_util::{Stream, StreamExt};
+use machined_ids::ClusterLevel;
 use openraft::entry::RaftEntry;
 use openraft::impls::TokioRuntime;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
@@ -24,6 +26,7 @@ const REVOKE_LIMIT: usize = 256;
 pub struct Machine<R = TokioRuntime> {
     disk: Arc<StateDisk>,
     hub: Arc<Hub>,
+    speaks: ClusterLevel,
     runtime: PhantomData<fn() -> R>,
 }
 
@@ -31,13 +34,13 @@ type SnapshotOf = Snapshot<openraft::type_config::alias::CommittedLeaderIdOf<Typ
 
 impl<R> Clone for Machine<R> {
     fn clone(&self) -> Self {
-        Machine::new(Arc::clone(&self.disk), Arc::clone(&self.hub))
+        Machine::new(Arc::clone(&self.disk), Arc::clone(&self.hub), self.speaks)
     }
 }
 
 impl<R> Machine<R> {
-    pub(crate) fn new(disk: Arc<StateDisk>, hub: Arc<Hub>) -> Self {
-        Machine { disk, hub, runtime: PhantomData }
+    pub(crate) fn new(disk: Arc<StateDisk>, hub: Arc<Hub>, speaks: ClusterLevel) -> Self {
+        Machine { disk, hub, speaks, runtime: PhantomData }
     }
 }
 
@@ -111,6 +114,7 @@ fn renewed_since(view: &dyn View, lease: LeaseId, stamp: Option<u64>) -> Result<
 fn apply_group<R: AsyncRuntime>(
     disk: &StateDisk,
     group: Vec<EntryResponder<Types<R>>>,
+    speaks: ClusterLevel,
 ) -> Result<Outcome<R>, DiskError> {
     let (mut last, mut membership) = disk.snapshot()?.applied()?;
     let mut outcome = Outcome { replies: Vec::new(), events: Vec::new() };
@@ -123,7 +127,15 @@ fn apply_group<R: AsyncRuntime>(
                     membership = Membership::new(Some(log_id), members);
                     Reply::Applied
                 }
-                EntryPayload::Normal(command) => apply_command(batch, command, &mut outcome.events)?,
+                EntryPayload::Normal(command) => {
+                    let raised = level::changes(&command);
+                    let reply = apply_command(batch, command, &mut outcome.events)?;
+                    if raised {
+                        // Nothing of this group is applied then: what follows is not for this release.
+                        level::check(batch, speaks)?;
+                    }
+                    reply
+                }
             };
             last = Some(log_id);
             outcome.replies.extend(responder.map(|responder| (responder, reply)));
@@ -148,7 +160,8 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for Machine<R> {
         let mut groups = entries.ready_chunks(GROUP_LIMIT);
         while let Some(group) = groups.next().await {
             let group = group.into_iter().collect::<Result<Vec<(Entry, _)>, _>>()?;
-            let outcome = self.blocking(move |disk| apply_group(disk, group)).await?;
+            let speaks = self.speaks;
+            let outcome = self.blocking(move |disk| apply_group(disk, group, speaks)).await?;
             // Watchers first: whoever learns of the write and then watches must not see it again.
             for batch in &outcome.events {
                 self.hub.publish(batch);
@@ -165,10 +178,11 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for Machine<R> {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Image) -> Result<(), io::Error> {
-        let applied = (meta.last_log_id, meta.last_membership.clone());
+        let (applied, speaks) = ((meta.last_log_id, meta.last_membership.clone()), self.speaks);
         let position = self
             .blocking(move |disk| {
                 disk.commit(Durability::Immediate, |batch| {
+                    level::check(snapshot.view(), speaks)?;
                     batch.replace_with(snapshot.view())?;
                     batch.set_applied(&applied)?;
                     machine::position(batch)

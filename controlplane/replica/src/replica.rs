@@ -4,6 +4,7 @@ use crate::disk::StateDisk;
 use crate::files::Files;
 use crate::image::Gathering;
 use crate::leases::{self, Deadlines};
+use crate::level;
 use crate::log::LogStore;
 use crate::machine::Machine;
 use crate::maintenance;
@@ -14,7 +15,7 @@ use controlplane_store::{
     Answer, BoxFuture, CatchUp, Consistency, Disk, DiskError, Hub, RangeAnswer, RangeRequest, Store, StoreError, Txn,
     Watcher, check, machine,
 };
-use machined_ids::Revision;
+use machined_ids::{ClusterLevel, Revision};
 use machined_reconcile::{Restart, Supervisor};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::impls::TokioRuntime;
@@ -57,6 +58,8 @@ pub struct Options<R: AsyncRuntime = TokioRuntime> {
     pub bootstrap: bool,
     /// The way to the others.
     pub peers: Arc<dyn Peers<R>>,
+    /// The newest level that this release speaks.
+    pub speaks: ClusterLevel,
 }
 
 /// The member could not be opened.
@@ -111,6 +114,7 @@ pub struct Replica<R: AsyncRuntime = TokioRuntime> {
     pub(crate) deadlines: Mutex<Deadlines>,
     /// From when on its deadlines count.
     pub(crate) opened: InstantOf<Types<R>>,
+    pub(crate) speaks: ClusterLevel,
 }
 
 impl Replica {
@@ -131,20 +135,24 @@ impl<R: AsyncRuntime> Replica<R> {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(options: Options<R>) -> Result<Arc<Self>, OpenError> {
-        let Options { files, id, member, bootstrap, peers } = options;
+        let Options { files, id, member, bootstrap, peers, speaks } = options;
         let (disk, log) = open_files(&*files)?;
         let raft_failed = |reason: String| OpenError::Raft { id, reason };
         let disk = Arc::new(disk);
         let position = (|| machine::position(&*disk.view()?))()
             .map_err(|source| OpenError::State { place: files.place(), source })?;
+        disk.view()
+            .and_then(|view| level::check(&*view, speaks))
+            .map_err(|source| OpenError::State { place: files.place(), source })?;
         let hub = Hub::new(position.revision);
         let config = config().validate().map_err(|error| raft_failed(error.to_string()))?;
-        let machine = Machine::new(Arc::clone(&disk), Arc::clone(&hub));
+        let machine = Machine::new(Arc::clone(&disk), Arc::clone(&hub), speaks);
         let raft = Raft::new(id, Arc::new(config), Network(Arc::clone(&peers)), log.clone(), machine)
             .await
             .map_err(|error| raft_failed(error.to_string()))?;
         let deadlines = Mutex::default();
-        let replica = Arc::new(Replica { raft, disk, hub, log, peers, files, deadlines, opened: R::Instant::now() });
+        let opened = R::Instant::now();
+        let replica = Arc::new(Replica { raft, disk, hub, log, peers, files, deadlines, opened, speaks });
         replica.start(id, member, bootstrap).await.map_err(raft_failed)?;
         Ok(replica)
     }

@@ -1,11 +1,11 @@
 //! A replica through the [`Store`] interface, on real files.
 
-use crate::{Alone, Folder, Member, Options, Replica};
+use crate::{Alone, Folder, LEASES, Member, Options, Replica};
 use bytes::Bytes;
 use controlplane_store::{
     Condition, Consistency, LeaseId, LeaseProblem, Op, RangeRequest, Store, StoreError, Txn, prefix_end,
 };
-use machined_ids::Revision;
+use machined_ids::{ClusterLevel, Revision};
 use machined_reconcile::Supervisor;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ impl Running {
             member: Member::default(),
             bootstrap: true,
             peers: Arc::new(Alone),
+            speaks: LEASES,
         };
         let replica = Replica::open(options).await.expect("because the directory is ours");
         replica.maintain(&supervisor);
@@ -163,7 +164,7 @@ async fn a_snapshot_carries_the_whole_state_to_another_member() {
     let other = Folder::create(dir.path().join("other")).expect("because a directory can be made");
     let other = Arc::new(StateDisk::open(&other).expect("because the file is new"));
     let hub = Hub::new(Revision(1));
-    let mut machine: Machine = Machine::new(Arc::clone(&other), Arc::clone(&hub));
+    let mut machine: Machine = Machine::new(Arc::clone(&other), Arc::clone(&hub), LEASES);
     machine.install_snapshot(&snapshot.meta, snapshot.snapshot).await.expect("because the disk works");
     assert_eq!(hub.published(), last);
     let applied = machine.applied_state().await.expect("because the disk works");
@@ -179,6 +180,9 @@ async fn a_lease_that_nobody_renews_takes_its_keys_with_it() {
     let dir = TempDir::new().expect("because a temporary directory can be made");
     let store = Running::open(dir.path()).await;
     let (short, long) = (LeaseId(1), LeaseId(2));
+    let early = StoreError::Level { needed: LEASES, level: ClusterLevel::FIRST };
+    assert_eq!(store.replica.grant(short, 1).await, Err(early), "a member may not know leases");
+    store.replica.raise(LEASES, &[]).await.expect("because its release speaks it");
     store.replica.grant(short, 1).await.expect("because it is new");
     store.replica.grant(long, 3600).await.expect("because it is new");
     let put = |key: &'static str, lease| Op::PutLeased(key.into(), "1".into(), lease);
@@ -207,6 +211,7 @@ async fn a_lease_with_many_keys_ends_in_steps_and_none_is_left() {
     let dir = TempDir::new().expect("because a temporary directory can be made");
     let store = Running::open(dir.path()).await;
     let lease = LeaseId(7);
+    store.replica.raise(LEASES, &[]).await.expect("because its release speaks it");
     store.replica.grant(lease, 3600).await.expect("because it is new");
     for round in 0..7 {
         let put = |key: i32| Op::PutLeased(format!("/a/{round}{key:03}").into(), "1".into(), lease);

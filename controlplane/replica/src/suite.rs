@@ -21,7 +21,7 @@ impl StoreBuilder<Types, LogStore<TokioRuntime>, Machine, TempDir> for Builder {
         let folder = Folder::create(dir.path()).expect("because a directory can be made");
         let log = LogStore::open(&folder).expect("because the file is new");
         let disk = StateDisk::open(&folder).expect("because the file is new");
-        let machine = Machine::new(Arc::new(disk), Hub::new(Revision(1)));
+        let machine = Machine::new(Arc::new(disk), Hub::new(Revision(1)), crate::LEASES);
         Ok((dir, log, machine))
     }
 }

@@ -3,7 +3,7 @@
 //! Its own `main`, because the test starts itself again as the writer: `kill writer <dir> <first number>`.
 
 use bytes::Bytes;
-use controlplane_replica::{Alone, Folder, Member, Options, Replica};
+use controlplane_replica::{Alone, Folder, LEASES, Member, Options, Replica};
 use controlplane_store::{Consistency, Op, RangeRequest, Store, Txn, prefix_end};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -36,7 +36,8 @@ fn main() {
 
 async fn open(dir: &Path) -> Arc<Replica> {
     let files = Arc::new(Folder::create(dir).expect("because a directory can be made"));
-    let options = Options { files, id: 1, member: Member::default(), bootstrap: true, peers: Arc::new(Alone) };
+    let options =
+        Options { files, id: 1, member: Member::default(), bootstrap: true, peers: Arc::new(Alone), speaks: LEASES };
     Replica::open(options).await.expect("because the store recovers")
 }
 

@@ -2,7 +2,7 @@
 
 use crate::DiskError;
 use bytes::Bytes;
-use machined_ids::Revision;
+use machined_ids::{ClusterLevel, Revision};
 use serde::{Deserialize, Serialize};
 use std::future::Future;
 use std::pin::Pin;
@@ -220,6 +220,17 @@ pub enum StoreError {
         lease: LeaseId,
         /// What is wrong with it.
         problem: LeaseProblem,
+    },
+    /// A member may run a release that does not understand the request.
+    #[error(
+        "it needs cluster level {needed} and the cluster is at level {level}: a level rises once every member runs a release that \
+         speaks it"
+    )]
+    Level {
+        /// From which level on it is understood.
+        needed: ClusterLevel,
+        /// Where the cluster is.
+        level: ClusterLevel,
     },
     /// There is no leader, or it could not be reached; the write may or may not have happened when `sent` is true.
     #[error("the store is unavailable: {reason}")]

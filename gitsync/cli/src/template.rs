@@ -9,7 +9,7 @@ pub(crate) fn cluster(id: &ClusterId, name: &MachineName, bootstrap: &MachineNam
     let endpoints: String = endpoints.iter().map(|endpoint| format!("    endpoint {endpoint:?}\n")).collect();
     format!(
         "// What all machines of this cluster share. The id is part of every signature; a fork gets its own: cairnctl init --fork\n\
-         cluster {{\n    id \"{id}\"\n    name \"{name}\"\n    level 1\n    bootstrap \"{bootstrap}\" // the one machine that may begin it\n\
+         cluster {{\n    id \"{id}\"\n    name \"{name}\"\n    bootstrap \"{bootstrap}\" // the one machine that may begin it\n\
          {endpoints}}}\n"
     )
 }

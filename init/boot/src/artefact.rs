@@ -32,8 +32,9 @@ pub const ARTEFACT_MANIFEST_BYTES_MAX: usize = 4096;
 pub const ARTEFACT_SIGNATURES_MAX: usize = 16;
 /// The longest armoured signature, in bytes: an ed25519 one has 300, a hardware key's 450.
 pub const ARTEFACT_SIGNATURE_BYTES_MAX: usize = 2048;
-/// The level of the cluster's formats and protocols that this release speaks; mixed releases share a cluster at the lower one.
-pub const CLUSTER_LEVEL: u32 = 1;
+/// The newest level of the cluster's formats and protocols that this release speaks; mixed releases share a cluster at the lower one.
+/// 2 has leases of the store.
+pub const CLUSTER_LEVEL: u32 = 2;
 /// The namespace of the SSH signatures over the manifest text.
 pub const IMAGE_NAMESPACE: &str = "cairn.image.v1";
 

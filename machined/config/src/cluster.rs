@@ -2,12 +2,11 @@
 
 use crate::address::Cidr;
 use crate::read::{self, Block, Problems};
-use machined_ids::{ClusterId, MachineName};
+use machined_ids::{ClusterId, ClusterLevel, MachineName};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// The newest cluster level that this release can run.
-pub const CLUSTER_LEVEL: u32 = 1;
+pub use init_boot::artefact::CLUSTER_LEVEL;
 
 /// What all machines of a cluster share.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +15,9 @@ pub struct ClusterConfig {
     pub id: ClusterId,
     /// A name for people; a DNS label.
     pub name: MachineName,
-    /// Which wire, log and disk formats may be used.
-    pub level: u32,
+    /// The cluster's level rises no further than this, and images that do not speak it are refused. Default: as far as every machine's
+    /// release speaks.
+    pub level: Option<ClusterLevel>,
     /// The one machine that may bootstrap the cluster.
     pub bootstrap: MachineName,
     /// Addresses or DNS names at which clients find the APIs; at least one.
@@ -104,8 +104,8 @@ fn cluster(block: &Block<'_>) -> Option<ClusterConfig> {
     // Everything is read before anything is required, so that all mistakes are found.
     let id = block.value("id");
     let name = block.value("name");
-    let level = block.optional_value("level").unwrap_or(CLUSTER_LEVEL);
-    if !(1..=CLUSTER_LEVEL).contains(&level) {
+    let level: Option<u32> = block.optional_value("level");
+    if let Some(level) = level.filter(|level| !(1..=CLUSTER_LEVEL).contains(level)) {
         block.problem(format!("`level` is {level}; this release runs 1 to {CLUSTER_LEVEL}"));
     }
     let bootstrap = block.value("bootstrap");
@@ -123,7 +123,7 @@ fn cluster(block: &Block<'_>) -> Option<ClusterConfig> {
     Some(ClusterConfig {
         id: id?,
         name: name?,
-        level,
+        level: level.map(ClusterLevel),
         bootstrap: bootstrap?,
         endpoints,
         network: network?,

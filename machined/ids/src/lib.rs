@@ -10,7 +10,7 @@ mod recovery_code;
 
 pub use digest::{CommitId, Digest, Fingerprint, StepId, TreeHash};
 pub use names::{ClassName, ClusterId, MachineName, PrincipalName};
-pub use positions::{Epoch, Generation, Revision, Seq};
+pub use positions::{ClusterLevel, Epoch, Generation, Revision, Seq};
 pub use recovery_code::RecoveryCode;
 
 /// What was wrong with the text of an id.

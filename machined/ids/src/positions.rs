@@ -41,6 +41,22 @@ position! {
     /// Steps since the introduction, counted by the verifier and never merely claimed.
     Seq
 }
+/// What releases of one cluster have in common: formats and protocols up to this level. Only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClusterLevel(pub u32);
+
+impl ClusterLevel {
+    /// What every release speaks.
+    pub const FIRST: ClusterLevel = ClusterLevel(1);
+}
+
+impl fmt::Display for ClusterLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 position! {
     /// Grows with every re-introduction and comes before [`Generation`] in every comparison.
     Epoch

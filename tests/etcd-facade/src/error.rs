@@ -18,6 +18,8 @@ pub(crate) fn status(error: StoreError) -> Status {
             LeaseProblem::Exists => Status::failed_precondition("etcdserver: lease already exists"),
             LeaseProblem::TooMany | LeaseProblem::Renewed => Status::resource_exhausted(format!("etcdserver: {error}")),
         },
+        // Before the first is granted here, there is none.
+        StoreError::Level { .. } => Status::not_found("etcdserver: requested lease not found"),
         StoreError::Unavailable { reason, .. } => Status::unavailable(format!("etcdserver: {reason}")),
         StoreError::Lagged => Status::resource_exhausted("etcdserver: the watcher was too slow"),
     }

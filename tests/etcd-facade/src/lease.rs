@@ -3,7 +3,7 @@
 use crate::error::status;
 use crate::wire::{header, number};
 use crate::{Facade, pb};
-use controlplane_replica::{LeaseStatus, Replica};
+use controlplane_replica::{LEASES, LeaseStatus, Replica};
 use controlplane_store::{LeaseId, LeaseProblem, Store, StoreError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -41,6 +41,10 @@ impl pb::lease_server::Lease for Facade {
         let seconds = u32::try_from(ttl.max(1)).map_err(|_| Status::out_of_range("etcdserver: too large lease TTL"))?;
         // Of an id that the client leaves to us, etcd's are positive.
         let id = if id == 0 { (RandomState::new().build_hasher().finish() >> 1).cast_signed() } else { id };
+        // The only member there is speaks them; etcd's revision begins at 1, so the level is written when it is needed.
+        if self.store.level().map_err(status)? < LEASES {
+            self.store.raise(LEASES, &[]).await.map_err(status)?;
+        }
         self.store.grant(lease_id(id), seconds).await.map_err(status)?;
         let header = header(self.store.revision());
         Ok(Response::new(pb::LeaseGrantResponse { header, id, ttl: i64::from(seconds), error: String::new() }))

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use controlplane_replica::{Alone, Folder, Member, Options, Replica};
+use controlplane_replica::{Alone, Folder, LEASES, Member, Options, Replica};
 use machined_reconcile::Supervisor;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,6 +34,7 @@ async fn main() -> Result<()> {
         member: Member { machine: "facade".to_owned(), address: listen.to_string() },
         bootstrap: true,
         peers: Arc::new(Alone),
+        speaks: LEASES,
     };
     let (store, supervisor) = (Replica::open(options).await?, Supervisor::new());
     store.maintain(&supervisor);

@@ -183,6 +183,7 @@ fn ended(store: &Replica, id: i64, error: &StoreError) -> pb::WatchResponse {
         | StoreError::Invalid { .. }
         | StoreError::Unavailable { .. }
         | StoreError::Lease { .. }
+        | StoreError::Level { .. }
         | StoreError::Lagged => 0,
     };
     pb::WatchResponse {

@@ -1,7 +1,7 @@
 //! The facade with etcd's own messages over gRPC: what its clients rely on.
 
 use bytes::Bytes;
-use controlplane_replica::{Alone, Folder, Member, Options, Replica};
+use controlplane_replica::{Alone, Folder, LEASES, Member, Options, Replica};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tests_etcd_facade::pb::{self, compare, request_op, response_op, watch_request};
@@ -25,6 +25,7 @@ impl Lab {
             member: Member::default(),
             bootstrap: true,
             peers: Arc::new(Alone),
+            speaks: LEASES,
         };
         let store = Replica::open(options).await.expect("because the folder is empty");
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));

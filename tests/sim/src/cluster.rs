@@ -7,7 +7,7 @@ use crate::network::{Cable, Network, Running};
 use crate::runtime::{Process, Sim};
 use crate::traffic;
 use anyhow::{Context, Result, bail};
-use controlplane_replica::{Member, MemberId, Options, Replica};
+use controlplane_replica::{LEASES, Member, MemberId, Options, Replica};
 use controlplane_store::{Consistency, RangeRequest, Store};
 use machined_ids::Revision;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -107,6 +107,7 @@ impl Cluster {
             member: member(id),
             bootstrap,
             peers: Arc::new(Cable { from: id, network: Arc::clone(&self.network) }),
+            speaks: LEASES,
         };
         let opened = process.run(Replica::<Sim>::open(options)).await;
         let replica = match opened {

@@ -6,7 +6,7 @@ use crate::{
     Birth, Clock, Exposure, GRACE, KeyRecord, Keyring, Knower, Progress, Roles, SERVICE, Stage, Trust, ask_to_join,
     keep_keys,
 };
-use controlplane_replica::Replica;
+use controlplane_replica::{LEASES, Replica};
 use controlplane_store::{Consistency, RangeRequest, Store};
 use jiff::{SignedDuration, Timestamp};
 use machined_ids::Digest;
@@ -160,7 +160,7 @@ async fn who_is_given_the_keys_is_on_record_before_and_so_is_who_made_them() {
     accepted.step(|machines| drop(machines.insert(name("cp4"), asked.identity.fingerprint())));
     let trust = asked as Arc<dyn Trust>;
     let address = std::slice::from_ref(&members[2].address);
-    ask_to_join(&trust, address, Birth([4; 16]), "127.0.0.1:1").await.expect("because the repository names it");
+    ask_to_join(&trust, address, Birth([4; 16]), "127.0.0.1:1", LEASES).await.expect("because the repository names it");
     let record = read_record(&members[0]).await.expect("because it is there");
     assert_eq!(knowers(&record, 0), names(&["cp1", "cp2", "cp3", "cp4"]));
 }
@@ -207,7 +207,8 @@ async fn a_machine_that_left_has_the_keys_replaced_and_is_given_no_new_ones() {
     // Neither asking to join nor asking for the keys gives it the new ones.
     assert_eq!(knowers(&record, 1), left.iter().map(|running| running.name.to_string()).collect());
     let trust = Arc::clone(&members[gone].circle) as Arc<dyn Trust>;
-    let again = ask_to_join(&trust, std::slice::from_ref(&left[0].address), Birth([9; 16]), "127.0.0.1:1").await;
+    let again =
+        ask_to_join(&trust, std::slice::from_ref(&left[0].address), Birth([9; 16]), "127.0.0.1:1", LEASES).await;
     assert!(again.is_err());
     assert_eq!(members[gone].ring.held(), old);
 

@@ -23,7 +23,7 @@ cluster {
     let cluster = ClusterConfig::parse("cluster.kdl", text).expect("because the document is good");
     assert_eq!(cluster.endpoints, ["10.0.2.15", "api.example.org"]);
     assert_eq!(cluster.network.services.to_string(), "10.96.0.0/12");
-    assert_eq!(cluster.level, 1);
+    assert_eq!(cluster.level, None);
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn every_mistake_is_reported_with_its_place() {
         "cluster.kdl:2:8: `id`: cluster id \"nonsense\": 32 lower-case hex digits",
         "cluster.kdl:3:5: `nmae` is not known here; expected `bootstrap`, `endpoint`, `id`, `level`, `name`, `network`",
         "cluster.kdl:1:1: `name` is missing here",
-        "cluster.kdl:1:1: `level` is 9; this release runs 1 to 1",
+        "cluster.kdl:1:1: `level` is 9; this release runs 1 to 2",
         "cluster.kdl:5:21: `bootstrap` takes no further value",
         "cluster.kdl:7:18: property `port` is not known here",
         "cluster.kdl:8:5: `pods` has host bits; the network is 10.0.0.0/16",

@@ -112,7 +112,7 @@ impl<H: UpgradeHost, F: FilesHost, P: Permits> UpgradeController<H, F, P> {
         let desired = self.desired.get(DesiredMachine::ID);
         Rules {
             named: desired.as_ref().and_then(|desired| desired.machine.image.as_ref()).map(|image| image.digest),
-            level: desired.as_ref().map_or(0, |desired| desired.cluster.level),
+            level: desired.as_ref().and_then(|desired| desired.cluster.level).map_or(0, |level| level.0),
             images: desired.map(|desired| desired.raw.access.images).unwrap_or_default(),
             profile: self.running.profile.clone(),
         }

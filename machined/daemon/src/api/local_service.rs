@@ -169,6 +169,7 @@ fn context_of(model: &Model) -> ContextReply {
         accepted: trust.accepted.as_ref().map(wire::position),
         presence: presence.confirmed.map(|recovery| recovery.to_string()).unwrap_or_default(),
         orders: trust.orders,
+        image_settled: model.upgrade.get(UpgradeStatus::ID).is_some_and(|upgrade| upgrade.phase == UpgradeStatus::IDLE),
         counted: rollback == Some(Rollback::Newest),
         image: model.upgrade.get(UpgradeStatus::ID).as_ref().map(wire::image),
         doubt: match rollback {

@@ -16,10 +16,11 @@ use machined_api::machine_server::Machine;
 use machined_api::{
     AttestReply, AttestRequest, CommitsReply, CommitsRequest, DeliverReply, DeliverRequest, DiskRecoveryKeyReply,
     DiskRecoveryKeyRequest, DmesgRequest, Event, EventsRequest, HoldRequest, LogLine, LogsRequest, MarkReply,
-    MarkRequest, OrderReply, PinRequest, Process, ProcessesReply, ProcessesRequest, RebootReply, RebootRequest, ResetReply, ResetRequest,
-    RestartServiceReply, RestartServiceRequest, ResumeReply, ResumeRequest, RollbackRequest, Service, ServicesReply,
-    ServicesRequest, ShutdownReply, ShutdownRequest, StatusReply, StatusRequest, UpgradeReply, UpgradeRequest,
-    UpgradeStatusReply, UpgradeStatusRequest, VersionReply, VersionRequest, VouchReply, VouchRequest, upgrade_request,
+    MarkRequest, OrderReply, PinRequest, Process, ProcessesReply, ProcessesRequest, RebootReply, RebootRequest,
+    ResetReply, ResetRequest, RestartServiceReply, RestartServiceRequest, ResumeReply, ResumeRequest, RollbackRequest,
+    Service, ServicesReply, ServicesRequest, ShutdownReply, ShutdownRequest, StatusReply, StatusRequest, UpgradeReply,
+    UpgradeRequest, UpgradeStatusReply, UpgradeStatusRequest, VersionReply, VersionRequest, VouchReply, VouchRequest,
+    upgrade_request,
 };
 use machined_controllers::trust::OrderAction;
 use machined_host::{KernelLine, KernelLog, machine_memory, memory_of, processes};
