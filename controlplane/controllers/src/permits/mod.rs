@@ -13,6 +13,8 @@
 //!
 //! Woken by: Nodes and pods, and every few seconds while somebody wishes or holds something.
 
+#[cfg(test)]
+mod dice;
 mod execute;
 mod plan;
 #[cfg(test)]

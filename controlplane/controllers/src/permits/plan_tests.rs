@@ -1,5 +1,6 @@
 //! The gate's decisions from values, and thousands of small worlds in which machines wish, go, fail and come back as they please.
 
+use super::dice::Dice;
 use super::plan::{
     DRAIN_PATIENCE, GRANT_LIFETIME, Held, Machine, Slot, Step, View, WISH_LIFETIME, keeps_quorum, plan, queued,
 };
@@ -242,18 +243,6 @@ fn a_slot_is_read_as_it_was_written_and_a_lease_of_somebody_else_is_nobodys() {
     written.spec.as_mut().expect("because it has one").holder_identity = Some("cp3".to_owned());
     assert_eq!(read(&written), None);
     assert_eq!(read(&lease(Slot::ControlPlane, Some(&written), None)), None);
-}
-
-/// Numbers from a seed (xorshift): each run is the same.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
 }
 
 /// Control-plane machines that all want to go all the time.

@@ -1,5 +1,6 @@
 //! Whose turn it is for an image: tables, and seeded worlds in which machines ask whenever they please, fail, vanish and lie about time.
 
+use super::dice::Dice;
 use super::waves::{Hold, Member, held_back, noted, stopped};
 use controlplane_types::rollout::{
     CanarySpec, FailedImage, ImageReport, ImageSeen, MachineSpec, RolloutSpec, WantedImage, WaveSpec,
@@ -179,22 +180,6 @@ fn the_gate_notes_by_its_own_clock_since_when_an_image_runs() {
     assert_eq!(noted(&one, now), Some(None), "its time begins anew");
     one.seen = None;
     assert_eq!(noted(&one, now), None);
-}
-
-/// Numbers from a seed (xorshift): each run is the same.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-
-    fn index(&mut self, length: usize) -> usize {
-        usize::try_from(self.roll(length as u64)).expect("because it is small")
-    }
 }
 
 const CANARY_PAUSE: u32 = 300;

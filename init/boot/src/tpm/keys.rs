@@ -196,9 +196,14 @@ pub fn create_signing_key(storage: KeyHandle) -> TpmCommand<WrappedKey> {
 /// Loads a wrapped key. The TPM refuses one that it did not wrap, or whose public part is not the private one's.
 #[must_use]
 pub fn load_key(storage: KeyHandle, key: &WrappedKey) -> TpmCommand<KeyHandle> {
+    load(storage, &key.private, &key.public.to_area())
+}
+
+/// Loads what was made under the storage key.
+pub(super) fn load(storage: KeyHandle, private: &[u8], public: &[u8]) -> TpmCommand<KeyHandle> {
     TpmCommand {
         name: "TPM2_Load",
-        bytes: authorised(LOAD, &[storage.0], Writer::default().sized(&key.private).sized(&key.public.to_area())),
+        bytes: authorised(LOAD, &[storage.0], Writer::default().sized(private).sized(public)),
         sessions: true,
         makes: true,
         decode: |handle, reader| {

@@ -6,7 +6,7 @@
 
 use super::attestation::{ALG_NULL, ALG_SHA256};
 use super::commands::{authorised, authorised_by, plain};
-use super::keys::skip_creation;
+use super::keys::{load, skip_creation};
 use super::pcr::write_selection;
 use super::wire::{Reader, Writer};
 use super::{Fault, KeyHandle, PRIVATE_BYTES_MAX, Pcr, PcrValue, TpmCommand, TpmError};
@@ -14,7 +14,6 @@ use sha2::{Digest as _, Sha256};
 use std::fmt;
 
 const CREATE: u32 = 0x153;
-const LOAD: u32 = 0x157;
 const UNSEAL: u32 = 0x15e;
 const LOAD_EXTERNAL: u32 = 0x167;
 const POLICY_AUTHORIZE: u32 = 0x16a;
@@ -218,16 +217,7 @@ pub fn create_sealed(storage: KeyHandle, secret: &[u8; SECRET_BYTES], key: &Poli
 /// Loads a sealed secret, which says nothing yet. The TPM refuses one that it did not wrap.
 #[must_use]
 pub fn load_sealed(storage: KeyHandle, sealed: &Sealed) -> TpmCommand<KeyHandle> {
-    TpmCommand {
-        name: "TPM2_Load",
-        bytes: authorised(LOAD, &[storage.0], Writer::default().sized(&sealed.private).sized(&sealed.public)),
-        sessions: true,
-        makes: true,
-        decode: |handle, reader| {
-            let _name = reader.sized()?;
-            Ok(KeyHandle(handle))
-        },
-    }
+    load(storage, &sealed.private, &sealed.public)
 }
 
 /// Loads the public half of a policy key.
