@@ -7,11 +7,7 @@ use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
-use init_boot::{
-    EMPTY_SLOT_GUID, Guid, META_BYTES, MetaError, MetaKind, MetaRecord, RootHash, SECTOR_BYTES, Table, TableError,
-    label, type_guid,
-};
-use sha2::{Digest as _, Sha256};
+use init_boot::{MetaError, MetaKind, MetaRecord, RootHash, SECTOR_BYTES, Table, TableError, label};
 
 use crate::files::FileError;
 use crate::profile::DiskSizes;
@@ -100,22 +96,7 @@ pub fn lay_out(sizes: &DiskSizes, contents: Contents<'_>) -> Result<Disk, DiskEr
 
 /// The partition table; GUIDs come from the root hash, so that the same image is the same disk.
 fn partition(sizes: &DiskSizes, root_hash: &RootHash) -> Result<Table, TableError> {
-    let guid = |what: &str| {
-        let digest = Sha256::new().chain_update("cairn disk ").chain_update(what).chain_update(root_hash.as_bytes());
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&digest.finalize()[..16]);
-        Guid::from_text_order(bytes)
-    };
-    let mut table = Table::new(guid("disk"), sizes.total / SECTOR_BYTES)?;
-    let mut append = |kind, id, label, bytes: u64| table.append(kind, id, label, bytes / SECTOR_BYTES).map(drop);
-    append(type_guid::ESP, guid(label::ESP), label::ESP, sizes.esp)?;
-    append(type_guid::ROOT_X86_64, root_hash.partition_guid(), label::ROOT_A, sizes.root)?;
-    append(type_guid::ROOT_X86_64, EMPTY_SLOT_GUID, label::ROOT_B, sizes.root)?;
-    append(type_guid::META, guid(label::META), label::META, META_BYTES)?;
-    append(type_guid::STATE, guid(label::STATE), label::STATE, sizes.state)?;
-    let rest = table.free_sectors();
-    table.append(type_guid::EPHEMERAL, guid(label::EPHEMERAL), label::EPHEMERAL, rest)?;
-    Ok(table)
+    sizes.partitions().partition(sizes.total / SECTOR_BYTES, root_hash, root_hash.as_bytes())
 }
 
 impl Disk {

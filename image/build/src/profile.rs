@@ -7,6 +7,8 @@ mod parse;
 
 use std::path::Path;
 
+use init_boot::PartitionSizes;
+
 use crate::files::{self, FileError};
 
 /// What goes into one image.
@@ -90,6 +92,13 @@ pub struct DiskSizes {
     pub root: u64,
     /// STATE: identity, ledger, cluster store.
     pub state: u64,
+}
+
+impl DiskSizes {
+    /// What every disk of this profile has in common, whatever its own size.
+    pub fn partitions(&self) -> PartitionSizes {
+        PartitionSizes { esp: self.esp, root: self.root, state: self.state }
+    }
 }
 
 /// Why a profile cannot be used.

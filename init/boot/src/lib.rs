@@ -11,6 +11,8 @@ mod command_line;
 mod crc32;
 mod gpt;
 mod guid;
+mod layout;
+mod medium;
 mod meta;
 mod modules;
 mod policy_files;
@@ -29,6 +31,11 @@ pub use gpt::{
     SECTOR_BYTES, Table, TableError, label, type_guid,
 };
 pub use guid::{Guid, GuidError};
+pub use layout::{EPHEMERAL_BYTES_MIN, PartitionSizes, partition_medium};
+pub use medium::{
+    LOADER_DEVICE_PART_UUID, LOADER_DEVICE_PART_UUID_BYTES, MEDIUM_DESCRIPTION, MEDIUM_DESCRIPTION_BYTES_MAX, Medium,
+    MediumError, loader_partition,
+};
 pub use meta::{META_BYTES, META_RECORD_BYTES_MAX, MetaError, MetaKind, MetaRecord};
 pub use modules::{ENCRYPTION_MODULES, ModuleList, ModuleListError, ROOT_MODULES, STAGE_ONE_MODULES};
 pub use policy_files::{POLICY_KEY, POLICY_PART_BYTES_MAX, POLICY_PARTS, POLICY_SIGNATURES};

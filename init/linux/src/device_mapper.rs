@@ -1,11 +1,11 @@
-//! dm-verity and dm-crypt by three ioctls on /dev/mapper/control: create the device, load its table, resume it.
+//! dm-verity, dm-linear and dm-crypt by three ioctls on /dev/mapper/control: create the device, load its table, resume it.
 //!
 //! The request is laid out by hand, as linux/dm-ioctl.h has it: a header of 312 bytes, one target description of 40,
 //! its parameters.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use init_boot::VerityTable;
 use nix::errno::Errno;
@@ -96,6 +96,12 @@ pub fn unmap(name: &str) -> Result<(), SystemError> {
 pub(crate) fn map_verity(name: &str, table: &VerityTable) -> Result<PathBuf, SystemError> {
     let parameters = &table.parameters;
     map(name, &Target { kind: "verity", sectors: table.sectors, parameters, read_only: true })
+}
+
+/// Maps a part of a device under a name, read-only, and gives its node: for devices of which the kernel shows no partitions.
+pub(crate) fn map_linear(name: &str, device: &Path, first: u64, sectors: u64) -> Result<PathBuf, SystemError> {
+    let parameters = format!("{} {first}", device.display());
+    map(name, &Target { kind: "linear", sectors, parameters: &parameters, read_only: true })
 }
 
 fn control() -> Result<File, SystemError> {

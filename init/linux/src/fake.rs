@@ -34,6 +34,8 @@ pub enum Call {
     WriteAt(PathBuf, u64, usize),
     /// A verity device's parameters.
     MapVerity(String),
+    /// A part of a device: its first sector and how many.
+    MapLinear(PathBuf, u64, u64),
     /// The new root.
     SwitchRoot(PathBuf),
     /// The program that took over, and its arguments.
@@ -205,6 +207,15 @@ impl Kernel for FakeKernel {
     fn map_verity(&self, name: &str, table: &VerityTable) -> Result<PathBuf> {
         self.record("map", name, Call::MapVerity(table.parameters.clone()))?;
         Ok(PathBuf::from("/dev/dm-0"))
+    }
+
+    fn map_linear(&self, name: &str, device: &Path, first: u64, sectors: u64) -> Result<PathBuf> {
+        self.record("map", name, Call::MapLinear(device.to_owned(), first, sectors))?;
+        let (start, length) = (first as usize * 512, sectors as usize * 512);
+        let part = self.bytes("open", device)?.get(start..start + length).unwrap_or_default().to_vec();
+        let node = PathBuf::from("/dev/dm-1");
+        self.state().files.insert(node.clone(), part);
+        Ok(node)
     }
 
     fn wait_for_device(&self, timeout: Duration) -> Result<bool> {

@@ -74,6 +74,11 @@ pub trait Kernel: Sync {
     /// # Errors
     /// When one of device-mapper's ioctls fails.
     fn map_verity(&self, name: &str, table: &VerityTable) -> Result<PathBuf>;
+    /// Maps `sectors` sectors of a device from sector `first` on, read-only, and gives the node under /dev.
+    ///
+    /// # Errors
+    /// When one of device-mapper's ioctls fails.
+    fn map_linear(&self, name: &str, device: &Path, first: u64, sectors: u64) -> Result<PathBuf>;
     /// Waits until the kernel announces a device or the time is over; says whether it announced one. The first call
     /// begins to listen.
     ///

@@ -120,6 +120,10 @@ impl Kernel for Linux {
         device_mapper::map_verity(name, table)
     }
 
+    fn map_linear(&self, name: &str, device: &Path, first: u64, sectors: u64) -> Result<PathBuf> {
+        device_mapper::map_linear(name, device, first, sectors)
+    }
+
     fn wait_for_device(&self, timeout: Duration) -> Result<bool> {
         let listener = match self.announcements.get() {
             Some(listener) => listener,

@@ -1,54 +1,95 @@
 //! Finds the root slot that the command line names, by partition GUID, on whatever disk it lies.
+//!
+//! The installer's medium and an installed disk may hold the same root. The one that the boot loader came from wins: firmware's boot
+//! order is what a person decides by, and META beside the slot belongs to it. The boot loader says which partition that was; a CD
+//! and a disk that firmware keeps in memory have no partitions for it, so where it says nothing they win.
 
 use std::path::{Path, PathBuf};
 
-use init_boot::{BACKUP_SECTORS, PRIMARY_SECTORS, RootHash, RootSlot, SECTOR_BYTES, Table, label, root_slots};
+use init_boot::{
+    BACKUP_SECTORS, Guid, LOADER_DEVICE_PART_UUID, LOADER_DEVICE_PART_UUID_BYTES, PRIMARY_SECTORS, Partition, RootHash,
+    RootSlot, SECTOR_BYTES, Table, label, loader_partition, root_slots,
+};
+use init_linux::efi::EFI_VARIABLES;
 use init_linux::{Kernel, SystemError};
 
 const BLOCK_CLASS: &str = "/sys/class/block";
 /// A number and a line feed, in bytes.
 const ATTRIBUTE_BYTES_MAX: usize = 64;
 /// Devices that hold no partition tables of ours, by the beginning of their names.
-const SKIPPED: [&str; 7] = ["loop", "ram", "zram", "dm-", "md", "sr", "fd"];
+const SKIPPED: [&str; 6] = ["loop", "ram", "zram", "dm-", "md", "fd"];
+/// CD drives, of which the kernel shows no partitions.
+const CD: &str = "sr";
+/// What firmware loaded into memory as a disk (UEFI HTTP boot).
+const IN_MEMORY: &str = "pmem";
+
+/// Where a partition is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Through its node.
+    Node(PathBuf),
+    /// As a part of a device whose partitions the kernel does not show: first sector and how many.
+    Part(PathBuf, u64, u64),
+}
 
 /// The slot that was asked for, and its neighbour.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FoundSlot {
     /// The slot that holds the root.
     pub(crate) slot: RootSlot,
-    /// The node of its partition.
-    pub(crate) device: PathBuf,
+    /// Its partition.
+    pub(crate) place: Place,
     /// The other slot on the same disk.
     pub(crate) other: Option<RootSlot>,
-    /// The node of META on the same disk.
+    /// The node of META on the same disk, when it can be written.
     pub(crate) meta: Option<PathBuf>,
+    /// Whether the boot loader came from this disk, as far as anybody knows.
+    pub(crate) loader_was_here: bool,
 }
 
-/// Looks at every disk that is there now. What cannot be read is no disk of ours, and `notes` says why.
+/// Looks at every disk that is there now, and gives the best slot: where the boot loader came from, else the first. What cannot be read
+/// is no disk of ours, and `notes` says why.
 pub(crate) fn find_slot(kernel: &dyn Kernel, root: &RootHash, notes: &mut Vec<String>) -> Option<FoundSlot> {
+    let loader = loader_came_from(kernel);
     let names = kernel.list(Path::new(BLOCK_CLASS)).unwrap_or_default();
+    let mut best: Option<FoundSlot> = None;
     for disk in names.iter().filter(|name| is_disk(kernel, name)) {
-        let table = match read_table(kernel, disk) {
-            Ok(table) => table,
-            Err(reason) => {
-                notes.push(format!("{disk}: {reason}"));
-                continue;
-            }
-        };
-        let mut slots = root_slots(&table);
-        let Some(index) = slots.iter().position(|slot| slot.holds(root)) else {
-            notes.push(format!("{disk}: none of its {} root slots holds this root", slots.len()));
-            continue;
-        };
-        let slot = slots.swap_remove(index);
-        let Some(device) = partition_node(kernel, &names, disk, slot.number) else {
-            notes.push(format!("{disk}: the kernel does not show partition {} yet", slot.number));
-            continue;
-        };
-        let meta = table.find_label(label::META).and_then(|(number, _)| partition_node(kernel, &names, disk, number));
-        return Some(FoundSlot { slot, device, other: slots.pop(), meta });
+        match look_at(kernel, root, &names, disk, loader) {
+            Ok(found) if found.loader_was_here => return Some(found),
+            Ok(found) if best.is_none() => best = Some(found),
+            Ok(found) => notes.push(format!("{disk}: slot {:?} holds this root as well", found.slot.slot)),
+            Err(reason) => notes.push(format!("{disk}: {reason}")),
+        }
     }
-    None
+    best
+}
+
+/// The partition that the boot loader names as its own.
+fn loader_came_from(kernel: &dyn Kernel) -> Option<Guid> {
+    let path = Path::new(EFI_VARIABLES).join(LOADER_DEVICE_PART_UUID);
+    loader_partition(&kernel.read_file(&path, LOADER_DEVICE_PART_UUID_BYTES).ok()?)
+}
+
+fn look_at(
+    kernel: &dyn Kernel,
+    root: &RootHash,
+    names: &[String],
+    disk: &str,
+    loader: Option<Guid>,
+) -> Result<FoundSlot, String> {
+    let table = read_table(kernel, disk)?;
+    let mut slots = root_slots(&table);
+    let index = slots.iter().position(|slot| slot.holds(root));
+    let index = index.ok_or_else(|| format!("none of its {} root slots holds this root", slots.len()))?;
+    let slot = slots.swap_remove(index);
+    let place = place(kernel, names, disk, slot.number, &slot.partition)
+        .ok_or_else(|| format!("the kernel does not show partition {} yet", slot.number))?;
+    let meta = table.find_label(label::META).and_then(|(number, _)| partition_node(kernel, names, disk, number));
+    let loader_was_here = match loader {
+        Some(guid) => table.find_guid(guid).is_some(),
+        None => disk.starts_with(CD) || disk.starts_with(IN_MEMORY),
+    };
+    Ok(FoundSlot { slot, place, other: slots.pop(), meta, loader_was_here })
 }
 
 fn is_disk(kernel: &dyn Kernel, name: &str) -> bool {
@@ -69,6 +110,13 @@ fn read_table(kernel: &dyn Kernel, disk: &str) -> Result<Table, String> {
         Some(primary) => format!("{error}; the primary copy: {primary}"),
         None => error.to_string(),
     })
+}
+
+fn place(kernel: &dyn Kernel, names: &[String], disk: &str, number: u32, partition: &Partition) -> Option<Place> {
+    if disk.starts_with(CD) {
+        return Some(Place::Part(Path::new("/dev").join(disk), partition.first, partition.sectors()));
+    }
+    partition_node(kernel, names, disk, number).map(Place::Node)
 }
 
 /// The kernel names partitions `vda2` and `nvme0n1p2`; the attribute says which is which.

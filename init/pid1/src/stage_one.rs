@@ -13,17 +13,22 @@ use init_boot::{
 use init_linux::{Kernel, Mount, MountFlag};
 
 use crate::boot_times::BootTimes;
-use crate::find_slot::{FoundSlot, find_slot};
+use crate::find_slot::{FoundSlot, Place, find_slot};
 use crate::{PID1_PROGRAM, STAGE_TWO, last_resort, load_modules, log, mount_table, other_slot, trial};
 
 /// How long stage one waits for the disk to appear: a slow RAID controller takes this long, a missing disk never comes.
 const DISK_WAIT: Duration = Duration::from_secs(60);
+/// How long it waits, once a disk holds the root, for the one that the boot loader came from: a USB stick may take seconds longer than
+/// the disk beside it.
+const LOADER_WAIT: Duration = Duration::from_secs(15);
 /// The command line's own limit and its line feed, in bytes.
 const COMMAND_LINE_READ_MAX: usize = init_boot::COMMAND_LINE_BYTES_MAX + 1;
 /// Where the root is mounted before it becomes the root.
 const NEW_ROOT: &str = "/sysroot";
 /// The mapped device's name.
 const VERITY_NAME: &str = "cairn-root";
+/// The name of the part of a CD that holds the root.
+const MEDIUM_NAME: &str = "cairn-medium";
 /// What the image builder makes, and what it could make instead.
 const ROOT_KINDS: [&str; 2] = ["squashfs", "erofs"];
 
@@ -54,13 +59,21 @@ pub(crate) fn boot(kernel: &dyn Kernel) -> Result<std::convert::Infallible, Stri
     times.mark("stage-one-modules", kernel.uptime());
     log::line(kernel, &format!("{loaded} modules are loaded"));
 
+    // They say where the boot loader came from.
+    mount_table::mount_variables(kernel);
     let found = wait_for_slot(kernel, &root)?;
     times.mark("disk", kernel.uptime());
-    log::line(kernel, &format!("slot {:?} is {}", found.slot.slot, found.device.display()));
+    let device = match &found.place {
+        Place::Node(node) => node.clone(),
+        Place::Part(device, first, sectors) => {
+            kernel.map_linear(MEDIUM_NAME, device, *first, *sectors).map_err(|error| error.story())?
+        }
+    };
+    log::line(kernel, &format!("slot {:?} is {}", found.slot.slot, device.display()));
 
     // Counted before anything of the slot is read: whatever happens from here on, this start was one.
     let trial = trial::begin(kernel, &found, &root)?;
-    let mapped = set_up_verity(kernel, &found.device, &root, blocks)?;
+    let mapped = set_up_verity(kernel, &device, &root, blocks)?;
     mount_root(kernel, &mapped)?;
     times.mark("root", kernel.uptime());
     log::line(kernel, "the verified root is mounted");
@@ -96,24 +109,31 @@ pub(crate) fn read_command_line(kernel: &dyn Kernel) -> Result<(RootHash, u64), 
     }
 }
 
-/// Looks again at each announcement of the kernel until the slot is there or the time is over.
+/// Looks again at each announcement of the kernel until the slot is there or the time is over. A slot on another disk than the boot
+/// loader's is taken only when the loader's own does not come.
 fn wait_for_slot(kernel: &dyn Kernel, root: &RootHash) -> Result<FoundSlot, String> {
-    let deadline = kernel.uptime() + DISK_WAIT;
+    let begin = kernel.uptime();
     // Listening begins before the first look, so that nothing is missed between the two.
     kernel.wait_for_device(Duration::ZERO).map_err(|error| error.story())?;
     loop {
         let mut notes = Vec::new();
-        if let Some(found) = find_slot(kernel, root, &mut notes) {
-            return Ok(found);
-        }
-        let rest = deadline.saturating_sub(kernel.uptime());
-        if rest.is_zero() {
-            let notes = if notes.is_empty() { "there is no disk".to_owned() } else { notes.join("; ") };
-            let guid = root.partition_guid();
-            let seconds = DISK_WAIT.as_secs();
-            return Err(format!("after {seconds} s no partition with GUID {guid} has appeared ({notes})"));
-        }
-        kernel.wait_for_device(rest).map_err(|error| error.story())?;
+        let found = find_slot(kernel, root, &mut notes);
+        let limit = if found.is_some() { LOADER_WAIT } else { DISK_WAIT };
+        let rest = (begin + limit).saturating_sub(kernel.uptime());
+        match found {
+            Some(found) if found.loader_was_here => return Ok(found),
+            Some(found) if rest.is_zero() => {
+                log::line(kernel, "the disk that the boot loader came from holds no slot with this root; another one does");
+                return Ok(found);
+            }
+            None if rest.is_zero() => {
+                let notes = if notes.is_empty() { "there is no disk".to_owned() } else { notes.join("; ") };
+                let guid = root.partition_guid();
+                let seconds = DISK_WAIT.as_secs();
+                return Err(format!("after {seconds} s no partition with GUID {guid} has appeared ({notes})"));
+            }
+            Some(_) | None => kernel.wait_for_device(rest).map_err(|error| error.story())?,
+        };
     }
 }
 

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use init_boot::{
-    Attempt, BootRecord, EMPTY_SLOT_GUID, ExitStatus, Guid, LOADER_ENTRY_ONE_SHOT, META_BYTES, MetaKind, RootHash,
+    Attempt, BootRecord, EMPTY_SLOT_GUID, ExitStatus, Guid, LOADER_DEVICE_PART_UUID, LOADER_ENTRY_ONE_SHOT, META_BYTES, MetaKind, RootHash,
     STARTS_MAX, Slot, Superblock, Table, label, type_guid,
 };
+use init_linux::efi::EFI_VARIABLES;
 use init_linux::{Call, Event, FakeKernel, Kernel, Power, Reaped, Wake};
 
 use crate::boot_times::BootTimes;
@@ -16,6 +17,20 @@ use crate::{stage_one, stage_two};
 
 const BLOCKS: u64 = 3;
 const SLOT_SECTORS: u64 = 128;
+
+/// Any partition of a disk tells it from others; here it is the ESP, for which these small disks have META.
+const META_OF_DISK: Guid = Guid::from_text_order([3; 16]);
+const META_OF_MEDIUM: Guid = Guid::from_text_order([4; 16]);
+
+fn loader_variable() -> PathBuf {
+    Path::new(EFI_VARIABLES).join(LOADER_DEVICE_PART_UUID)
+}
+
+/// What systemd-boot says when it came from this partition.
+fn loader(partition: Guid) -> Vec<u8> {
+    let text = format!("{partition}\0").to_uppercase();
+    [6, 0, 0, 0].into_iter().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect()
+}
 
 fn root() -> RootHash {
     RootHash::from_bytes([0x5a; 32])
@@ -28,8 +43,7 @@ fn disk(other: Guid) -> (Vec<u8>, Vec<u8>) {
     for (slot, guid) in [(Slot::A, root().partition_guid()), (Slot::B, other)] {
         table.append(type_guid::ROOT_X86_64, guid, slot.label(), SLOT_SECTORS).expect("because the disk has room");
     }
-    let meta = Guid::from_text_order([3; 16]);
-    table.append(type_guid::META, meta, label::META, META_BYTES / 512).expect("because the disk has room");
+    table.append(type_guid::META, META_OF_DISK, label::META, META_BYTES / 512).expect("because the disk has room");
     let encoded = table.encode();
     let mut bytes = vec![0; sectors as usize * 512];
     bytes[..encoded.primary.len()].copy_from_slice(&encoded.primary);
@@ -60,6 +74,7 @@ fn machine() -> FakeKernel {
         let mut state = kernel.state();
         state.files.insert(PathBuf::from("/proc/cmdline"), line.into_bytes());
         state.files.insert(PathBuf::from("/modules.load"), b"/a.ko\n/b.ko\n/c.ko\n".to_vec());
+        state.files.insert(loader_variable(), loader(META_OF_DISK));
     }
     kernel
 }
@@ -141,6 +156,87 @@ fn a_disk_that_comes_late_is_waited_for() {
     failed_boot(&kernel);
     assert!(calls(&kernel).iter().any(|call| matches!(call, Call::Execute(..))));
     assert_eq!(kernel.uptime(), Duration::ZERO);
+}
+
+/// An installer's medium with the same root as the disk, as this device; `meta` is what tells it from the disk.
+fn medium_files(name: &str, meta: Guid) -> Vec<(PathBuf, Vec<u8>)> {
+    let sectors = 5 * 2048;
+    let mut table = Table::new(Guid::from_text_order([2; 16]), sectors).expect("because 5 MiB hold a table");
+    let guid = root().partition_guid();
+    table.append(type_guid::ROOT_X86_64, guid, label::ROOT_A, SLOT_SECTORS).expect("because there is room");
+    table.append(type_guid::META, meta, label::META, META_BYTES / 512).expect("because there is room");
+    let (encoded, (_, slot)) = (table.encode(), disk(EMPTY_SLOT_GUID));
+    let mut bytes = vec![0; sectors as usize * 512];
+    bytes[..encoded.primary.len()].copy_from_slice(&encoded.primary);
+    bytes[1 << 20..][..slot.len()].copy_from_slice(&slot);
+    let mut files = vec![
+        (Path::new("/dev").join(name), bytes),
+        (Path::new("/sys/class/block").join(name).join("dev"), b"11:0\n".to_vec()),
+    ];
+    if !name.starts_with("sr") {
+        files.push((Path::new("/dev").join(format!("{name}1")), slot));
+        files.push((Path::new("/sys/class/block").join(format!("{name}1/partition")), b"1\n".to_vec()));
+    }
+    files
+}
+
+/// The device under the verified root.
+fn taken(kernel: &FakeKernel) -> String {
+    let mapped = calls(kernel).into_iter().find_map(|call| match call {
+        Call::MapVerity(parameters) => Some(parameters),
+        _ => None,
+    });
+    mapped.expect("because a slot was found").split(' ').nth(1).expect("because it names its device").to_owned()
+}
+
+#[test]
+fn of_two_disks_with_one_root_the_boot_loaders_own_wins_whatever_their_order() {
+    for (medium, loader_from, expected) in [
+        ("sda", META_OF_MEDIUM, "/dev/sda1"),
+        ("vdb", META_OF_MEDIUM, "/dev/vdb1"),
+        ("sda", META_OF_DISK, "/dev/vda1"),
+        ("vdb", META_OF_DISK, "/dev/vda1"),
+        // A medium in the drive of a machine that booted from its disk.
+        ("sr0", META_OF_DISK, "/dev/vda1"),
+    ] {
+        let kernel = machine();
+        kernel.state().files.extend(disk_files(EMPTY_SLOT_GUID));
+        kernel.state().files.extend(medium_files(medium, META_OF_MEDIUM));
+        kernel.state().files.insert(loader_variable(), loader(loader_from));
+        failed_boot(&kernel);
+        assert_eq!(taken(&kernel), expected, "with {medium}");
+        assert_eq!(kernel.uptime(), Duration::ZERO, "nothing was waited for");
+    }
+}
+
+#[test]
+fn a_cd_is_where_a_boot_loader_without_a_partition_came_from() {
+    let kernel = machine();
+    kernel.state().files.extend(disk_files(EMPTY_SLOT_GUID));
+    kernel.state().files.extend(medium_files("sr0", META_OF_MEDIUM));
+    kernel.state().files.remove(&loader_variable());
+    failed_boot(&kernel);
+    let part = Call::MapLinear(PathBuf::from("/dev/sr0"), 2048, SLOT_SECTORS);
+    assert!(calls(&kernel).contains(&part), "{:?}", calls(&kernel));
+    assert_eq!(taken(&kernel), "/dev/dm-1");
+}
+
+#[test]
+fn a_slow_medium_is_waited_for_while_a_disk_with_the_same_root_is_there() {
+    let kernel = machine();
+    kernel.state().files.extend(disk_files(EMPTY_SLOT_GUID));
+    kernel.state().files.insert(loader_variable(), loader(META_OF_MEDIUM));
+    kernel.state().announced.extend([Vec::new(), medium_files("sda", META_OF_MEDIUM)]);
+    failed_boot(&kernel);
+    assert_eq!(taken(&kernel), "/dev/sda1");
+
+    // It never comes: the machine boots all the same.
+    let kernel = machine();
+    kernel.state().files.extend(disk_files(EMPTY_SLOT_GUID));
+    kernel.state().files.insert(loader_variable(), loader(META_OF_MEDIUM));
+    failed_boot(&kernel);
+    assert_eq!(taken(&kernel), "/dev/vda1");
+    assert_eq!(kernel.uptime(), Duration::from_secs(15));
 }
 
 #[test]
