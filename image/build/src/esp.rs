@@ -6,22 +6,10 @@
 use std::io::{self, Cursor, Write as _};
 
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
-use init_boot::{LOADER_CONFIGURATION, Slot, UKI_FOLDER};
+use init_boot::esp::{BOOT_LOADER, ENROLMENT_KEYS, VOLUME_ID, VOLUME_LABEL, cluster_bytes};
+use init_boot::{LOADER_CONFIGURATION, MEDIUM_DESCRIPTION, Slot, UKI_FOLDER};
 
 use crate::secure_boot::EnrolmentFile;
-
-/// systemd-boot under the name that firmware starts from any disk.
-const BOOT_LOADER: &str = "/EFI/BOOT/BOOTX64.EFI";
-/// Where systemd-boot looks for keys to enrol by itself.
-const KEYS: &str = "/loader/keys/auto";
-/// Largest cluster, in bytes: firmware follows a file cluster by cluster.
-const CLUSTER_BYTES_MAX: u32 = 4096;
-/// FAT32 begins at 65525 clusters; some more, because the tables take room too.
-const CLUSTERS_MIN: u64 = 66_000;
-/// Number of the volume, fixed ("CARN").
-const VOLUME_ID: u32 = 0x4341_524e;
-/// Label of the volume, padded as FAT wants it.
-const VOLUME_LABEL: [u8; 11] = *b"CAIRN ESP  ";
 
 /// Why there is no ESP.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +39,8 @@ pub struct Boot<'a> {
     pub uki: &'a [u8],
     /// Keys to enrol, and when.
     pub keys: Option<(&'a [EnrolmentFile], Enrolment)>,
+    /// What an installer's medium says of itself; none on a disk.
+    pub medium: Option<&'a str>,
 }
 
 /// The boot loader's configuration; machined writes it anew with each upgrade, when keys have long been enrolled.
@@ -61,15 +51,6 @@ fn loader_configuration(enrolment: Option<Enrolment>) -> String {
         Some(Enrolment::Force) => "secure-boot-enroll force\n",
     };
     Slot::A.loader_configuration() + enrol
-}
-
-/// The largest cluster with which a partition of this size is FAT32.
-fn cluster_bytes(size: u64) -> u32 {
-    let mut bytes = CLUSTER_BYTES_MAX;
-    while bytes > 512 && size / u64::from(bytes) < CLUSTERS_MIN {
-        bytes /= 2;
-    }
-    bytes
 }
 
 /// Builds the partition's content.
@@ -96,7 +77,10 @@ pub fn build(size: u64, boot: &Boot<'_>) -> Result<Vec<u8>, EspError> {
         (format!("{UKI_FOLDER}/{}", Slot::A.entry_name()), boot.uki),
     ];
     for file in boot.keys.map_or(&[][..], |(files, _)| files) {
-        files.push((format!("{KEYS}/{}", EnrolmentFile::file_name(file.variable)), &file.bytes));
+        files.push((format!("{ENROLMENT_KEYS}/{}", EnrolmentFile::file_name(file.variable)), &file.bytes));
+    }
+    if let Some(description) = boot.medium {
+        files.push((MEDIUM_DESCRIPTION.to_owned(), description.as_bytes()));
     }
     for (path, content) in files {
         write_file(&mut bytes, &path, content).map_err(failed(&path))?;
@@ -129,7 +113,7 @@ mod tests {
     use super::*;
 
     const SIZE: u64 = 48 << 20;
-    const BOOT: Boot<'_> = Boot { loader: b"boot loader", uki: b"kernel image", keys: None };
+    const BOOT: Boot<'_> = Boot { loader: b"boot loader", uki: b"kernel image", keys: None, medium: None };
 
     fn read(bytes: &mut [u8], path: &str) -> io::Result<String> {
         let volume = FileSystem::new(Cursor::new(bytes), FsOptions::new())?;
@@ -158,6 +142,15 @@ mod tests {
     }
 
     #[test]
+    fn a_medium_describes_itself_and_a_disk_does_not() {
+        let boot = Boot { medium: Some("esp 1048576\n"), ..BOOT };
+        let mut bytes = build(SIZE, &boot).expect("because the files are small");
+        assert_eq!(read(&mut bytes, "cairn/medium").ok().as_deref(), Some("esp 1048576\n"));
+        let mut bytes = build(SIZE, &BOOT).expect("because the files are small");
+        assert!(read(&mut bytes, "cairn/medium").is_err());
+    }
+
+    #[test]
     fn files_are_found_again_under_their_names() {
         let mut bytes = build(SIZE, &BOOT).expect("because the files are small");
         let volume = FileSystem::new(Cursor::new(&mut bytes[..]), FsOptions::new()).expect("because it was just made");
@@ -166,13 +159,6 @@ mod tests {
         let mut file = volume.root_dir().open_file("EFI/Linux/cairn-a.efi").expect("because it was written");
         file.read_to_string(&mut content).expect("because it is text");
         assert_eq!(content, "kernel image");
-    }
-
-    #[test]
-    fn clusters_are_as_large_as_fat32_allows() {
-        assert_eq!(cluster_bytes(SIZE), 512);
-        assert_eq!(cluster_bytes(128 << 20), 1024);
-        assert_eq!(cluster_bytes(260 << 20), 4096);
     }
 
     #[test]

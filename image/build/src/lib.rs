@@ -13,6 +13,7 @@ pub mod elf;
 pub mod esp;
 pub mod files;
 pub mod initramfs;
+pub mod iso;
 pub mod lock;
 pub mod manifest;
 pub mod modules;

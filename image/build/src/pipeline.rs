@@ -10,6 +10,7 @@
 //! its inputs; nothing else is worth keeping.
 
 mod error;
+mod media;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,8 +26,7 @@ use sha2::{Digest as _, Sha256};
 use crate::artefact;
 use crate::compilers;
 use crate::digest::{self, Key};
-use crate::disk::{self, Contents};
-use crate::esp::{self, Boot, Enrolment};
+use crate::esp::{Boot, Enrolment};
 use crate::files::{self, FileError};
 use crate::initramfs;
 use crate::lock::Lock;
@@ -36,7 +36,6 @@ use crate::packages::{self, LockMode, Mirror, Packages};
 use crate::policy::PolicySigner;
 use crate::profile::Profile;
 use crate::progress::Progress;
-use crate::qcow2;
 use crate::root::{self, RootError};
 use crate::sbom::{self, Bill};
 use crate::secure_boot::{self, SecureBoot};
@@ -47,6 +46,7 @@ use crate::uki;
 use crate::verity::{self, RootImage};
 
 pub use error::BuildError;
+pub use media::ISO;
 
 /// Programs and boot files in Debian's packages.
 const MKSQUASHFS: &str = "/usr/bin/mksquashfs";
@@ -78,6 +78,8 @@ pub struct Request {
     pub preload: Vec<PathBuf>,
     /// File with the seed.
     pub seed: Option<PathBuf>,
+    /// What the installer's medium installs on: text of the block of an `install` node; empty to ask at the console.
+    pub install: String,
     /// Folder with Secure Boot keys, when boot files are to be signed.
     pub secure_boot: Option<PathBuf>,
     /// Folder with the policy key, when the image is to open encrypted volumes.
@@ -171,30 +173,16 @@ pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildE
     let manifest = describe(request, &artefact.manifest, &packages, &catalogue.release, &tree, &boot)?;
     let loader = signed("boot loader", boot_file(&packages, BOOT_LOADER)?, keys.as_ref())?;
     let keys = keys.as_ref().map(|keys| (keys.enrolment.as_slice(), request.enrolment));
-    write_disk(request, &profile, &root, &Boot { loader: &loader, uki: &boot.uki, keys })?;
-    artefact::write(&request.output.join(&manifest.artefact), &artefact, &boot.uki, &root.bytes)?;
+    let boot = Boot { loader: &loader, uki: &boot.uki, keys, medium: None };
+    media::write_disk(request, &profile, &root, &boot)?;
+    if profile.iso {
+        media::write_iso(request, &profile, &root, &artefact.manifest, &boot)?;
+    }
+    artefact::write(&request.output.join(&manifest.artefact), &artefact, boot.uki, &root.bytes)?;
     write_bill(request, &profile, &packages, &artefact.manifest)?;
     manifest.save(&request.output)?;
     watch.lap("disk image");
     Ok(Built { manifest, timings: watch.timings, moved: packages.moved })
-}
-
-/// Stage 7 and the files of the output folder, but for the manifest: it comes last and says that all is there.
-fn write_disk(request: &Request, profile: &Profile, root: &RootImage, boot: &Boot<'_>) -> Result<(), BuildError> {
-    let seed = request.seed.as_deref().map(read_seed).transpose()?;
-    let contents = Contents {
-        esp: esp::build(profile.disk.esp, boot)?,
-        root: &root.bytes,
-        root_hash: root.root_hash,
-        seed: seed.as_deref(),
-    };
-    let disk = disk::lay_out(&profile.disk, contents)?;
-    let output = |name: &str| request.output.join(name);
-    files::replace_with(&output("disk.raw"), |path| disk::write_raw(&disk, path))?;
-    files::replace_with(&output("disk.qcow2"), |path| qcow2::write(&disk, path))?;
-    files::write(&output("cairn.efi"), boot.uki)?;
-    files::write(&output("root.img"), &root.bytes)?;
-    Ok(())
 }
 
 /// The bills of materials and the provenance.
@@ -259,16 +247,6 @@ fn describe(
         packages: package_lines(packages),
         files,
     })
-}
-
-/// Reads a seed; what it says is judged by machined, but that it is one is seen before it is baked in.
-fn read_seed(path: &Path) -> Result<Vec<u8>, BuildError> {
-    let text = files::read_text(path)?;
-    let is_seed = |document: kdl::KdlDocument| matches!(document.nodes(), [node] if node.name().value() == "seed");
-    match kdl::KdlDocument::parse_v2(&text).is_ok_and(is_seed) {
-        true => Ok(text.into_bytes()),
-        false => Err(BuildError::Seed(path.to_path_buf())),
-    }
 }
 
 fn lock_path(request: &Request) -> PathBuf {

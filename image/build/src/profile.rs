@@ -46,6 +46,8 @@ pub struct Profile {
     pub compression: Compression,
     /// Sizes of the disk and its partitions.
     pub disk: DiskSizes,
+    /// Whether an installer's medium is made too.
+    pub iso: bool,
 }
 
 /// One of our own programs.

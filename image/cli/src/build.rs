@@ -66,6 +66,10 @@ pub(crate) struct Arguments {
     /// Seed to write to the META partition: KDL text with introduction, repository and network.
     #[arg(long, value_name = "FILE")]
     seed: Option<PathBuf>,
+    /// What install.iso installs on without asking anybody, as KDL: disk serial="S5GXNF0R"; wipe. Without it, somebody chooses at
+    /// the machine's console. Only profiles with a medium have one.
+    #[arg(long, value_name = "KDL", default_value = "", hide_default_value = true)]
+    install: String,
     /// Sign boot loader and UKI with the keys in this folder, and lay the keys on the ESP for machines to enrol. See cairn-image
     /// keys generate --secure-boot.
     #[arg(long, value_name = "DIR")]
@@ -122,6 +126,7 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
         binaries: arguments.binaries.clone(),
         preload: arguments.preload.clone(),
         seed: arguments.seed.clone(),
+        install: arguments.install.clone(),
         secure_boot: arguments.secure_boot.clone(),
         enrolment: arguments.enroll.enrolment(),
         policy_key: arguments.policy_key.clone(),
@@ -173,6 +178,7 @@ impl Arguments {
         if let Some(seed) = &request.seed {
             add("--seed", absolute(seed)?);
         }
+        add("--install", request.install.clone().into());
         Ok(arguments)
     }
 }

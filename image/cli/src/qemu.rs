@@ -80,6 +80,18 @@ pub(crate) enum Serial {
     Log,
 }
 
+/// An installer's medium in the machine, and how it is connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Medium {
+    /// The ISO file, absolute.
+    pub(crate) file: PathBuf,
+    /// On a USB stick; otherwise in a CD drive.
+    pub(crate) usb: bool,
+}
+
+/// Serial number of the disk, by which an installer is told to use it.
+pub(crate) const DISK_SERIAL: &str = "cairn";
+
 /// A virtual machine.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -91,6 +103,8 @@ pub(crate) struct Machine {
     pub(crate) disk: PathBuf,
     /// `qcow2` or `raw`.
     pub(crate) format: &'static str,
+    /// What it starts from while nothing on its disk can be started.
+    pub(crate) medium: Option<Medium>,
     /// Memory in MiB.
     pub(crate) memory_mib: u32,
     /// Virtual processors.
@@ -129,7 +143,18 @@ impl Machine {
         add("drive", format!("if=pflash,unit=1,format=raw,file={VARIABLES}"));
         let disk = comma_escaped(&self.disk);
         add("drive", format!("if=none,id=disk,format={},discard=unmap,file={disk}", self.format));
-        add("device", "virtio-blk-pci,drive=disk,bootindex=1".to_owned());
+        add("device", format!("virtio-blk-pci,drive=disk,serial={DISK_SERIAL},bootindex=1"));
+        if let Some(Medium { file, usb }) = &self.medium {
+            let kind = if *usb { "disk" } else { "cdrom" };
+            let file = comma_escaped(file);
+            add("drive", format!("if=none,id=medium,format=raw,readonly=on,media={kind},file={file}"));
+            if *usb {
+                add("device", "qemu-xhci".to_owned());
+                add("device", "usb-storage,drive=medium,removable=on,bootindex=2".to_owned());
+            } else {
+                add("device", "ide-cd,drive=medium,bootindex=2".to_owned());
+            }
+        }
         let forwards: String = self
             .forwards
             .iter()
@@ -192,6 +217,7 @@ mod tests {
             },
             disk: PathBuf::from("/images/a,b.raw"),
             format: "raw",
+            medium: None,
             memory_mib: 1024,
             processors: 2,
             forwards: vec![Forward { host: 8080, guest: 30080 }],
@@ -226,6 +252,16 @@ mod tests {
         let arguments = machine.plan().join(" ");
         assert!(arguments.contains("-machine q35,smm=on "), "{arguments}");
         assert!(arguments.contains("driver=cfi.pflash01,property=secure,value=on"), "{arguments}");
+    }
+
+    #[test]
+    fn a_medium_is_started_only_when_the_disk_cannot_be() {
+        for (usb, device) in [(false, "ide-cd,drive=medium,bootindex=2"), (true, "usb-storage,drive=medium,")] {
+            let medium = Some(Medium { file: PathBuf::from("/images/install.iso"), usb });
+            let arguments = Machine { medium, ..machine() }.plan().join(" ");
+            assert!(arguments.contains(device) && arguments.contains("readonly=on,media="), "{arguments}");
+            assert!(arguments.contains("serial=cairn,bootindex=1"), "{arguments}");
+        }
     }
 
     #[test]

@@ -10,15 +10,18 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use image_build::uki;
+use image_build::disk::Disk;
+use image_build::{qcow2, uki};
 
 use crate::build::DEFAULT_IMAGE;
 use crate::qemu::accelerator::{self, OVERRIDE};
 use crate::qemu::{
-    DISK, Forward, Lan, MONITOR, Machine, PID_FILE, QEMU, SERIAL_LOG, Serial, TPM_SOCKET, TPM_STATE, VARIABLES,
+    DISK, Forward, Lan, MONITOR, Machine, Medium, PID_FILE, QEMU, SERIAL_LOG, Serial, TPM_SOCKET, TPM_STATE, VARIABLES,
     firmware, monitor,
 };
 
+/// The size of a disk that is installed on, in bytes: what the profiles' own disks have.
+const EMPTY_DISK_BYTES: u64 = 6 << 30;
 /// Folder of the machine unless told otherwise.
 const DEFAULT_MACHINE: &str = ".cairn/machine";
 /// Beginning of a disk that is no file.
@@ -44,6 +47,13 @@ pub(crate) struct Arguments {
     /// nbd+unix:///?socket=PATH with a path in the folder of the machine.
     #[arg(long, value_name = "FILE")]
     disk: Option<PathBuf>,
+    /// Start this installer's medium in a CD drive, with an empty disk of the image's size (serial "cairn") to install on; once the
+    /// disk can be started, it is.
+    #[arg(long, value_name = "FILE", conflicts_with = "disk")]
+    iso: Option<PathBuf>,
+    /// Show the medium as a USB stick instead.
+    #[arg(long, requires = "iso")]
+    usb: bool,
     /// Begin again: new copy of the image's disk, empty UEFI variables.
     #[arg(long, conflicts_with = "disk")]
     fresh: bool,
@@ -110,6 +120,7 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
         firmware,
         format: if disk.extension().is_some_and(|extension| extension == "qcow2") { "qcow2" } else { "raw" },
         disk,
+        medium: medium(arguments)?,
         memory_mib: arguments.memory,
         processors: arguments.cpus,
         forwards: arguments.forward.clone(),
@@ -176,12 +187,26 @@ fn prepare(arguments: &Arguments, folder: &Path, firmware: &firmware::Firmware) 
         }
         return fs::canonicalize(disk).with_context(|| format!("there is no disk {}", disk.display()));
     }
+    if arguments.iso.is_some() {
+        let path = folder.join(DISK);
+        if arguments.fresh || !path.exists() {
+            qcow2::write(&Disk { size: EMPTY_DISK_BYTES, extents: Vec::new() }, &path)?;
+        }
+        return Ok(PathBuf::from(DISK));
+    }
     let source = arguments.image.join("disk.qcow2");
     if !source.exists() {
         bail!("there is no image in {}; build it with: cairn-image build", arguments.image.display());
     }
     copy(&source, DISK)?;
     Ok(PathBuf::from(DISK))
+}
+
+/// The installer's medium, as QEMU is told of it.
+fn medium(arguments: &Arguments) -> anyhow::Result<Option<Medium>> {
+    let Some(file) = &arguments.iso else { return Ok(None) };
+    let file = fs::canonicalize(file).with_context(|| format!("there is no medium {}", file.display()))?;
+    Ok(Some(Medium { file, usb: arguments.usb }))
 }
 
 /// The process of a machine that runs in this folder.

@@ -58,7 +58,8 @@ impl PartitionSizes {
 pub fn partition_medium(sectors: u64, esp: u64, root_bytes: u64, root: &RootHash) -> Result<Table, TableError> {
     let identity = [b"installer ", &root.as_bytes()[..]].concat();
     let mut table = Table::new(named("disk", &identity), sectors)?;
-    let mut append = |kind, id, label, bytes: u64| table.append(kind, id, label, bytes.div_ceil(SECTOR_BYTES)).map(drop);
+    let mut append =
+        |kind, id, label, bytes: u64| table.append(kind, id, label, bytes.div_ceil(SECTOR_BYTES)).map(drop);
     append(type_guid::ESP, named(label::ESP, &identity), label::ESP, esp)?;
     append(type_guid::ROOT_X86_64, root.partition_guid(), label::ROOT_A, root_bytes)?;
     append(type_guid::META, named(label::META, &identity), label::META, META_BYTES)?;

@@ -9,6 +9,7 @@ pub mod artefact;
 mod boot_record;
 mod command_line;
 mod crc32;
+pub mod esp;
 mod gpt;
 mod guid;
 mod layout;

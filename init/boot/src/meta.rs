@@ -14,7 +14,7 @@ use thiserror::Error;
 
 /// The size of the META partition, in bytes.
 pub const META_BYTES: u64 = 1024 * 1024;
-/// The distance of two records, in bytes: sixteen fit, five are used.
+/// The distance of two records, in bytes: sixteen fit, six are used.
 const PLACE_BYTES: u64 = 64 * 1024;
 /// The longest content of one record, in bytes: its place without the header.
 pub const META_RECORD_BYTES_MAX: usize = PLACE_BYTES as usize - HEADER_BYTES;
@@ -35,6 +35,8 @@ pub enum MetaKind {
     BootSecond,
     /// Somebody wants the machine to forget everything; machined does it at the next start, before anything else.
     Reset,
+    /// KDL text on an installer's medium, never on a disk: what to install on. A boot with it is an installation.
+    Install,
 }
 
 /// One record.
@@ -99,6 +101,7 @@ impl MetaKind {
             Self::BootFirst => 2 * PLACE_BYTES,
             Self::BootSecond => 3 * PLACE_BYTES,
             Self::Reset => 4 * PLACE_BYTES,
+            Self::Install => 6 * PLACE_BYTES,
         }
     }
 
@@ -114,6 +117,7 @@ impl MetaKind {
             Self::BootFirst => 3,
             Self::BootSecond => 4,
             Self::Reset => 5,
+            Self::Install => 6,
         }
     }
 }

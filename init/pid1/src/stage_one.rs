@@ -123,7 +123,10 @@ fn wait_for_slot(kernel: &dyn Kernel, root: &RootHash) -> Result<FoundSlot, Stri
         match found {
             Some(found) if found.loader_was_here => return Ok(found),
             Some(found) if rest.is_zero() => {
-                log::line(kernel, "the disk that the boot loader came from holds no slot with this root; another one does");
+                log::line(
+                    kernel,
+                    "the disk that the boot loader came from holds no slot with this root; another one does",
+                );
                 return Ok(found);
             }
             None if rest.is_zero() => {

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use init_boot::{
-    Attempt, BootRecord, EMPTY_SLOT_GUID, ExitStatus, Guid, LOADER_DEVICE_PART_UUID, LOADER_ENTRY_ONE_SHOT, META_BYTES, MetaKind, RootHash,
-    STARTS_MAX, Slot, Superblock, Table, label, type_guid,
+    Attempt, BootRecord, EMPTY_SLOT_GUID, ExitStatus, Guid, LOADER_DEVICE_PART_UUID, LOADER_ENTRY_ONE_SHOT, META_BYTES,
+    MetaKind, RootHash, STARTS_MAX, Slot, Superblock, Table, label, type_guid,
 };
 use init_linux::efi::EFI_VARIABLES;
 use init_linux::{Call, Event, FakeKernel, Kernel, Power, Reaped, Wake};

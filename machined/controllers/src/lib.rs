@@ -14,6 +14,7 @@
 pub mod block;
 pub mod files;
 pub mod identity;
+pub mod install;
 pub mod introduction;
 pub mod ledger;
 pub mod network;

@@ -26,7 +26,7 @@ const CHUNK: usize = 256;
 
 /// Lines out of bytes.
 #[derive(Debug, Default)]
-struct Lines {
+pub(crate) struct Lines {
     line: Vec<u8>,
     /// The line is too long already.
     long: bool,
@@ -34,7 +34,7 @@ struct Lines {
 
 impl Lines {
     /// Takes a byte; gives the line that it ends. A line that was too long is an empty one.
-    fn push(&mut self, byte: u8) -> Option<String> {
+    pub(crate) fn push(&mut self, byte: u8) -> Option<String> {
         match byte {
             b'\r' | b'\n' => {
                 let line = std::mem::take(&mut self.line);

@@ -17,6 +17,7 @@ mod disks;
 mod event_book;
 mod facts;
 mod gate;
+mod installer;
 mod keyboard;
 mod leaving;
 mod listener;
@@ -79,6 +80,10 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(init: Option<init_linux::InitSocket>, books: Books) -> anyhow::Result<()> {
     let init = init.map(InitSocket::new).transpose()?.map(Arc::new);
+    // A medium's machine does nothing else, and keeps nothing: no identity, no volumes, no API.
+    if let Some(medium) = installer::medium() {
+        return installer::run(medium, init).await;
+    }
     // Before anything is mounted or read: it may be what is to be forgotten.
     let forgotten = reset::carry_out(&LinuxReset).await.context("this machine was told to forget everything")?;
     if let Some(ResetOrder { by, reason }) = forgotten {

@@ -10,6 +10,7 @@
 
 mod encrypted;
 
+use crate::boot_disk::{boot_disk, disk_of};
 use init_boot::{POLICY_KEY, POLICY_SIGNATURES};
 use machined_controllers::block::{BlockError, BlockHost, Contents};
 use machined_luks::{Header, SignedPolicy, VolumeKey, Write};
@@ -43,15 +44,18 @@ fn access(device: &Path) -> impl FnOnce(std::io::Error) -> BlockError {
     move |source| BlockError::Access { device, source }
 }
 
-/// The device whose uevent file names this label.
+/// The device whose uevent file names this label, on the disk that this machine runs from: another disk may have the same labels.
 pub(crate) fn find_partition(label: &str) -> Result<Option<PathBuf>, BlockError> {
+    let own = boot_disk();
     let root = Path::new("/sys/class/block");
     let list = |source| BlockError::List { path: root.to_owned(), source };
     for entry in std::fs::read_dir(root).map_err(list)? {
         let entry = entry.map_err(list)?;
         // A disk may go away between the two reads; then it is not the one.
         let Ok(uevent) = std::fs::read_to_string(entry.path().join("uevent")) else { continue };
-        if uevent.lines().any(|line| line.strip_prefix("PARTNAME=") == Some(label)) {
+        let labelled = uevent.lines().any(|line| line.strip_prefix("PARTNAME=") == Some(label));
+        let disk = || std::fs::canonicalize(entry.path()).ok().and_then(|folder| disk_of(&folder));
+        if labelled && (own.is_none() || disk() == own) {
             return Ok(Some(Path::new("/dev").join(entry.file_name())));
         }
     }

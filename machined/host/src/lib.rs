@@ -4,11 +4,13 @@
 //! decides anything. Every call has a written time limit, because a controller that hangs takes its part of the machine along.
 
 mod block;
+mod boot_disk;
 mod clock;
 mod console;
 mod dhcp;
 mod files;
 mod init;
+mod install;
 mod kernel_log;
 mod links;
 mod meta;
@@ -19,11 +21,13 @@ mod tpm;
 mod upgrade;
 
 pub use block::LinuxBlock;
+pub use boot_disk::boot_disk;
 pub use clock::LinuxClock;
 pub use console::Console;
 pub use dhcp::LinuxDhcp;
 pub use files::LinuxFiles;
 pub use init::{InitError, InitSocket};
+pub use install::{InstallError, InstallMedium, MediumReadError, install, list_disks};
 pub use kernel_log::{KernelLine, KernelLog};
 pub use links::{LinkWatchError, LinuxLinks, watch_links};
 pub use meta::LinuxMeta;

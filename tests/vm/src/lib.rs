@@ -11,6 +11,7 @@ pub mod dev;
 pub mod disks;
 pub mod faults;
 pub mod flips;
+pub mod install;
 mod kubectl;
 mod machine;
 pub mod members;

@@ -80,6 +80,8 @@ pub struct VirtualMachine {
     tpm: bool,
     lan: Option<u16>,
     disk: Option<&'static str>,
+    /// An installer's medium, and whether it is a USB stick.
+    medium: Option<(PathBuf, bool)>,
 }
 
 impl VirtualMachine {
@@ -95,6 +97,7 @@ impl VirtualMachine {
             tpm: false,
             lan: None,
             disk: None,
+            medium: None,
         }
     }
 
@@ -145,6 +148,12 @@ impl VirtualMachine {
     #[must_use]
     pub fn with_lan(self, port: u16) -> Self {
         VirtualMachine { lan: Some(port), ..self }
+    }
+
+    /// The same machine with an empty disk and an installer's medium, in a CD drive or as a USB stick.
+    #[must_use]
+    pub fn with_medium(self, iso: PathBuf, usb: bool) -> Self {
+        VirtualMachine { medium: Some((iso, usb)), ..self }
     }
 
     /// Puts other content onto its disk while it is off.
@@ -217,6 +226,11 @@ impl VirtualMachine {
         }
         if let Some(disk) = self.disk {
             arguments.extend(["--disk", disk]);
+        }
+        let medium = self.medium.as_ref().map(|(iso, usb)| anyhow::Ok((text(iso)?, *usb))).transpose()?;
+        if let Some((iso, usb)) = &medium {
+            arguments.extend(["--iso", iso]);
+            arguments.extend(usb.then_some("--usb"));
         }
         let lan = self.lan.map(|port| port.to_string());
         if let Some(port) = &lan {

@@ -1,5 +1,5 @@
-//! `cargo xtask vm`: what takes longer than `make test` should: upgrades, power cuts by the hundred, and three machines of which each
-//! is lost in turn.
+//! `cargo xtask vm`: what takes longer than `make test` should: upgrades, power cuts by the hundred, three machines of which each is
+//! lost in turn, and installations from the medium.
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -45,13 +45,22 @@ pub(crate) struct Vm {
     /// Only three machines of one cluster, of which this many are lost in turn, two restart and one leaves
     #[arg(long, value_name = "LOSSES", num_args = 0..=1, default_missing_value = "3")]
     members: Option<usize>,
+    /// Only installations from the medium for real machines: CD, USB stick, a power cut in the middle
+    #[arg(long)]
+    install: bool,
 }
 
 /// Where the three machines live.
 const MEMBERS_HOME: &str = ".cairn/test-members";
 
+/// Where machines are installed.
+const INSTALL_HOME: &str = ".cairn/test-install";
+
 pub(crate) async fn vm(vm: &Vm) -> Result<()> {
     Artefacts::build(&Places::new(HOME)?, &mut Steps::default()).await?;
+    if vm.install {
+        return install().await;
+    }
     if let Some(losses) = vm.members {
         return members(Extent { losses, restarts_and_leaving: true }).await;
     }
@@ -102,5 +111,14 @@ pub(crate) async fn members(extent: Extent) -> Result<()> {
     println!("\nthree machines, one cluster");
     tests_vm::members::members(&places, &mut Steps::default(), extent).await?;
     println!("\nthe cluster holds");
+    Ok(())
+}
+
+/// Installs, from an empty folder.
+async fn install() -> Result<()> {
+    std::fs::remove_dir_all(Places::new(INSTALL_HOME)?.home("")).context("removing what the last run left")?;
+    println!("\ninstallations from the medium");
+    tests_vm::install::installs(&Places::new(INSTALL_HOME)?, &mut Steps::default()).await?;
+    println!("\ninstallations hold");
     Ok(())
 }

@@ -109,6 +109,9 @@ pub enum BuildError {
     /// The seed is none.
     #[error("{} is not a seed; expected KDL text with one node: seed {{ ... }}", .0.display())]
     Seed(PathBuf),
+    /// What the installer is told is no text of its kind.
+    #[error("{0:?} is not what an installer can be told; expected KDL such as: disk serial=\"S5GXNF0R\"; wipe")]
+    Install(String),
     /// The disk.
     #[error(transparent)]
     Disk(#[from] DiskError),

@@ -73,6 +73,7 @@ impl Reader<'_> {
             command_line: Vec::new(),
             compression: Compression { algorithm: String::new(), options: Vec::new(), block_bytes: 0 },
             disk: DiskSizes { total: 0, esp: 0, root: 0, state: 0 },
+            iso: false,
         };
         for child in children(node) {
             match child.name().value() {
@@ -86,6 +87,7 @@ impl Reader<'_> {
                 "command-line" => profile.command_line.extend(self.arguments(child)),
                 "compression" => profile.compression = self.compression(child),
                 "disk" => profile.disk = self.disk(child),
+                "iso" => profile.iso = true,
                 other => self.wrong(child, format!("unknown node {other} in profile")),
             }
         }
@@ -249,6 +251,9 @@ profile "small" {
         assert_eq!(profile.packages, ["runc", "containerd"]);
         assert_eq!(profile.compression.block_bytes, 1 << 20);
         assert_eq!(profile.disk.total, 6 << 30);
+        assert!(!profile.iso);
+        let with = parse(&SMALL.replace("modules {", "iso\n    modules {")).expect("because the text is valid");
+        assert!(with.iso);
         assert_eq!(profile.links, [("/etc/hosts".to_owned(), "/run/cairn/etc/hosts".to_owned())]);
     }
 
