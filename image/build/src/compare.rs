@@ -11,15 +11,18 @@ use std::path::Path;
 
 use crate::files::{self, FileError};
 use crate::manifest::Manifest;
+use crate::pipeline;
 
 /// Bytes compared at a time.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Files by the stage that writes them, in the order of the stages; all others come last.
-const STAGES: [(&str, &str); 4] = [
+const STAGES: [(&str, &str); 6] = [
     ("root.img", "root file system"),
     ("cairn.efi", "kernel image"),
     ("disk.raw", "disk image"),
     ("disk.qcow2", "disk image"),
+    (pipeline::ISO, "disk image"),
+    (pipeline::NETWORK, "disk image"),
 ];
 /// The stage of all other files.
 const DESCRIPTION: &str = "description";

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use init_boot::STAGE_ONE_MODULES;
+use init_boot::{MEDIUM_IN_INITRAMFS, STAGE_ONE_MODULES};
 
 use crate::modules::{self, Module};
 use crate::tree::IMAGE_TIME;
@@ -16,6 +16,8 @@ const MODULES: &str = "modules";
 const MOUNT_POINTS: [&str; 5] = ["dev", "proc", "root", "run", "sys"];
 /// zstd's level: 19 takes several times as long for a hundredth less.
 const ZSTD_LEVEL: i32 = 15;
+/// The level for a medium: its parts are compressed already, and all that is left are the zeros between them.
+const MEDIUM_ZSTD_LEVEL: i32 = 1;
 /// What newc calls the last entry.
 const TRAILER: &str = "TRAILER!!!";
 
@@ -41,6 +43,16 @@ pub fn archive(init: &[u8], modules: &[Module]) -> Vec<u8> {
     let list = modules::load_list(modules.iter(), path).render();
     cpio.entry(STAGE_ONE_MODULES.trim_start_matches('/'), FILE | 0o644, (0, 0), list.as_bytes());
     cpio.finish()
+}
+
+/// A medium as a second archive of an initramfs, compressed: for a machine that starts from the network.
+///
+/// # Errors
+/// When zstd runs out of memory.
+pub fn medium(medium: &[u8]) -> io::Result<Vec<u8>> {
+    let mut cpio = Cpio::default();
+    cpio.entry(MEDIUM_IN_INITRAMFS.trim_start_matches('/'), FILE | 0o644, (0, 0), medium);
+    zstd::encode_all(cpio.finish().as_slice(), MEDIUM_ZSTD_LEVEL)
 }
 
 /// Compresses an archive as the kernel reads it: zstd with a check sum.
@@ -128,6 +140,13 @@ mod tests {
         assert_eq!(content("modules/dm_verity.ko").2, b"dm_verity");
         assert_eq!(content("modules.load").2, b"/modules/dm_mod.ko\n/modules/virtio_blk.ko\n/modules/dm_verity.ko\n");
         assert_eq!(content("dev/console").1, 0o020_600);
+    }
+
+    #[test]
+    fn a_medium_is_an_archive_with_that_one_file() {
+        let compressed = medium(&[0x5a; 5000]).expect("because there is memory");
+        let entries = read_back(&zstd::decode_all(compressed.as_slice()).expect("because it was just compressed"));
+        assert_eq!(entries, [("medium.iso".to_owned(), 0o100_644, vec![0x5a; 5000])]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The installer's medium: one file that firmware starts from a CD drive, from a USB stick and from memory (UEFI HTTP boot).
+//! The installer's medium: one file that firmware starts from a CD drive and from a USB stick, and that comes along with `netboot.efi`.
 //!
 //! ```text
 //! 0        protective MBR, GPT         for a USB stick (sectors of 512 bytes)

@@ -46,7 +46,7 @@ use crate::uki;
 use crate::verity::{self, RootImage};
 
 pub use error::BuildError;
-pub use media::ISO;
+pub use media::{ISO, NETWORK};
 
 /// Programs and boot files in Debian's packages.
 const MKSQUASHFS: &str = "/usr/bin/mksquashfs";
@@ -172,11 +172,12 @@ pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildE
     });
     let manifest = describe(request, &artefact.manifest, &packages, &catalogue.release, &tree, &boot)?;
     let loader = signed("boot loader", boot_file(&packages, BOOT_LOADER)?, keys.as_ref())?;
-    let keys = keys.as_ref().map(|keys| (keys.enrolment.as_slice(), request.enrolment));
-    let boot = Boot { loader: &loader, uki: &boot.uki, keys, medium: None };
+    let enrolment = keys.as_ref().map(|keys| (keys.enrolment.as_slice(), request.enrolment));
+    let boot = Boot { loader: &loader, uki: &boot.uki, keys: enrolment, medium: None };
     media::write_disk(request, &profile, &root, &boot)?;
     if profile.iso {
         media::write_iso(request, &profile, &root, &artefact.manifest, &boot)?;
+        media::write_network(request, &boot_file(&packages, EFI_STUB)?, boot.uki, keys.as_ref())?;
     }
     artefact::write(&request.output.join(&manifest.artefact), &artefact, boot.uki, &root.bytes)?;
     write_bill(request, &profile, &packages, &artefact.manifest)?;

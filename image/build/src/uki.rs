@@ -83,6 +83,25 @@ pub fn build(parts: &Parts<'_>) -> Result<Vec<u8>, UkiError> {
     append_sections(parts.stub, &sections)
 }
 
+/// The same kernel, command line and initramfs as `image` has, with `more` behind the initramfs, as an image of its own: for a machine
+/// that starts from the network, where there is no disk to find the rest on. It has no policy, so it opens no encrypted volume.
+///
+/// # Errors
+/// When `image` is none of ours, and as [`build`].
+pub fn with_more_initramfs(stub: &[u8], image: &[u8], more: &[u8]) -> Result<Vec<u8>, UkiError> {
+    let part = |name| section(image, name).ok_or(UkiError::Stub("it lacks a section of ours"));
+    let mut initramfs = part(".initrd")?.to_vec();
+    // The kernel begins an archive at multiples of four bytes only, and passes over zeros between two.
+    initramfs.resize(initramfs.len().next_multiple_of(4), 0);
+    initramfs.extend_from_slice(more);
+    let mut sections = Vec::new();
+    for name in [".osrel", ".cmdline", ".uname"] {
+        sections.push((name, part(name)?));
+    }
+    sections.extend([(".initrd", initramfs.as_slice()), (".linux", part(".linux")?)]);
+    append_sections(stub, &sections)
+}
+
 /// The content of one section of a unified kernel image; none when it has no such section.
 pub fn section<'a>(image: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let header = Header::parse(image).ok()?;

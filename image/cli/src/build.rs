@@ -28,6 +28,9 @@ const DEFAULT_CACHE: &str = ".cairn/build";
 /// The artefact is what upgrades carry: UKI and root image in one file, named by its image digest. It holds no seed, so it is the
 /// same for every cluster.
 ///
+/// A profile for real machines also makes install.iso, which installs from a CD or a USB stick, and netboot.efi with netboot.ipxe, which do
+/// the same from the network.
+///
 /// Takes kernel, containerd and a few more files from Debian packages that apt has verified, and our own programs from the
 /// folder of a release build. Versions are pinned in the profile's lock file; one that the mirror no longer carries is replaced by
 /// the current one and the lock file rewritten, unless --locked is given. Needs no root.

@@ -80,13 +80,24 @@ pub(crate) enum Serial {
     Log,
 }
 
-/// An installer's medium in the machine, and how it is connected.
+/// An installer's medium, and how the machine gets at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Medium {
-    /// The ISO file, absolute.
+    /// The ISO file, or the program for the network; absolute.
     pub(crate) file: PathBuf,
-    /// On a USB stick; otherwise in a CD drive.
-    pub(crate) usb: bool,
+    /// Where it is.
+    pub(crate) way: Way,
+}
+
+/// How a machine gets at an installer's medium.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// In a CD drive.
+    Cd,
+    /// On a USB stick.
+    Usb,
+    /// By DHCP and TFTP, which QEMU's own network answers.
+    Network,
 }
 
 /// Serial number of the disk, by which an installer is told to use it.
@@ -144,15 +155,21 @@ impl Machine {
         let disk = comma_escaped(&self.disk);
         add("drive", format!("if=none,id=disk,format={},discard=unmap,file={disk}", self.format));
         add("device", format!("virtio-blk-pci,drive=disk,serial={DISK_SERIAL},bootindex=1"));
-        if let Some(Medium { file, usb }) = &self.medium {
-            let kind = if *usb { "disk" } else { "cdrom" };
-            let file = comma_escaped(file);
-            add("drive", format!("if=none,id=medium,format=raw,readonly=on,media={kind},file={file}"));
-            if *usb {
-                add("device", "qemu-xhci".to_owned());
-                add("device", "usb-storage,drive=medium,removable=on,bootindex=2".to_owned());
-            } else {
-                add("device", "ide-cd,drive=medium,bootindex=2".to_owned());
+        let mut network_boot = (String::new(), "");
+        if let Some(Medium { file, way }) = &self.medium {
+            let drive =
+                |kind| format!("if=none,id=medium,format=raw,readonly=on,media={kind},file={}", comma_escaped(file));
+            match way {
+                Way::Cd => {
+                    add("drive", drive("cdrom"));
+                    add("device", "ide-cd,drive=medium,bootindex=2".to_owned());
+                }
+                Way::Usb => {
+                    add("drive", drive("disk"));
+                    add("device", "qemu-xhci".to_owned());
+                    add("device", "usb-storage,drive=medium,removable=on,bootindex=2".to_owned());
+                }
+                Way::Network => network_boot = (served(file), ",bootindex=2"),
             }
         }
         let forwards: String = self
@@ -160,9 +177,10 @@ impl Machine {
             .iter()
             .map(|forward| format!(",hostfwd=tcp:127.0.0.1:{}-:{}", forward.host, forward.guest))
             .collect();
-        add("netdev", format!("user,id=net{forwards}"));
-        // Without its ROM the firmware does not try to boot from the network.
-        add("device", "virtio-net-pci,netdev=net,romfile=".to_owned());
+        let (served, order) = network_boot;
+        add("netdev", format!("user,id=net{forwards}{served}"));
+        // Without its ROM and a place in the order, the firmware does not try to boot from the network.
+        add("device", format!("virtio-net-pci,netdev=net,romfile={order}"));
         if let Some(Lan { port, hardware }) = self.lan {
             add("netdev", format!("socket,id=lan,mcast={}:{port},localaddr=127.0.0.1", Lan::GROUP));
             let hardware = hardware.map(|byte| format!("{byte:02x}")).join(":");
@@ -196,6 +214,13 @@ impl Machine {
         }
         arguments
     }
+}
+
+/// What QEMU's network answers a machine that asks for a program to start.
+fn served(program: &std::path::Path) -> String {
+    let folder = comma_escaped(program.parent().unwrap_or(std::path::Path::new("/")));
+    let name = comma_escaped(program.file_name().map(std::path::Path::new).unwrap_or(std::path::Path::new("")));
+    format!(",tftp={folder},bootfile={name}")
 }
 
 /// A path as a value inside of one of QEMU's comma-separated options.
@@ -256,12 +281,25 @@ mod tests {
 
     #[test]
     fn a_medium_is_started_only_when_the_disk_cannot_be() {
-        for (usb, device) in [(false, "ide-cd,drive=medium,bootindex=2"), (true, "usb-storage,drive=medium,")] {
-            let medium = Some(Medium { file: PathBuf::from("/images/install.iso"), usb });
+        for (way, device) in [(Way::Cd, "ide-cd,drive=medium,bootindex=2"), (Way::Usb, "usb-storage,drive=medium,")] {
+            let medium = Some(Medium { file: PathBuf::from("/images/install.iso"), way });
             let arguments = Machine { medium, ..machine() }.plan().join(" ");
             assert!(arguments.contains(device) && arguments.contains("readonly=on,media="), "{arguments}");
             assert!(arguments.contains("serial=cairn,bootindex=1"), "{arguments}");
         }
+    }
+
+    #[test]
+    fn the_network_answers_only_a_machine_that_is_to_start_from_it() {
+        let arguments = machine().plan().join(" ");
+        assert!(
+            !arguments.contains("tftp") && arguments.contains("virtio-net-pci,netdev=net,romfile= "),
+            "{arguments}"
+        );
+        let medium = Some(Medium { file: PathBuf::from("/images/netboot.efi"), way: Way::Network });
+        let arguments = Machine { medium, ..machine() }.plan().join(" ");
+        assert!(arguments.contains(",tftp=/images,bootfile=netboot.efi "), "{arguments}");
+        assert!(arguments.contains("netdev=net,romfile=,bootindex=2"), "after the disk: {arguments}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::build::DEFAULT_IMAGE;
 use crate::qemu::accelerator::{self, OVERRIDE};
 use crate::qemu::{
     DISK, Forward, Lan, MONITOR, Machine, Medium, PID_FILE, QEMU, SERIAL_LOG, Serial, TPM_SOCKET, TPM_STATE, VARIABLES,
-    firmware, monitor,
+    Way, firmware, monitor,
 };
 
 /// The size of a disk that is installed on, in bytes: what the profiles' own disks have.
@@ -54,6 +54,9 @@ pub(crate) struct Arguments {
     /// Show the medium as a USB stick instead.
     #[arg(long, requires = "iso")]
     usb: bool,
+    /// Start this program (netboot.efi) from the network, with an empty disk as with --iso.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["disk", "iso"])]
+    network: Option<PathBuf>,
     /// Begin again: new copy of the image's disk, empty UEFI variables.
     #[arg(long, conflicts_with = "disk")]
     fresh: bool,
@@ -187,7 +190,7 @@ fn prepare(arguments: &Arguments, folder: &Path, firmware: &firmware::Firmware) 
         }
         return fs::canonicalize(disk).with_context(|| format!("there is no disk {}", disk.display()));
     }
-    if arguments.iso.is_some() {
+    if arguments.iso.is_some() || arguments.network.is_some() {
         let path = folder.join(DISK);
         if arguments.fresh || !path.exists() {
             qcow2::write(&Disk { size: EMPTY_DISK_BYTES, extents: Vec::new() }, &path)?;
@@ -204,9 +207,13 @@ fn prepare(arguments: &Arguments, folder: &Path, firmware: &firmware::Firmware) 
 
 /// The installer's medium, as QEMU is told of it.
 fn medium(arguments: &Arguments) -> anyhow::Result<Option<Medium>> {
-    let Some(file) = &arguments.iso else { return Ok(None) };
+    let (file, way) = match (&arguments.iso, &arguments.network) {
+        (Some(iso), _) => (iso, if arguments.usb { Way::Usb } else { Way::Cd }),
+        (None, Some(program)) => (program, Way::Network),
+        (None, None) => return Ok(None),
+    };
     let file = fs::canonicalize(file).with_context(|| format!("there is no medium {}", file.display()))?;
-    Ok(Some(Medium { file, usb: arguments.usb }))
+    Ok(Some(Medium { file, way }))
 }
 
 /// The process of a machine that runs in this folder.

@@ -34,8 +34,8 @@ pub use gpt::{
 pub use guid::{Guid, GuidError};
 pub use layout::{EPHEMERAL_BYTES_MIN, PartitionSizes, partition_medium};
 pub use medium::{
-    LOADER_DEVICE_PART_UUID, LOADER_DEVICE_PART_UUID_BYTES, MEDIUM_DESCRIPTION, MEDIUM_DESCRIPTION_BYTES_MAX, Medium,
-    MediumError, loader_partition,
+    LOADER_DEVICE_PART_UUID, LOADER_DEVICE_PART_UUID_BYTES, MEDIUM_DESCRIPTION, MEDIUM_DESCRIPTION_BYTES_MAX,
+    MEDIUM_IN_INITRAMFS, Medium, MediumError, loader_partition,
 };
 pub use meta::{META_BYTES, META_RECORD_BYTES_MAX, MetaError, MetaKind, MetaRecord};
 pub use modules::{ENCRYPTION_MODULES, ModuleList, ModuleListError, ROOT_MODULES, STAGE_ONE_MODULES};

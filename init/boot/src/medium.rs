@@ -20,6 +20,9 @@ use crate::layout::PartitionSizes;
 /// Where the description lies on the medium's ESP.
 pub const MEDIUM_DESCRIPTION: &str = "/cairn/medium";
 
+/// Where stage one finds a whole medium that came with the initramfs: a machine that started from the network.
+pub const MEDIUM_IN_INITRAMFS: &str = "/medium.iso";
+
 /// The longest description, in bytes: the manifest's limit and three lines.
 pub const MEDIUM_DESCRIPTION_BYTES_MAX: usize = ARTEFACT_MANIFEST_BYTES_MAX + 128;
 

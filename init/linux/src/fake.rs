@@ -36,6 +36,8 @@ pub enum Call {
     MapVerity(String),
     /// A part of a device: its first sector and how many.
     MapLinear(PathBuf, u64, u64),
+    /// A file that became a device.
+    AttachFile(PathBuf),
     /// The new root.
     SwitchRoot(PathBuf),
     /// The program that took over, and its arguments.
@@ -216,6 +218,15 @@ impl Kernel for FakeKernel {
         let node = PathBuf::from("/dev/dm-1");
         self.state().files.insert(node.clone(), part);
         Ok(node)
+    }
+
+    fn attach_file(&self, file: &Path) -> Result<PathBuf> {
+        self.record("attach", &text(file), Call::AttachFile(file.to_owned()))?;
+        let bytes = self.bytes("open", file)?;
+        let mut state = self.state();
+        state.files.insert(PathBuf::from("/sys/class/block/loop0/loop/backing_file"), text(file).into());
+        state.files.insert(PathBuf::from("/dev/loop0"), bytes);
+        Ok(PathBuf::from("/dev/loop0"))
     }
 
     fn wait_for_device(&self, timeout: Duration) -> Result<bool> {

@@ -79,6 +79,11 @@ pub trait Kernel: Sync {
     /// # Errors
     /// When one of device-mapper's ioctls fails.
     fn map_linear(&self, name: &str, device: &Path, first: u64, sectors: u64) -> Result<PathBuf>;
+    /// Shows a file as a block device, read-only, and gives the node under /dev. The file may be removed; its bytes stay.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or no loop device is free.
+    fn attach_file(&self, file: &Path) -> Result<PathBuf>;
     /// Waits until the kernel announces a device or the time is over; says whether it announced one. The first call
     /// begins to listen.
     ///

@@ -17,6 +17,7 @@ mod kernel;
 mod keyring;
 pub mod kmsg;
 mod linux;
+mod loop_device;
 pub mod modules;
 mod mounts;
 mod power;

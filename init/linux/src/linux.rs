@@ -14,7 +14,9 @@ use nix::sys::signalfd::SignalFd;
 
 use crate::error::SystemError;
 use crate::kernel::{Channel, Kernel, Launch, Mount, Power, Reaped, Started, Wake};
-use crate::{block, clock, device_mapper, efi, files, kmsg, modules, mounts, power, process, spawn, switch_root};
+use crate::{
+    block, clock, device_mapper, efi, files, kmsg, loop_device, modules, mounts, power, process, spawn, switch_root,
+};
 
 type Result<T> = std::result::Result<T, SystemError>;
 
@@ -122,6 +124,10 @@ impl Kernel for Linux {
 
     fn map_linear(&self, name: &str, device: &Path, first: u64, sectors: u64) -> Result<PathBuf> {
         device_mapper::map_linear(name, device, first, sectors)
+    }
+
+    fn attach_file(&self, file: &Path) -> Result<PathBuf> {
+        loop_device::attach(file)
     }
 
     fn wait_for_device(&self, timeout: Duration) -> Result<bool> {

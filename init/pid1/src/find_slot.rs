@@ -2,7 +2,7 @@
 //!
 //! The installer's medium and an installed disk may hold the same root. The one that the boot loader came from wins: firmware's boot
 //! order is what a person decides by, and META beside the slot belongs to it. The boot loader says which partition that was; a CD
-//! and a disk that firmware keeps in memory have no partitions for it, so where it says nothing they win.
+//! and a medium in memory have no partitions for it, so where it says nothing they win.
 
 use std::path::{Path, PathBuf};
 
@@ -17,10 +17,12 @@ const BLOCK_CLASS: &str = "/sys/class/block";
 /// A number and a line feed, in bytes.
 const ATTRIBUTE_BYTES_MAX: usize = 64;
 /// Devices that hold no partition tables of ours, by the beginning of their names.
-const SKIPPED: [&str; 6] = ["loop", "ram", "zram", "dm-", "md", "fd"];
-/// CD drives, of which the kernel shows no partitions.
-const CD: &str = "sr";
-/// What firmware loaded into memory as a disk (UEFI HTTP boot).
+const SKIPPED: [&str; 5] = ["ram", "zram", "dm-", "md", "fd"];
+/// Devices of which the kernel shows no partitions: CD drives, and what stage one attached.
+const UNDIVIDED: [&str; 2] = ["sr", LOOP];
+/// A file as a device: the medium of a machine that started from the network.
+const LOOP: &str = "loop";
+/// What firmware loaded into memory as a disk.
 const IN_MEMORY: &str = "pmem";
 
 /// Where a partition is read.
@@ -87,13 +89,20 @@ fn look_at(
     let meta = table.find_label(label::META).and_then(|(number, _)| partition_node(kernel, names, disk, number));
     let loader_was_here = match loader {
         Some(guid) => table.find_guid(guid).is_some(),
-        None => disk.starts_with(CD) || disk.starts_with(IN_MEMORY),
+        None => is_undivided(disk) || disk.starts_with(IN_MEMORY),
     };
     Ok(FoundSlot { slot, place, other: slots.pop(), meta, loader_was_here })
 }
 
 fn is_disk(kernel: &dyn Kernel, name: &str) -> bool {
-    !SKIPPED.iter().any(|beginning| name.starts_with(beginning)) && !kernel.exists(&class_path(name, "partition"))
+    // The kernel has some with nothing behind them.
+    let empty = name.starts_with(LOOP) && !kernel.exists(&class_path(name, "loop/backing_file"));
+    let skipped = empty || SKIPPED.iter().any(|beginning| name.starts_with(beginning));
+    !skipped && !kernel.exists(&class_path(name, "partition"))
+}
+
+fn is_undivided(disk: &str) -> bool {
+    UNDIVIDED.iter().any(|beginning| disk.starts_with(beginning))
 }
 
 fn read_table(kernel: &dyn Kernel, disk: &str) -> Result<Table, String> {
@@ -113,7 +122,7 @@ fn read_table(kernel: &dyn Kernel, disk: &str) -> Result<Table, String> {
 }
 
 fn place(kernel: &dyn Kernel, names: &[String], disk: &str, number: u32, partition: &Partition) -> Option<Place> {
-    if disk.starts_with(CD) {
+    if is_undivided(disk) {
         return Some(Place::Part(Path::new("/dev").join(disk), partition.first, partition.sectors()));
     }
     partition_node(kernel, names, disk, number).map(Place::Node)

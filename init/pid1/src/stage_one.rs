@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use init_boot::{
-    CommandLine, POLICY_PART_BYTES_MAX, POLICY_PARTS, RootHash, STAGE_ONE_MODULES, SUPERBLOCK_BYTES, Superblock,
-    VERITY_BLOCK_BYTES,
+    CommandLine, MEDIUM_IN_INITRAMFS, POLICY_PART_BYTES_MAX, POLICY_PARTS, RootHash, STAGE_ONE_MODULES,
+    SUPERBLOCK_BYTES, Superblock, VERITY_BLOCK_BYTES,
 };
 use init_linux::{Kernel, Mount, MountFlag};
 
@@ -59,6 +59,7 @@ pub(crate) fn boot(kernel: &dyn Kernel) -> Result<std::convert::Infallible, Stri
     times.mark("stage-one-modules", kernel.uptime());
     log::line(kernel, &format!("{loaded} modules are loaded"));
 
+    attach_medium(kernel)?;
     // They say where the boot loader came from.
     mount_table::mount_variables(kernel);
     let found = wait_for_slot(kernel, &root)?;
@@ -95,6 +96,18 @@ fn carry_policy(kernel: &dyn Kernel) {
             log::line(kernel, &error.story());
         }
     }
+}
+
+/// A machine that started from the network has its installer's medium in the initramfs. It is looked at like a CD from here on, and
+/// stays in memory when the initramfs goes.
+fn attach_medium(kernel: &dyn Kernel) -> Result<(), String> {
+    let medium = Path::new(MEDIUM_IN_INITRAMFS);
+    if !kernel.exists(medium) {
+        return Ok(());
+    }
+    let device = kernel.attach_file(medium).map_err(|error| error.story())?;
+    log::line(kernel, &format!("the medium from the network is {}", device.display()));
+    Ok(())
 }
 
 /// Reads root hash and block count.

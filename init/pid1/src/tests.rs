@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use init_boot::{
-    Attempt, BootRecord, EMPTY_SLOT_GUID, ExitStatus, Guid, LOADER_DEVICE_PART_UUID, LOADER_ENTRY_ONE_SHOT, META_BYTES,
-    MetaKind, RootHash, STARTS_MAX, Slot, Superblock, Table, label, type_guid,
+    Attempt, BootRecord, EMPTY_SLOT_GUID, ExitStatus, Guid, LOADER_DEVICE_PART_UUID, LOADER_ENTRY_ONE_SHOT,
+    MEDIUM_IN_INITRAMFS, META_BYTES, MetaKind, RootHash, STARTS_MAX, Slot, Superblock, Table, label, type_guid,
 };
 use init_linux::efi::EFI_VARIABLES;
 use init_linux::{Call, Event, FakeKernel, Kernel, Power, Reaped, Wake};
@@ -219,6 +219,35 @@ fn a_cd_is_where_a_boot_loader_without_a_partition_came_from() {
     let part = Call::MapLinear(PathBuf::from("/dev/sr0"), 2048, SLOT_SECTORS);
     assert!(calls(&kernel).contains(&part), "{:?}", calls(&kernel));
     assert_eq!(taken(&kernel), "/dev/dm-1");
+}
+
+#[test]
+fn a_machine_from_the_network_runs_from_the_medium_that_came_along() {
+    let start = || {
+        let kernel = machine();
+        kernel.state().files.extend(disk_files(EMPTY_SLOT_GUID));
+        let (_, medium) = medium_files("sr0", META_OF_MEDIUM).swap_remove(0);
+        kernel.state().files.insert(PathBuf::from(MEDIUM_IN_INITRAMFS), medium);
+        kernel.state().files.insert(PathBuf::from("/sys/class/block/loop1/dev"), b"7:1\n".to_vec());
+        kernel.state().files.remove(&loader_variable());
+        kernel
+    };
+    let kernel = start();
+    failed_boot(&kernel);
+    let part = Call::MapLinear(PathBuf::from("/dev/loop0"), 2048, SLOT_SECTORS);
+    assert!(calls(&kernel).contains(&part), "{:?}", calls(&kernel));
+    assert_eq!(taken(&kernel), "/dev/dm-1");
+    let at = |call: &Call| calls(&kernel).iter().position(|other| other == call);
+    let attached = at(&Call::AttachFile(PathBuf::from(MEDIUM_IN_INITRAMFS)));
+    let last_module = at(&Call::LoadModule(PathBuf::from("/c.ko")));
+    assert!(last_module.is_some() && last_module < attached, "its driver is a module");
+
+    // A medium that cannot be attached is told, and the disk beside it is not taken for it.
+    let kernel = start();
+    kernel.state().failing.insert(("attach", MEDIUM_IN_INITRAMFS.to_owned()));
+    let reason = failed_boot(&kernel);
+    assert!(reason.contains(MEDIUM_IN_INITRAMFS), "{reason}");
+    assert!(!calls(&kernel).iter().any(|call| matches!(call, Call::MapVerity(_))));
 }
 
 #[test]

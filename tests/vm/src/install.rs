@@ -1,7 +1,8 @@
-//! Installing from the medium, as it comes out of `cairn-image build`: from a CD drive and from a USB stick, with the power cut in between.
+//! Installing from the medium, as it comes out of `cairn-image build`: from a CD drive, from a USB stick with the power cut in between, and
+//! from the network.
 
 use crate::artefacts;
-use crate::machine::{Ports, VirtualMachine};
+use crate::machine::{Medium, Ports, VirtualMachine};
 use crate::places::Places;
 use crate::steps::Steps;
 use anyhow::{Context, Result, ensure};
@@ -26,14 +27,19 @@ pub async fn installs(places: &Places, steps: &mut Steps) -> Result<()> {
     let medium = image.join("install.iso");
     let machine = |name: &str| anyhow::Ok(VirtualMachine::new(places, name, Ports::free()?));
 
-    let cd = machine("cd")?.with_medium(medium.clone(), false);
+    let cd = machine("cd")?.with_medium(medium.clone(), Medium::Cd);
     let held = steps.take("installing from a CD, unattended", an_empty_disk_becomes_a_machine(places, &cd)).await;
     cd.cut_power().await?;
     held?;
-    let stick = machine("stick")?.with_medium(medium, true);
+    let stick = machine("stick")?.with_medium(medium, Medium::Stick);
     let cut = a_cut_installation_begins_again(places, &stick);
     let held = steps.take("installing from a USB stick, with a power cut", cut).await;
     stick.cut_power().await?;
+    held?;
+    let network = machine("network")?.with_medium(image.join("netboot.efi"), Medium::Network);
+    let held =
+        steps.take("installing from the network, unattended", an_empty_disk_becomes_a_machine(places, &network)).await;
+    network.cut_power().await?;
     held
 }
 

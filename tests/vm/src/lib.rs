@@ -26,6 +26,6 @@ pub mod upgrades;
 pub use artefacts::Artefacts;
 pub use cluster::{Cluster, DEMO_IMAGE, DEMO_PORT, demo_manifests};
 pub use kubectl::{Follower, Kubectl};
-pub use machine::{Ports, VirtualMachine};
+pub use machine::{Medium, Ports, VirtualMachine};
 pub use places::Places;
 pub use steps::Steps;

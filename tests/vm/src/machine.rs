@@ -69,6 +69,17 @@ impl Drop for Seat {
     }
 }
 
+/// How a machine gets at an installer's medium.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// In a CD drive.
+    Cd,
+    /// On a USB stick.
+    Stick,
+    /// As a program from the network.
+    Network,
+}
+
 /// A virtual machine with its own disk; it outlives this value.
 #[derive(Debug, Clone)]
 pub struct VirtualMachine {
@@ -80,8 +91,8 @@ pub struct VirtualMachine {
     tpm: bool,
     lan: Option<u16>,
     disk: Option<&'static str>,
-    /// An installer's medium, and whether it is a USB stick.
-    medium: Option<(PathBuf, bool)>,
+    /// An installer's medium, and the options by which the machine gets at it.
+    medium: Option<(PathBuf, Medium)>,
 }
 
 impl VirtualMachine {
@@ -150,10 +161,10 @@ impl VirtualMachine {
         VirtualMachine { lan: Some(port), ..self }
     }
 
-    /// The same machine with an empty disk and an installer's medium, in a CD drive or as a USB stick.
+    /// The same machine with an empty disk and an installer's medium.
     #[must_use]
-    pub fn with_medium(self, iso: PathBuf, usb: bool) -> Self {
-        VirtualMachine { medium: Some((iso, usb)), ..self }
+    pub fn with_medium(self, file: PathBuf, medium: Medium) -> Self {
+        VirtualMachine { medium: Some((file, medium)), ..self }
     }
 
     /// Puts other content onto its disk while it is off.
@@ -227,10 +238,13 @@ impl VirtualMachine {
         if let Some(disk) = self.disk {
             arguments.extend(["--disk", disk]);
         }
-        let medium = self.medium.as_ref().map(|(iso, usb)| anyhow::Ok((text(iso)?, *usb))).transpose()?;
-        if let Some((iso, usb)) = &medium {
-            arguments.extend(["--iso", iso]);
-            arguments.extend(usb.then_some("--usb"));
+        let medium = self.medium.as_ref().map(|(file, medium)| anyhow::Ok((text(file)?, *medium))).transpose()?;
+        if let Some((file, medium)) = &medium {
+            arguments.extend(match medium {
+                Medium::Cd => ["--iso", file].as_slice(),
+                Medium::Stick => &["--iso", file, "--usb"],
+                Medium::Network => &["--network", file],
+            });
         }
         let lan = self.lan.map(|port| port.to_string());
         if let Some(port) = &lan {

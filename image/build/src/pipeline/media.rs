@@ -1,21 +1,29 @@
-//! What machines start from, in the output folder: the disk, and the installer's medium. Both hold the same UKI and root.
+//! What machines start from, in the output folder: the disk, the installer's medium, and what the network hands out. All hold the same
+//! UKI and root.
 
 use std::path::Path;
 
 use init_boot::Medium;
 use init_boot::artefact::ArtefactManifest;
 
-use super::{BuildError, Request};
+use super::{BuildError, Request, signed};
 use crate::disk::{self, Contents};
 use crate::esp::{self, Boot};
 use crate::files;
+use crate::initramfs;
 use crate::iso;
 use crate::profile::Profile;
 use crate::qcow2;
+use crate::secure_boot::SecureBoot;
+use crate::uki;
 use crate::verity::RootImage;
 
 /// The installer's medium in the output folder.
 pub const ISO: &str = "install.iso";
+/// The same as one EFI program: for UEFI HTTP boot, PXE and iPXE.
+pub const NETWORK: &str = "netboot.efi";
+/// What iPXE is told; it takes the program from where it took these lines.
+const IPXE: (&str, &str) = ("netboot.ipxe", "#!ipxe\nchain netboot.efi\n");
 
 /// Stage 7 and the files of the output folder, but for the manifest: it comes last and says that all is there.
 pub(super) fn write_disk(
@@ -62,6 +70,21 @@ pub(super) fn write_iso(
     let disk = iso::lay_out(contents)?;
     files::replace_with(&request.output.join(ISO), |path| disk::write_raw(&disk, path))?;
     Ok(())
+}
+
+/// What the network hands out: the UKI with the medium behind its initramfs, under one signature.
+pub(super) fn write_network(
+    request: &Request,
+    stub: &[u8],
+    uki: &[u8],
+    keys: Option<&SecureBoot>,
+) -> Result<(), BuildError> {
+    let medium = files::read(&request.output.join(ISO))?;
+    let medium = initramfs::medium(&medium).map_err(BuildError::Initramfs)?;
+    let program = signed(NETWORK, uki::with_more_initramfs(stub, uki, &medium)?, keys)?;
+    files::write(&request.output.join(NETWORK), &program)?;
+    let (name, script) = IPXE;
+    Ok(files::write(&request.output.join(name), script.as_bytes())?)
 }
 
 /// The text of the record by which machined knows an installation; what the block says is judged there.

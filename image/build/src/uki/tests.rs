@@ -114,3 +114,33 @@ fn what_is_no_stub_is_refused() {
         assert!(matches!(append_sections(bad, &[]), Err(UkiError::Stub(_))));
     }
 }
+
+#[test]
+fn the_image_for_the_network_has_the_same_parts_and_more_behind_the_initramfs() {
+    let whole =
+        with_more_initramfs(&stub(7), &signed(Some("key"), Some("{}")), b"medium").expect("because all is there");
+    for name in [".osrel", ".cmdline", ".uname", ".linux"] {
+        assert_eq!(section(&whole, name), section(&image(), name), "{name}");
+    }
+    assert_eq!(section(&whole, ".initrd"), Some(&[&[9; 5000][..], b"medium"].concat()[..]));
+    assert_eq!((section(&whole, ".pcrpkey"), section(&whole, ".pcrsig")), (None, None), "it opens no volume");
+
+    let odd = build(&Parts {
+        stub: &stub(7),
+        os_release: "ID=cairn\n",
+        command_line: "quiet",
+        release: "6.12",
+        initramfs: &[9; 5],
+        kernel: b"kernel",
+        policy_key: None,
+        policy_signatures: None,
+    });
+    let odd = with_more_initramfs(&stub(7), &odd.expect("because the stub has room"), b"070701");
+    let odd = odd.expect("because all is there");
+    assert_eq!(
+        section(&odd, ".initrd"),
+        Some(&b"\x09\x09\x09\x09\x09\0\0\0070701"[..]),
+        "an archive begins at a multiple of four"
+    );
+    assert!(with_more_initramfs(&stub(7), &stub(7), b"medium").is_err(), "a stub alone is no image");
+}
