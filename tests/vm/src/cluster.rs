@@ -20,7 +20,7 @@ pub const DEMO_IMAGE: &str = "cairn.dev/hello:1";
 pub const DEMO_PORT: u16 = 30_080;
 
 /// The address by which QEMU's guests reach this computer.
-const HOST_IN_GUEST: &str = "10.0.2.2";
+pub(crate) const HOST_IN_GUEST: &str = "10.0.2.2";
 
 /// How long the whole way from a push to an answer may take before a test gives up; far above what is measured.
 const ANSWER_LIMIT: Duration = Duration::from_secs(240);

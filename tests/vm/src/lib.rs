@@ -11,6 +11,7 @@ pub mod dev;
 pub mod disks;
 pub mod faults;
 pub mod flips;
+mod images;
 pub mod install;
 mod kubectl;
 mod machine;

@@ -240,11 +240,9 @@ impl VirtualMachine {
         }
         let medium = self.medium.as_ref().map(|(file, medium)| anyhow::Ok((text(file)?, *medium))).transpose()?;
         if let Some((file, medium)) = &medium {
-            arguments.extend(match medium {
-                Medium::Cd => ["--iso", file].as_slice(),
-                Medium::Stick => &["--iso", file, "--usb"],
-                Medium::Network => &["--network", file],
-            });
+            let option = if *medium == Medium::Network { "--network" } else { "--iso" };
+            arguments.extend([option, file]);
+            arguments.extend((*medium == Medium::Stick).then_some("--usb"));
         }
         let lan = self.lan.map(|port| port.to_string());
         if let Some(port) = &lan {

@@ -1,15 +1,17 @@
 //! Three machines, one cluster: each member of the store, any one of which may be lost.
 
 use crate::cluster::{Cluster, demo_manifests};
+use crate::images::{Image, Images};
 use crate::kubectl::Kubectl;
 use crate::machine::{Ports, VirtualMachine};
 use crate::places::Places;
 use crate::scenarios::DEMO_FILE;
 use crate::steps::Steps;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tests_support::wait_for;
 
 /// The machines and their addresses on the network that they share.
@@ -21,16 +23,16 @@ const LOSS_LIMIT: Duration = Duration::from_secs(60);
 /// How long a machine may take to boot, become a member and have all that the others have.
 const JOIN_LIMIT: Duration = Duration::from_secs(300);
 
-/// How long two machines may take to be drained, to restart and to be back, one after the other.
-const RESTART_LIMIT: Duration = Duration::from_secs(600);
+/// How long three machines may take to be upgraded, one after the other, on emulated processors that they share.
+const UPGRADES_LIMIT: Duration = Duration::from_secs(1200);
 
 /// How much of it is run.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
     /// Machines that are lost, one after the other.
     pub losses: usize,
-    /// Whether machines also ask to restart, all at once, and one leaves for good.
-    pub restarts_and_leaving: bool,
+    /// Whether they are also upgraded, all at once, while somebody asks them to restart all the time, and one leaves for good.
+    pub upgrades_and_leaving: bool,
 }
 
 /// A cluster of three booted machines.
@@ -89,33 +91,93 @@ impl Trio {
             steps.take(&format!("{} is lost, the others go on", lost.name()), self.lose(&kubectl, lost)).await?;
             steps.take(&format!("{} comes back with all of it", lost.name()), self.come_back(&kubectl, lost)).await?;
         }
-        if extent.restarts_and_leaving {
-            steps.take("two are asked to restart, one goes at a time", self.restart_two(&kubectl)).await?;
+        if extent.upgrades_and_leaving {
+            let images = Images::serve(&self.places).await?;
+            let image = steps.take("an image 0.2.0", images.build("0.2.0", None)).await?;
+            let upgraded = self.upgrade_all_under_attack(&kubectl, &images, &image);
+            steps.take("all three are upgraded, under attack, one at a time", upgraded).await?;
             steps.take("the third leaves, what it knew is replaced", self.leave(&kubectl)).await?;
         }
         Ok(())
     }
 
-    /// Asks two machines to restart in one breath. Both do, drained, and never is more than one cordoned.
-    async fn restart_two(&self, kubectl: &Kubectl) -> Result<()> {
-        let (watcher, asked) = (&self.machines[0], &self.machines[1..]);
-        let before = boots(kubectl, watcher)?;
-        for machine in asked {
-            self.cluster.cairnctl(&["--machine", machine.name(), "reboot"])?;
+    /// One commit names another image for all three, and somebody asks all three to restart, over and over, whatever they answer. They go
+    /// one at a time, drained, and the cluster takes writes all the while.
+    async fn upgrade_all_under_attack(&self, kubectl: &Kubectl, images: &Images, image: &Image) -> Result<()> {
+        let before = self.boots(kubectl)?;
+        let mut named = Vec::new();
+        for machine in &self.machines {
+            named.push(images.document(&self.cluster, machine.name(), image, 1)?);
         }
-        let back = async || {
-            let nodes = kubectl.at(watcher, &["get", "nodes"]).map_err(|error| format!("{error:#}"))?;
-            if nodes.lines().filter(|line| line.contains("SchedulingDisabled")).count() > 1 {
-                return Ok(Some(nodes));
-            }
-            let ready = nodes.lines().filter(|line| line.contains(" Ready ")).count() == self.machines.len();
-            let now = boots(kubectl, watcher).map_err(|error| format!("{error:#}"))?;
-            let changed = |machine: &&VirtualMachine| now.get(machine.name()) != before.get(machine.name());
-            if ready && asked.iter().filter(changed).count() == asked.len() { Ok(None) } else { Err(nodes) }
-        };
-        let together = wait_for("two restarts", RESTART_LIMIT, back).await?;
-        ensure!(together.is_none(), "two were taken away at once:\n{}", together.unwrap_or_default());
+        let named: Vec<(&str, &str)> = named.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+        self.cluster.push(&named, "Run another image everywhere")?;
+        let (began, mut writes) = (Instant::now(), 0);
+        let mut upgraded = BTreeSet::new();
+        while upgraded.len() < self.machines.len() {
+            self.demand_restarts();
+            writes += 1;
+            self.write_somewhere(kubectl, &format!("under-attack-{writes}")).await?;
+            let nodes = self.read_somewhere(kubectl, &["get", "nodes"])?;
+            let away = nodes.lines().filter(|line| line.contains("SchedulingDisabled")).count();
+            ensure!(away <= 1, "{away} machines were taken away at once:\n{nodes}");
+            upgraded
+                .extend(self.machines.iter().map(VirtualMachine::name).filter(|name| self.has_settled(name, image)));
+            let late = began.elapsed() > UPGRADES_LIMIT;
+            ensure!(!late, "only {upgraded:?} run {}:\n{nodes}", image.version);
+        }
+        self.all_answer(kubectl).await?;
+        let after = self.boots(kubectl)?;
+        let stayed: Vec<&String> =
+            before.iter().filter(|(name, boot)| after.get(*name) == Some(boot)).map(|it| it.0).collect();
+        ensure!(stayed.is_empty(), "{stayed:?} did not restart");
+        let list = self.read_somewhere(kubectl, &["get", "configmaps", "--output", "name"])?;
+        let kept = list.lines().filter(|line| line.contains("under-attack-")).count();
+        ensure!(kept == writes, "{kept} of {writes} writes are there");
         Ok(())
+    }
+
+    /// Asks each machine, whatever it answers: most of the time that it restarts already, that it has to wait, or nothing at all.
+    fn demand_restarts(&self) {
+        for machine in &self.machines {
+            let _answer = self.cluster.cairnctl(&["--machine", machine.name(), "reboot"]);
+        }
+    }
+
+    /// Whether a machine has settled on this image; one that does not answer has not.
+    fn has_settled(&self, machine: &str, image: &Image) -> bool {
+        let status = self.cluster.cairnctl_json(&["--machine", machine, "upgrade", "status"]).unwrap_or_default();
+        status["phase"] == "idle" && status["running"]["digest"] == image.digest.as_str()
+    }
+
+    /// Writes at whichever machine takes it; two of three always can, but for an election.
+    async fn write_somewhere(&self, kubectl: &Kubectl, name: &str) -> Result<()> {
+        let write = async || match self.read_somewhere(kubectl, &["create", "configmap", name]) {
+            // An answer that was lost is no second write.
+            Err(error) if !format!("{error:#}").contains("already exists") => Err(format!("{error:#}")),
+            Ok(_) | Err(_) => Ok(()),
+        };
+        wait_for(format!("a write of {name}"), LOSS_LIMIT, write).await?;
+        Ok(())
+    }
+
+    /// Runs kubectl at one machine after the other, until one answers.
+    fn read_somewhere(&self, kubectl: &Kubectl, arguments: &[&str]) -> Result<String> {
+        let mut errors = Vec::new();
+        for machine in &self.machines {
+            match kubectl.at(machine, arguments) {
+                Ok(said) => return Ok(said),
+                Err(error) => errors.push(format!("{}: {error:#}", machine.name())),
+            }
+        }
+        bail!("{}", errors.join("; "))
+    }
+
+    /// The boot of each node.
+    fn boots(&self, kubectl: &Kubectl) -> Result<BTreeMap<String, String>> {
+        let nodes: Value = serde_json::from_str(&self.read_somewhere(kubectl, &["get", "nodes", "--output", "json"])?)?;
+        let nodes = nodes["items"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Ok(nodes.iter().map(|it| (text(&it["metadata"]["name"]), text(&it["status"]["nodeInfo"]["bootID"]))).collect())
     }
 
     /// Takes the third machine out of the repository. Its keys are replaced, and a client that was there before goes on.
@@ -196,14 +258,6 @@ impl Trio {
         };
         Ok(wait_for(format!("what {} missed", lost.name()), JOIN_LIMIT, look).await?)
     }
-}
-
-/// The boot of each node.
-fn boots(kubectl: &Kubectl, at: &VirtualMachine) -> Result<std::collections::BTreeMap<String, String>> {
-    let nodes: Value = serde_json::from_str(&kubectl.at(at, &["get", "nodes", "--output", "json"])?)?;
-    let nodes = nodes["items"].as_array().cloned().unwrap_or_default();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    Ok(nodes.iter().map(|it| (text(&it["metadata"]["name"]), text(&it["status"]["nodeInfo"]["bootID"]))).collect())
 }
 
 /// Runs it in the folder of `places`, with the programs and images that lie there.

@@ -3,9 +3,9 @@
 //! One machine of its own goes through all of it, in the order of a life: upgraded by a commit, gone back, upgraded again, held by a
 //! floor, given an image that does not work, and cut off in the middle again and again.
 
-use crate::artefacts;
 use crate::cluster::{Cluster, demo_manifests};
 use crate::faults::Moments;
+use crate::images::{Image, Images};
 use crate::machine::{Ports, VirtualMachine};
 use crate::places::{Places, text};
 use crate::scenarios::DEMO_FILE;
@@ -14,47 +14,24 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tests_support::git::Server;
 use tests_support::wait_for;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
 /// How long an upgrade may take, from the push to its end: it is fetched, written, started twice at worst, and proves itself.
 const UPGRADE_LIMIT: Duration = Duration::from_secs(420);
 /// From a push to a cut, in milliseconds: an upgrade takes a minute or so, its try included.
 const UPGRADE: Range<u64> = 0..75_000;
-/// The address by which QEMU's guests reach this computer.
-const HOST_IN_GUEST: &str = "10.0.2.2";
 /// What the demo answers; the machine serves nothing else all the while.
 const GREETING: &str = "Hello through upgrades";
-
-/// A built image.
-#[derive(Debug, Clone)]
-pub(crate) struct Image {
-    pub(crate) version: String,
-    number: u64,
-    digest: String,
-    file: PathBuf,
-    folder: String,
-}
 
 /// A machine that is upgraded, and where its images and its repository are served.
 pub(crate) struct Upgrades<'a> {
     places: &'a Places,
     pub(crate) cluster: Cluster,
     pub(crate) machine: VirtualMachine,
-    images: SocketAddr,
-    serving: JoinHandle<()>,
+    pub(crate) images: Images,
     _repository: Server,
-}
-
-impl Drop for Upgrades<'_> {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
 }
 
 /// Runs all of it on a machine of its own, and cuts power `cuts` times at moments that follow from `seed`.
@@ -80,11 +57,9 @@ impl<'a> Upgrades<'a> {
         std::fs::create_dir_all(places.home("served"))?;
         let repository =
             tests_support::git::serve(&places.home("served"), SocketAddr::from(([127, 0, 0, 1], 0))).await?;
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let images = listener.local_addr()?;
-        let serving = tokio::spawn(serve_files(listener, places.home("images")));
+        let images = Images::serve(places).await?;
         let cluster = Cluster::new(places, repository.address().port());
-        Ok(Upgrades { places, cluster, machine, images, serving, _repository: repository })
+        Ok(Upgrades { places, cluster, machine, images, _repository: repository })
     }
 
     /// Folders and programs.
@@ -95,20 +70,20 @@ impl<'a> Upgrades<'a> {
 
 impl Upgrades<'_> {
     async fn life(&self, steps: &mut Steps, cuts: u32, seed: u64) -> Result<()> {
-        let new = steps.take("an image 0.2.0", self.image("0.2.0", None)).await?;
+        let new = steps.take("an image 0.2.0", self.images.build("0.2.0", None)).await?;
         steps.take("a machine with the old image", self.begin()).await?;
         steps.take("a commit upgrades the machine", self.a_commit_upgrades_the_machine(&new)).await?;
         steps.take("a rollback goes back", self.a_rollback_goes_back()).await?;
         steps.take("a retry upgrades again", self.a_retry_upgrades_again(&new)).await?;
         let floor = self.a_rollback_below_the_floor_is_refused(&new);
         steps.take("a rollback below the floor is refused", floor).await?;
-        let broken = steps.take("an image whose machined ends", self.image("0.3.0", Some("machined"))).await?;
+        let broken = steps.take("an image whose machined ends", self.images.build("0.3.0", Some("machined"))).await?;
         let unsigned = self.an_image_that_nobody_named_or_signed_is_refused(&broken);
         steps.take("an unsigned and a damaged image are refused", unsigned).await?;
         let back = self.an_image_that_never_gets_healthy_goes_back_by_itself(&broken);
         steps.take("a broken image goes back by itself", back).await?;
         if cuts > 0 {
-            let newer = steps.take("an image 0.4.0", self.image("0.4.0", None)).await?;
+            let newer = steps.take("an image 0.4.0", self.images.build("0.4.0", None)).await?;
             let mut moments = Moments::new(seed);
             for cut in 1..=cuts {
                 let (after, image) = (moments.next_in(&UPGRADE), if cut % 2 == 1 { &newer } else { &new });
@@ -117,46 +92,6 @@ impl Upgrades<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Builds an image of this version; `broken` names a program that is replaced by one that ends at once.
-    pub(crate) async fn image(&self, version: &str, broken: Option<&str>) -> Result<Image> {
-        let folder = self.places.home("images").join(version);
-        let programs = match broken {
-            Some(program) => Some(self.programs_without(program)?),
-            None => None,
-        };
-        let mut more = vec!["--image-version", version];
-        if let Some(programs) = &programs {
-            more.extend(["--binaries", programs]);
-        }
-        artefacts::image_of(self.places, &folder, &more, programs.is_some()).await?;
-        let manifest = std::fs::read_to_string(folder.join("manifest.json")).context("reading the image's manifest")?;
-        let manifest: Value = serde_json::from_str(&manifest)?;
-        let word =
-            |key: &str| manifest[key].as_str().map(str::to_owned).with_context(|| format!("{key} in a manifest"));
-        Ok(Image {
-            version: version.to_owned(),
-            number: manifest["number"].as_u64().context("number in a manifest")?,
-            digest: word("image_digest")?,
-            file: folder.join(word("artefact")?),
-            folder: version.to_owned(),
-        })
-    }
-
-    /// The programs of the image, with one that ends at once in place of `program`.
-    fn programs_without(&self, program: &str) -> Result<String> {
-        let folder = self.places.home("broken-programs");
-        std::fs::create_dir_all(&folder)?;
-        for entry in std::fs::read_dir(self.places.programs())? {
-            let entry = entry?;
-            if entry.file_type()?.is_file() && !entry.file_name().to_string_lossy().contains('.') {
-                std::fs::copy(entry.path(), folder.join(entry.file_name()))?;
-            }
-        }
-        // Without arguments it prints its help and ends with an error.
-        std::fs::copy(self.places.programs().join("cairnctl"), folder.join(program))?;
-        text(&folder)
     }
 
     async fn begin(&self) -> Result<()> {
@@ -189,16 +124,8 @@ impl Upgrades<'_> {
 
     /// Names an image in the machine's document, signed and pushed.
     pub(crate) fn name(&self, image: &Image, attempt: u32) -> Result<String> {
-        let path = "machines/cp1.kdl";
-        let document = std::fs::read_to_string(self.cluster.checkout().join(path)).context("reading the document")?;
-        let kept: Vec<&str> = document.lines().filter(|line| !line.trim_start().starts_with("image ")).collect();
-        let kept = kept.join("\n");
-        let (before, _) = kept.rsplit_once('}').context("a document ends with a brace")?;
-        let file = image.file.file_name().and_then(|name| name.to_str()).context("an artefact has a name")?;
-        let url = format!("http://{HOST_IN_GUEST}:{}/{}/{file}", self.images.port(), image.folder);
-        let line = format!("    image digest=\"{}\" url=\"{url}\" attempt={attempt}", image.digest);
-        let named = format!("{}\n{line}\n}}\n", before.trim_end());
-        self.cluster.push(&[(path, &named)], &format!("Run image {}", image.version))
+        let (path, document) = self.images.document(&self.cluster, self.machine.name(), image, attempt)?;
+        self.cluster.push(&[(&path, &document)], &format!("Run image {}", image.version))
     }
 
     async fn a_commit_upgrades_the_machine(&self, image: &Image) -> Result<()> {
@@ -277,26 +204,5 @@ impl Upgrades<'_> {
         self.machine.power_on(self.places).await?;
         self.until_runs(&image.version).await?;
         self.cluster.answer(&self.machine, GREETING).await.map(drop)
-    }
-}
-
-/// Serves the files of a folder by HTTP until it is aborted: as much of it as machined's client asks for.
-async fn serve_files(listener: TcpListener, folder: PathBuf) {
-    while let Ok((mut stream, _)) = listener.accept().await {
-        let folder = folder.clone();
-        tokio::spawn(async move {
-            let mut request = vec![0; 4096];
-            let length = stream.read(&mut request).await.unwrap_or_default();
-            let head = String::from_utf8_lossy(&request[..length]).into_owned();
-            let path = head.split(' ').nth(1).unwrap_or_default().trim_start_matches('/');
-            let plain = Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
-            let answer = match plain.then(|| std::fs::read(folder.join(path))) {
-                Some(Ok(bytes)) => (format!("HTTP/1.1 200 OK\r\nContent-Length: {}", bytes.len()), bytes),
-                Some(Err(_)) | None => ("HTTP/1.1 404 Not Found\r\nContent-Length: 0".to_owned(), Vec::new()),
-            };
-            // A machine that loses power in the middle takes no more.
-            let _gone = stream.write_all(format!("{}\r\nConnection: close\r\n\r\n", answer.0).as_bytes()).await;
-            let _gone = stream.write_all(&answer.1).await;
-        });
     }
 }

@@ -154,7 +154,7 @@ async fn main_job(places: &Places, machine: &VirtualMachine, steps: &mut Steps, 
     machine.cut_power().await?;
     seeded(steps).await?;
     println!("\nthe main job holds");
-    crate::vm::members(Extent { losses: test.losses, restarts_and_leaving: false }).await
+    crate::vm::members(Extent { losses: test.losses, upgrades_and_leaving: false }).await
 }
 
 /// A cluster of its own, whose machine comes up by a seed.

@@ -42,7 +42,7 @@ pub(crate) struct Vm {
     /// How often the power is cut by the clock in the middle of an upgrade, among the upgrades
     #[arg(long, default_value_t = 2)]
     cuts: u32,
-    /// Only three machines of one cluster, of which this many are lost in turn, two restart and one leaves
+    /// Only three machines of one cluster, of which this many are lost in turn, all are upgraded at once under attack, and one leaves
     #[arg(long, value_name = "LOSSES", num_args = 0..=1, default_missing_value = "3")]
     members: Option<usize>,
     /// Only installations from the medium for real machines: CD, USB stick, a power cut in the middle
@@ -62,7 +62,7 @@ pub(crate) async fn vm(vm: &Vm) -> Result<()> {
         return install().await;
     }
     if let Some(losses) = vm.members {
-        return members(Extent { losses, restarts_and_leaving: true }).await;
+        return members(Extent { losses, upgrades_and_leaving: true }).await;
     }
     let limit = vm.minutes.map(|minutes| Duration::from_secs(minutes * 60));
     if let Some(count) = vm.flips {

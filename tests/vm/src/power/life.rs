@@ -145,7 +145,7 @@ impl Life<'_> {
     }
 
     async fn upgrade_and_back(&self, steps: &mut Steps, known: &mut Known) -> Result<PathBuf> {
-        let image = steps.take("an image 0.2.0", self.stage.image(NEWER, None)).await?;
+        let image = steps.take("an image 0.2.0", self.stage.images.build(NEWER, None)).await?;
         *known = Known { doing: "upgrade".to_owned(), slots: slots(&["a", "b"]), ..known.clone() };
         self.mark(known)?;
         let upgraded = async {
