@@ -1,15 +1,20 @@
 //! The store's members as the disruption gate sees them, and the hand-over of the lead before a machine goes.
 
 use controlplane_controllers::{StoreGroup, Voter, Voters};
+use controlplane_members::Departures;
 use controlplane_replica::{Change, MemberId, Members, Replica};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use tokio::sync::watch;
 
-/// This process's member.
-pub(crate) struct Group(pub(crate) Arc<Replica>);
+/// This process's member, and who is to leave.
+pub(crate) struct Group {
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) departures: Arc<Departures>,
+}
 
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,17 +24,25 @@ impl fmt::Debug for Group {
 
 impl StoreGroup for Group {
     fn voters(&self) -> Option<Voters> {
-        let (own, members) = (*self.0.raft().node_id(), self.0.members());
+        let (own, members) = (*self.replica.raft().node_id(), self.replica.members());
         // Only a leader knows who answers.
-        (self.0.is_leader() && members.leader == Some(own)).then(|| voters(own, &members))
+        (self.replica.is_leader() && members.leader == Some(own)).then(|| voters(own, &members))
     }
 
     fn hand_over(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
         Box::pin(async move {
-            let (own, members) = (*self.0.raft().node_id(), self.0.members());
+            let (own, members) = (*self.replica.raft().node_id(), self.replica.members());
             let next = successor(own, &members).ok_or("no other member has everything")?;
-            self.0.change(Change::Lead(next)).await.map_err(|error| error.to_string())
+            self.replica.change(Change::Lead(next)).await.map_err(|error| error.to_string())
         })
+    }
+
+    fn leaving(&self) -> watch::Receiver<Option<String>> {
+        self.departures.wanted()
+    }
+
+    fn let_leave(&self, machine: &str) {
+        self.departures.permit(machine);
     }
 }
 

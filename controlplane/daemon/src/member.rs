@@ -11,8 +11,8 @@ use crate::leaf::LeafSource;
 use crate::pki::{Bundle, Pki, PkiError, write_secret};
 use crate::table::Table;
 use controlplane_members::{
-    AnnounceError, Announcement, Birth, Dialler, Exposure, FIRST, JoinError, Keyring, PORT, Roster, Trust, announce,
-    ask_to_join, keep_keys, keep_membership, serve,
+    AnnounceError, Announcement, Birth, Departures, Dialler, Exposure, FIRST, JoinError, Keyring, PORT, Roster, Trust,
+    announce, ask_to_join, keep_keys, keep_membership, serve,
 };
 use controlplane_replica::{Alone, Folder, Member, MemberId, OpenError, Options, Peers, Replica};
 use controlplane_store::StoreError;
@@ -163,6 +163,8 @@ pub(crate) struct Opened {
     /// Who knows keys and left; `None` until this member's keys are those of the cluster, and nothing may be served before. A group of
     /// one that nobody joins has none.
     pub(crate) exposure: Option<watch::Receiver<Option<Exposure>>>,
+    /// Whose member is to leave.
+    pub(crate) departures: Arc<Departures>,
 }
 
 /// Opens the member in `folder`. Where it is a new one of an old cluster, waits until somebody takes it in.
@@ -207,7 +209,7 @@ pub(crate) async fn open(
     let options = Options { files: Arc::new(files), id, member, bootstrap: id == FIRST, peers, speaks: Levels::SPOKEN };
     let replica = Replica::open(options).await?;
     replica.maintain(supervisor);
-    let mut exposure = None;
+    let (mut exposure, departures) = (None, Arc::new(Departures::default()));
     if own.is_none() {
         // Nobody else ever has to understand it.
         replica.raise(Levels::SPOKEN, &[]).await.map_err(MemberError::Level)?;
@@ -215,10 +217,10 @@ pub(crate) async fn open(
     if let Some(own) = own {
         let (machine, levels) = (config.machine.clone(), config.levels.clone());
         let record = On { birth: identity.birth, id, machine, address: own, levels };
-        connect(&replica, &trust, &pki, record, supervisor).await?;
+        connect(&replica, &trust, &pki, record, &departures, supervisor).await?;
         exposure = Some(follow_keys(&replica, &trust, &pki, supervisor));
     }
-    Ok(Opened { replica, pki, exposure })
+    Ok(Opened { replica, pki, exposure, departures })
 }
 
 fn follow_keys(
@@ -319,6 +321,7 @@ async fn connect(
     trust: &Arc<dyn Trust>,
     pki: &Arc<Pki>,
     mut on: On,
+    departures: &Arc<Departures>,
     supervisor: &Supervisor,
 ) -> Result<(), MemberError> {
     let socket = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await.map_err(MemberError::Listen)?;
@@ -336,9 +339,9 @@ async fn connect(
         let ring = Arc::clone(&pki) as Arc<dyn Keyring>;
         serve(Arc::clone(&socket), Arc::clone(&served), Arc::clone(&believed), ring, stop)
     });
-    let (replica, trust) = (Arc::clone(replica), Arc::clone(trust));
+    let (replica, trust, departures) = (Arc::clone(replica), Arc::clone(trust), Arc::clone(departures));
     supervisor.spawn("store membership", Restart::Always, move |stop| {
-        keep_membership(Arc::clone(&replica), Arc::clone(&trust), stop)
+        keep_membership(Arc::clone(&replica), Arc::clone(&trust), Arc::clone(&departures), stop)
     });
     Ok(())
 }

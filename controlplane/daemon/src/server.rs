@@ -15,7 +15,7 @@ use crate::table::Table;
 use controlplane_apiserver::{ApiServer, Caller, Failure, Options};
 use controlplane_client::Transport;
 use controlplane_controllers::{Settings, StoreGroup};
-use controlplane_members::Exposure;
+use controlplane_members::{Departures, Exposure};
 use controlplane_replica::{Member, Members, Replica};
 use controlplane_store::Store;
 use machined_access::tls::{self, ServerKeys};
@@ -78,6 +78,7 @@ pub(crate) struct Server {
     store: Arc<Replica>,
     authorities: watch::Receiver<String>,
     exposure: Option<watch::Receiver<Option<Exposure>>>,
+    departures: Arc<Departures>,
     pods: (Ipv4Addr, u8),
     /// Where it listens.
     pub(crate) address: SocketAddr,
@@ -94,7 +95,7 @@ impl Server {
     ) -> Result<Server, StartError> {
         let opened =
             member::open(&config.folder, config.bootstrap, &config.member, table.clone(), leaf.clone(), supervisor);
-        let Opened { replica: store, pki, exposure } = opened.await?;
+        let Opened { replica: store, pki, exposure, departures } = opened.await?;
         let socket = TcpListener::bind(config.listen).await;
         let socket = socket.map_err(|source| StartError::Listen { address: config.listen, source })?;
         let address = socket.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
@@ -131,7 +132,7 @@ impl Server {
             });
         }
         tracing::info!(%address, "the Kubernetes API is served");
-        Ok(Server { api, store, authorities: pki.authorities(), exposure, pods: config.pods, address })
+        Ok(Server { api, store, authorities: pki.authorities(), exposure, departures, pods: config.pods, address })
     }
 
     /// Runs the scheduler and the other controllers while this member of the store leads, so that one process of a cluster does.
@@ -139,7 +140,8 @@ impl Server {
     /// Two may for a moment when the lead changes: each write has the precondition that what it was computed from still stands.
     pub(crate) fn run_controllers(&self, machine: &str, supervisor: &Supervisor) {
         let (instance, pods) = (machine.to_owned(), self.pods);
-        let group: Arc<dyn StoreGroup> = Arc::new(Group(Arc::clone(&self.store)));
+        let group: Arc<dyn StoreGroup> =
+            Arc::new(Group { replica: Arc::clone(&self.store), departures: Arc::clone(&self.departures) });
         let settings = Arc::new(move |root_ca| {
             let (instance, group) = (instance.clone(), Arc::clone(&group));
             Settings { instance, root_ca, pods, group }

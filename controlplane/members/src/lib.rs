@@ -12,6 +12,7 @@
 //! ```
 
 mod client;
+mod departures;
 mod join;
 mod keys;
 mod level;
@@ -24,6 +25,7 @@ mod tests;
 mod wire;
 
 pub use client::Dialler;
+pub use departures::Departures;
 pub use join::{JoinError, Joined, ask_to_join};
 pub use keys::{
     Clock, Exposure, GRACE, KeyRecord, KeySet, Keyring, Knower, Leaver, Progress, Roles, SetNumber, Stage, keep_keys,

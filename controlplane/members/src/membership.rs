@@ -3,7 +3,10 @@
 //! ```text
 //! who is a member + who is on record + who may be + who is how far -> plan -> Replica::change
 //! ```
+//!
+//! A member that answers is taken out only in its turn, which the disruption gate gives ([`Departures`]).
 
+use crate::departures::Departures;
 use crate::level;
 use crate::records::{self, Birth, Record};
 use crate::{Roster, Trust};
@@ -25,7 +28,12 @@ const LAG_MAX: u64 = 256;
 ///
 /// # Errors
 /// None; what fails is tried again.
-pub async fn run(replica: Arc<Replica>, trust: Arc<dyn Trust>, mut stop: Stop) -> Result<(), Infallible> {
+pub async fn run(
+    replica: Arc<Replica>,
+    trust: Arc<dyn Trust>,
+    departures: Arc<Departures>,
+    mut stop: Stop,
+) -> Result<(), Infallible> {
     let mut period = tokio::time::interval(PERIOD);
     loop {
         tokio::select! {
@@ -33,24 +41,42 @@ pub async fn run(replica: Arc<Replica>, trust: Arc<dyn Trust>, mut stop: Stop) -
             () = stop.requested() => return Ok(()),
         }
         if !replica.is_leader() {
+            departures.none();
             continue;
         }
-        if let Err(error) = look(&replica, &*trust).await {
+        if let Err(error) = look(&replica, &*trust, &departures).await {
             tracing::warn!(%error, "the store's members stay as they are for now");
         }
     }
 }
 
-async fn look(replica: &Replica, trust: &dyn Trust) -> Result<(), StoreError> {
+async fn look(replica: &Replica, trust: &dyn Trust, departures: &Departures) -> Result<(), StoreError> {
     let records = records::all(replica).await?;
     let (members, roster) = (replica.members(), trust.roster());
-    match plan(*replica.raft().node_id(), &members, &records, &roster) {
+    let step = plan(*replica.raft().node_id(), &members, &records, &roster);
+    match leaver(&step, &members) {
+        Some(machine) if !departures.ask(machine) => return Ok(()),
+        Some(_permitted) => {}
+        None => departures.none(),
+    }
+    match step {
         Step::Nothing => level::look(replica, trust, &members, &records).await,
         Step::Change(change) => {
             tracing::info!(?change, "changing the store's members");
             replica.change(change).await
         }
         Step::Forget(birth) => records::forget(replica, birth).await,
+    }
+}
+
+/// The machine of a member that answers and is about to be taken out. One that does not answer is missing already: taking it out
+/// costs nobody anything, and must not wait for a turn.
+fn leaver<'a>(step: &Step, members: &'a Members) -> Option<&'a str> {
+    match step {
+        Step::Change(Change::Remove(id)) if members.alive.contains(id) => {
+            members.voters.get(id).map(|member| member.machine.as_str())
+        }
+        Step::Change(_) | Step::Nothing | Step::Forget(_) => None,
     }
 }
 
@@ -196,6 +222,17 @@ mod tests {
         assert_eq!(plan(1, &both, &records, &roster(4, &["cp1"])), Step::Nothing);
         let alone = members(&[(1, "cp1")], &[]);
         assert_eq!(plan(1, &alone, &records, &roster(6, &["cp1"])), Step::Forget(Birth([2; 16])));
+    }
+
+    #[test]
+    fn only_a_voter_that_answers_waits_for_its_turn() {
+        let all = members(&[(1, "cp1"), (2, "cp2")], &[(3, "cp3")]);
+        let out = |id| Step::Change(Change::Remove(id));
+        assert_eq!(leaver(&out(2), &all), Some("cp2"));
+        assert_eq!(leaver(&out(3), &all), None, "a learner decides nothing");
+        assert_eq!(leaver(&Step::Change(Change::Promote(3)), &all), None);
+        let silent = Members { alive: [1].into(), ..all };
+        assert_eq!(leaver(&out(2), &silent), None, "it is missing already");
     }
 
     #[test]

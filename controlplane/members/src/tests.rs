@@ -4,7 +4,7 @@ mod keys;
 mod releases;
 
 use crate::{
-    Announcement, Birth, Dialler, Exposure, Joined, Keyring, Roster, SERVICE, Trust, announce, ask_to_join,
+    Announcement, Birth, Departures, Dialler, Exposure, Joined, Keyring, Roster, SERVICE, Trust, announce, ask_to_join,
     keep_membership, serve,
 };
 use controlplane_replica::{Folder, LEASES, Member, MemberId, OpenError, Options, Peers, Replica};
@@ -14,8 +14,9 @@ use keys::{Ring, TestClock};
 use machined_access::tls::MACHINE_NAME;
 use machined_access::{IdentityKey, Leaf, LeafKey};
 use machined_ids::{ClusterLevel, Fingerprint, MachineName, Revision, Seq};
-use machined_reconcile::{Restart, Supervisor};
+use machined_reconcile::{Restart, Stop, Supervisor};
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -25,13 +26,30 @@ use tokio::sync::watch;
 /// Far longer than anything here takes, on a machine that is busy with something else.
 const LONG: Duration = Duration::from_secs(60);
 
-/// The step that all machines have accepted.
+/// The step that all machines have accepted, the time, and whether the disruption gate lets anybody leave.
 #[derive(Clone)]
-struct Accepted(Arc<Mutex<Roster>>, TestClock);
+struct Accepted(Arc<Mutex<Roster>>, TestClock, watch::Sender<bool>);
 
 impl Accepted {
     fn new() -> Self {
-        Accepted(Arc::new(Mutex::new(Roster { seq: Seq(1), machines: BTreeMap::new() })), TestClock::default())
+        let roster = Roster { seq: Seq(1), machines: BTreeMap::new() };
+        Accepted(Arc::new(Mutex::new(roster)), TestClock::default(), watch::Sender::new(true))
+    }
+
+    /// Gives the turn to whoever is to leave, while the gate is open.
+    async fn gate(self, departures: Arc<Departures>, mut stop: Stop) -> Result<(), Infallible> {
+        let (mut wanted, mut open) = (departures.wanted(), self.2.subscribe());
+        loop {
+            let leaver = wanted.borrow_and_update().clone().filter(|_| *open.borrow_and_update());
+            if let Some(machine) = leaver {
+                departures.permit(&machine);
+            }
+            tokio::select! {
+                _ = wanted.changed() => {}
+                _ = open.changed() => {}
+                () = stop.requested() => return Ok(()),
+            }
+        }
     }
 
     fn step(&self, change: impl FnOnce(&mut BTreeMap<MachineName, Fingerprint>)) {
@@ -117,11 +135,14 @@ impl Body {
             serve(Arc::clone(&socket), Arc::clone(&served), Arc::clone(&believed), ring, stop)
         });
         let exposure = keys::keep(&supervisor, &replica, &trust, &ring, &accepted.1);
-        let keeping = Arc::clone(&replica);
+        let (keeping, departures) = (Arc::clone(&replica), Arc::new(Departures::default()));
+        let (gate, leaving) = (accepted.clone(), Arc::clone(&departures));
+        supervisor.spawn("gate", Restart::Never, move |stop| gate.clone().gate(Arc::clone(&leaving), stop));
+        let leaving = Arc::clone(&departures);
         supervisor.spawn("store membership", Restart::Never, move |stop| {
-            keep_membership(Arc::clone(&keeping), Arc::clone(&trust), stop)
+            keep_membership(Arc::clone(&keeping), Arc::clone(&trust), Arc::clone(&leaving), stop)
         });
-        Ok(Running { name, id, birth, address, replica, supervisor, circle, ring, exposure, folder })
+        Ok(Running { name, id, birth, address, replica, supervisor, circle, ring, exposure, departures, folder })
     }
 }
 
@@ -136,6 +157,7 @@ struct Running {
     circle: Arc<Circle>,
     ring: Arc<Ring>,
     exposure: watch::Receiver<Option<Exposure>>,
+    departures: Arc<Departures>,
     folder: TempDir,
 }
 
@@ -342,7 +364,14 @@ async fn a_machine_that_left_the_repository_is_out_and_not_heard_any_more() {
     members[0].put("/a/x", "1").await.expect("because all run");
     let gone = members.iter().rposition(|running| !running.replica.is_leader()).expect("because one leads");
     let left: Vec<&Running> = (0..3).filter(|number| *number != gone).map(|number| &members[number]).collect();
+    accepted.2.send_replace(false);
     accepted.step(|machines| drop(machines.remove(&members[gone].name)));
+    let leader = left.iter().find(|running| running.replica.is_leader()).expect("because another one leads");
+    let mut wanted = leader.departures.wanted();
+    let asked = tokio::time::timeout(LONG, wanted.wait_for(Option::is_some)).await.expect("because it asks");
+    assert_eq!(asked.expect("because it runs").as_deref(), Some(members[gone].name.as_str()));
+    assert_eq!(leader.replica.members().voters.len(), 3, "it waits for its turn");
+    accepted.2.send_replace(true);
     let voters: Vec<MemberId> = left.iter().map(|running| running.id).collect();
     left[0].sees(&voters).await;
     left[1].sees(&voters).await;

@@ -84,6 +84,10 @@ impl Controller {
                 }
                 Ok(())
             }
+            Step::LetLeave => {
+                self.group.let_leave(&machine);
+                Ok(())
+            }
             Step::Grant(held) => {
                 // The slot first: an answer that nobody holds the slot for must never be read.
                 self.write(slot, &holding, Some(&held)).await?;

@@ -33,15 +33,17 @@ use controlplane_client::{Cache, Client, ObjectKey, Recorder, spawn_workers};
 use execute::Holding;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use machined_reconcile::{Backoff, Outcome, Queue};
+use machined_reconcile::{Backoff, Outcome, Queue, Restart, Stop};
 use plan::{Machine, Slot, Step, View};
 use rollout::{Holders, Rollout};
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How often somebody's wish is looked at again.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -72,6 +74,10 @@ pub trait StoreGroup: Debug + Send + Sync {
     fn voters(&self) -> Option<Voters>;
     /// Has another member lead. The error says why none does.
     fn hand_over(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
+    /// The machine whose member is to leave the store for good; it waits for its turn.
+    fn leaving(&self) -> watch::Receiver<Option<String>>;
+    /// That machine's member may leave now: it has the turn.
+    fn let_leave(&self, machine: &str);
 }
 
 struct Controller {
@@ -93,12 +99,36 @@ pub(crate) fn start(context: &Context) {
         group: Arc::clone(&context.settings.group),
     });
     let keys = queue.clone();
-    nodes.cache().on_change(move |_| keys.add(ObjectKey::cluster("slots")));
+    nodes.cache().on_change(move |_| keys.add(slots()));
+    let (group, keys) = (Arc::clone(&context.settings.group), queue.clone());
+    context.supervisor.spawn("disruption gate departures", Restart::Always, move |stop| {
+        look_when_one_leaves(group.leaving(), keys.clone(), stop)
+    });
     // One worker: the slots are decided by one look at a time.
     spawn_workers(&context.supervisor, "disruption gate", 1, &queue, &[nodes.synced(), pods.synced()], move |_| {
         let controller = Arc::clone(&controller);
         async move { controller.reconcile().await }
     });
+}
+
+/// The one thing that is looked at.
+fn slots() -> ObjectKey {
+    ObjectKey::cluster("slots")
+}
+
+/// Has the slots looked at whenever a member of the store is to leave.
+async fn look_when_one_leaves(
+    mut leaving: watch::Receiver<Option<String>>,
+    queue: Queue<ObjectKey>,
+    mut stop: Stop,
+) -> Result<(), Infallible> {
+    loop {
+        queue.add(slots());
+        tokio::select! {
+            Ok(()) = leaving.changed() => {}
+            () = stop.requested() => return Ok(()),
+        }
+    }
 }
 
 impl Controller {
@@ -109,7 +139,9 @@ impl Controller {
         let machines: Vec<Machine> = self.nodes.list().iter().map(|node| Machine::of(node)).collect();
         let mut slots = self.slots().await?;
         let mut holders = Holders::of(&slots);
-        let busy = !holders.is_empty() || machines.iter().any(|machine| machine.wishes(now).is_some());
+        let leaving = self.group.leaving().borrow().clone();
+        let busy =
+            leaving.is_some() || !holders.is_empty() || machines.iter().any(|machine| machine.wishes(now).is_some());
         let left = machines.iter().any(|machine| machine.answer.as_ref().is_some_and(|answer| answer.cordoned));
         if !busy && !left {
             return Ok(Outcome::Done);
@@ -158,7 +190,9 @@ impl Controller {
             }
             None => Vec::new(),
         };
-        let view = View { machines: &machines, held: holding.held.as_ref(), voters, pods: &pods };
+        let leaving = self.group.leaving().borrow().clone().filter(|_| slot == Slot::ControlPlane);
+        let leaving = leaving.as_deref();
+        let view = View { machines: &machines, held: holding.held.as_ref(), voters, leaving, pods: &pods };
         let (mut step, queued) = (plan::plan(&view, now), plan::queued(&view, now));
         if let Step::Grant(held) = &step {
             let pods = self.pods_now(&held.machine).await?;

@@ -1,7 +1,7 @@
 //! Who may take a machine away now: a function of wishes, the slot's holder, the store's members and the holder's pods. Pure.
 
 use super::Voters;
-use super::record::{Answer, Phase, RESET, Wish};
+use super::record::{Answer, Phase, REMOVAL, RESET, Wish};
 use crate::pods::has_ended;
 use controlplane_client::Object;
 use jiff::{SignedDuration, Timestamp};
@@ -138,6 +138,8 @@ pub(super) struct View<'a> {
     pub(super) machines: &'a [Machine],
     pub(super) held: Option<&'a Held>,
     pub(super) voters: &'a Voters,
+    /// Whose member of the store is to leave, where that goes through this slot.
+    pub(super) leaving: Option<&'a str>,
     /// On the holder.
     pub(super) pods: &'a [Arc<Pod>],
 }
@@ -157,6 +159,8 @@ pub(super) enum Step {
     HandOver,
     /// It may go.
     Grant(Held),
+    /// Its member of the store may leave.
+    LetLeave,
     /// The slot is free again.
     End { uncordon: bool, answer: Option<Answer>, why: String },
     /// A machine that came back after its permit was over.
@@ -169,6 +173,7 @@ pub(super) fn plan(view: &View<'_>, now: Timestamp) -> Step {
         return Step::Uncordon(late.name.clone());
     }
     match view.held {
+        Some(held) if held.reason == REMOVAL => leave(held, view),
         Some(held) => match view.machines.iter().find(|machine| machine.name == held.machine) {
             Some(machine) if held.granted_until.is_some() => away(held, machine, now),
             Some(machine) => drain(held, machine, view, now),
@@ -215,7 +220,28 @@ fn store_permits(voters: &Voters, machine: &str, reason: &str) -> Result<(), Str
     keeps_quorum(voters, machine)
 }
 
+/// A member has the turn for as long as it is to leave. Whether it can be taken out, and when it is, the store's members decide.
+fn leave(held: &Held, view: &View<'_>) -> Step {
+    match view.leaving {
+        Some(machine) if machine == held.machine => Step::LetLeave,
+        Some(_) | None => {
+            Step::End { uncordon: false, answer: None, why: "it is to leave the store no more, or has left".to_owned() }
+        }
+    }
+}
+
 fn choose(view: &View<'_>, now: Timestamp) -> Step {
+    // It goes before whoever comes back: the repository does not name it any more.
+    if let Some(machine) = view.leaving.filter(|machine| keeps_quorum(view.voters, machine).is_ok()) {
+        return Step::Begin(Held {
+            machine: machine.to_owned(),
+            boot: String::new(),
+            reason: REMOVAL.to_owned(),
+            since: now,
+            cordoned: false,
+            granted_until: None,
+        });
+    }
     let mut candidates: Vec<(&Machine, &Wish)> =
         view.machines.iter().filter_map(|machine| Some((machine, machine.wishes(now)?))).collect();
     candidates.sort_by_key(|(machine, _)| (machine.pauses(now), machine.name.clone()));

@@ -50,7 +50,7 @@ fn pod(name: &str, more: Value) -> Arc<Pod> {
 }
 
 fn decide(machines: &[Machine], held: Option<&Held>, voters: &Voters, pods: &[Arc<Pod>], now: i64) -> Step {
-    plan(&View { machines, held, voters, pods }, at(now))
+    plan(&View { machines, held, voters, leaving: None, pods }, at(now))
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_free_slot_goes_to_one_and_the_others_hear_of_it() {
     let voters = voters(&["cp1", "cp2", "cp3"]);
     let Step::Begin(held) = decide(&machines, None, &voters, &[], 1) else { panic!("one begins") };
     assert_eq!((held.machine.as_str(), held.granted_until), ("cp2", None));
-    let view = View { machines: &machines, held: Some(&held), voters: &voters, pods: &[] };
+    let view = View { machines: &machines, held: Some(&held), voters: &voters, leaving: None, pods: &[] };
     let others = queued(&view, at(1));
     assert_eq!(others.len(), 1);
     assert_eq!((others[0].0.as_str(), others[0].1.phase), ("cp3", Phase::Waiting));
@@ -112,6 +112,29 @@ fn a_machine_without_which_nobody_could_decide_waits_and_is_told_why() {
     assert!(answers[0].1.message.contains("1 of 3 members"), "{}", answers[0].1.message);
     // The one that is down already costs nothing.
     assert!(matches!(decide(&[machine("cp3", true)], None, &voters, &[], 1), Step::Begin(_)));
+}
+
+#[test]
+fn a_member_leaves_in_a_turn_of_its_own_and_nobody_goes_beside_it() {
+    let three = voters(&["cp1", "cp2", "cp3"]);
+    let machines = [machine("cp1", false), machine("cp2", true)];
+    let decide = |held: Option<&Held>, voters: &Voters, leaving| {
+        plan(&View { machines: &machines, held, voters, leaving, pods: &[] }, at(1))
+    };
+    let Step::Begin(held) = decide(None, &three, Some("cp3")) else { panic!("it goes before cp2") };
+    assert_eq!((held.machine.as_str(), held.reason.as_str()), ("cp3", "removal"));
+    assert_eq!(decide(Some(&held), &three, Some("cp3")), Step::LetLeave, "its machine may have no Node any more");
+    let view = View { machines: &machines, held: Some(&held), voters: &three, leaving: Some("cp3"), pods: &[] };
+    assert!(queued(&view, at(1))[0].1.message.contains("cp3 goes first (removal)"));
+    for leaving in [None, Some("cp1")] {
+        assert!(matches!(decide(Some(&held), &three, leaving), Step::End { uncordon: false, .. }), "{leaving:?}");
+    }
+
+    let away = Held { granted_until: Some(at(900)), ..holds("cp2", true) };
+    assert_eq!(decide(Some(&away), &three, Some("cp3")), Step::Wait(vec![]), "cp2 is away: cp3 stays until it is back");
+    let few = voters(&["cp1", "!cp2", "cp3"]);
+    let Step::Begin(held) = decide(None, &few, Some("cp3")) else { panic!("cp2 is down, so its turn costs nothing") };
+    assert_eq!(held.machine, "cp2", "without cp3 too, those that are left could not decide");
 }
 
 #[test]
@@ -348,6 +371,7 @@ impl World {
                 let n = self.index(&name);
                 (self.machines[n].unschedulable, self.machines[n].answer) = (false, None::<Answer>);
             }
+            Step::LetLeave => panic!("{story}: nobody is to leave"),
             Step::Wait(_) | Step::Drain { .. } | Step::HandOver => {}
         }
     }

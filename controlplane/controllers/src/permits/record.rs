@@ -20,6 +20,9 @@ pub(super) const NAMESPACE: &str = "cairn-system";
 /// The reason of a machine that will have forgotten everything when it is back.
 pub const RESET: &str = "reset";
 
+/// The reason of a turn in which a member of the store leaves for good. No machine asks for it: the repository does not name it any more.
+pub(super) const REMOVAL: &str = "removal";
+
 /// A machine's wish to go away for a while.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wish {

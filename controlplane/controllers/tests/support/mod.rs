@@ -51,6 +51,14 @@ impl StoreGroup for Workers {
     fn hand_over(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
         Box::pin(async { Err("nobody leads".to_owned()) })
     }
+
+    fn leaving(&self) -> watch::Receiver<Option<String>> {
+        watch::Sender::new(None).subscribe()
+    }
+
+    fn let_leave(&self, machine: &str) {
+        panic!("{machine} has no member")
+    }
 }
 
 /// A running cluster.
