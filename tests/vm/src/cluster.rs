@@ -301,6 +301,11 @@ impl Cluster {
     }
 }
 
+/// Whether the demo's Service answers now with `expected` in it.
+pub(crate) async fn answers(address: SocketAddr, expected: String) -> bool {
+    http_get(address).await.is_ok_and(|answer| answer.contains(&expected))
+}
+
 /// The body of one HTTP answer of the demo's Service.
 async fn http_get(address: SocketAddr) -> Result<String> {
     /// The demo answers within milliseconds; a forwarded port without a listener inside hangs.

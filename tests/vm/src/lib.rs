@@ -9,6 +9,7 @@ mod cluster;
 pub mod console;
 pub mod dev;
 pub mod disks;
+pub mod downtime;
 pub mod faults;
 pub mod flips;
 mod images;

@@ -12,7 +12,7 @@ use clap::Subcommand;
 /// What can be measured.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
-    /// Image sizes, boot times, time from push to answer, and memory of the idle machine
+    /// Image sizes, boot times, time from push to answer, memory of the idle machine, and what an upgrade costs its users
     Boot(boot::Boot),
     /// Commits verified per second beside git's own, and the difference of two trees
     Trust(trust::Trust),

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tests_support::wait_for;
 use tests_vm::scenarios::DEMO_FILE;
-use tests_vm::{Artefacts, Cluster, Kubectl, Places, Ports, Steps, VirtualMachine, demo_manifests};
+use tests_vm::{Artefacts, Cluster, Kubectl, Places, Ports, Steps, VirtualMachine, demo_manifests, downtime};
 
 /// How the boot is measured.
 #[derive(Debug, Args)]
@@ -95,6 +95,15 @@ async fn measure(places: &Places, machine: &VirtualMachine) -> Result<Figures> {
     figures.insert("power_on_again_to_kubernetes_api_s".to_owned(), power.elapsed().as_secs_f64());
     cluster.answer(machine, "Hello from Cairn").await?;
     figures.insert("power_on_again_to_service_answer_s".to_owned(), power.elapsed().as_secs_f64());
+    let upgrade = downtime::of_an_upgrade(places, &cluster, machine, &kubectl, "Hello from Cairn").await?;
+    for (figure, time) in [
+        ("upgrade_without_machine_api_s", upgrade.machine),
+        ("upgrade_without_kubernetes_api_s", upgrade.kubernetes),
+        ("upgrade_without_service_s", upgrade.service),
+        ("upgrade_push_to_good_s", upgrade.whole),
+    ] {
+        figures.insert(figure.to_owned(), time.as_secs_f64());
+    }
     Ok(figures)
 }
 
