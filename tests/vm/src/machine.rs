@@ -19,6 +19,9 @@ use tests_support::wait_for;
 /// How long a machine may take from power to the line with its identity; TCG on two busy cores needs a quarter of it.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
+/// How long one may take that starts from the network.
+const NETWORK_BOOT_LIMIT: Duration = Duration::from_secs(400);
+
 /// How long QEMU may take to go once it was killed.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -283,8 +286,11 @@ impl VirtualMachine {
     /// # Errors
     /// When it does not in time.
     pub async fn console(&self, words: &str) -> Result<()> {
+        // A firmware fetches the medium in pieces of a packet each.
+        let from_network = self.medium.as_ref().is_some_and(|(_, medium)| *medium == Medium::Network);
+        let limit = if from_network { NETWORK_BOOT_LIMIT } else { BOOT_LIMIT };
         let look = async || if self.serial().contains(words) { Ok(()) } else { Err("not yet") };
-        Ok(wait_for(format!("{words:?} on the console of {}", self.name), BOOT_LIMIT, look).await?)
+        Ok(wait_for(format!("{words:?} on the console of {}", self.name), limit, look).await?)
     }
 
     /// Waits for the identity that its console shows.
