@@ -3,6 +3,7 @@
 use crate::containerd::ContainerdConfig;
 use crate::images::ImagesConfig;
 use crate::server::Doorkeeper;
+use crate::volumes::HostRoot;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ pub struct AgentConfig {
     pub pause: PathBuf,
     /// What pods resolve names with.
     pub dns: PodDns,
+    /// Where host paths of pods are looked for.
+    pub host: HostRoot,
     /// cgroup above all pods, default "/pods".
     pub cgroup: String,
     /// Where the agent's HTTPS endpoint listens, and who may come in; none leaves it out.
@@ -79,6 +82,7 @@ impl AgentConfig {
             folders: Folders::default(),
             pause: PathBuf::from("/usr/libexec/cairn/pause"),
             dns: PodDns::default(),
+            host: HostRoot::Own,
             cgroup: "/pods".to_owned(),
             endpoint: None,
         }

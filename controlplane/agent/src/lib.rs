@@ -26,3 +26,4 @@ pub use containerd::ContainerdConfig;
 pub use images::{ImagesConfig, RegistryMirror};
 pub use run::{RunError, run};
 pub use server::{Doorkeeper, ServerError};
+pub use volumes::HostRoot;

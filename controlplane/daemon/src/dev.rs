@@ -11,6 +11,7 @@ use crate::pki::write_secret;
 use crate::server::{Server, ServerConfig};
 use crate::table::{Table, TableWriter, table};
 use anyhow::{Context, Result, bail};
+use controlplane_agent::HostRoot;
 use controlplane_apiserver::Caller;
 use jiff::Timestamp;
 use machined_access::{AccessTable, IdentityKey, LEAF_LIFETIME, LeafKey, MachineEntry, MachineRole};
@@ -131,6 +132,7 @@ fn node_config(arguments: &DevArguments, name: &MachineName) -> Result<NodeConfi
         pause: arguments.pause.clone(),
         images: arguments.images.clone(),
         shim_cgroup: None,
+        host: HostRoot::Own,
         ..Places::default()
     };
     Ok(NodeConfig {

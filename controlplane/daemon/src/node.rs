@@ -5,9 +5,10 @@
 use crate::identify::SERVICE;
 use crate::leaf::LeafSource;
 use crate::table::Table;
-use controlplane_agent::{AgentConfig, Doorkeeper, Folders, ImagesConfig, PodDns, RegistryMirror};
+use controlplane_agent::{AgentConfig, Doorkeeper, Folders, HostRoot, ImagesConfig, PodDns, RegistryMirror};
 use controlplane_client::{Client, ClientError, Informers, Optional, Transport};
 use controlplane_network::{Cidr, CidrError, NetworkConfig, PodNetwork, PodNetworkError, proxy, routes};
+use init_boot::WORKLOAD_CGROUP;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use machined_access::tls::{self, ServerKeys};
@@ -48,6 +49,8 @@ pub(crate) struct Places {
     pub(crate) images: Vec<PathBuf>,
     /// cgroup that containerd's shims are put into; `None` leaves them with containerd.
     pub(crate) shim_cgroup: Option<String>,
+    /// Where host paths of pods are looked for.
+    pub(crate) host: HostRoot,
     /// Port of the agent's endpoint.
     pub(crate) agent_port: u16,
 }
@@ -59,6 +62,7 @@ impl Default for Places {
             pause: PathBuf::from("/usr/libexec/cairn/pause"),
             images: vec![PathBuf::from("/usr/share/cairn/images")],
             shim_cgroup: Some("/cairn/shims".into()),
+            host: HostRoot::OfMemberOf(WORKLOAD_CGROUP.into()),
             agent_port: crate::agents::AGENT_PORT,
         }
     }
@@ -135,6 +139,7 @@ fn agent_config(config: NodeConfig, door: Arc<ControlPlaneOnly>) -> AgentConfig 
     agent.images = ImagesConfig { caches: places.images, mirrors: mirrors.collect(), ..ImagesConfig::default() };
     agent.folders = Folders::default();
     agent.pause = places.pause;
+    agent.host = places.host;
     // There is no cluster DNS yet: pods use the machine's resolver.
     agent.dns = PodDns::default();
     agent.endpoint = Some((SocketAddr::from((Ipv4Addr::UNSPECIFIED, places.agent_port)), door));

@@ -23,6 +23,7 @@ mod slot;
 pub mod tpm;
 mod uki;
 mod verity;
+mod workload;
 
 pub use applied_log::{APPLIED_ENTRIES_MAX, APPLIED_LOG_BYTES_MAX, AppliedEntry, AppliedLog, AppliedLogError};
 pub use boot_record::{Attempt, BootRecord, BootRecordError, DEADLINE_SECONDS, REASON_BYTES_MAX, STARTS_MAX};
@@ -48,3 +49,4 @@ pub use slot::{
 };
 pub use uki::{UkiError, expected_uki_pcr, volumes_opened};
 pub use verity::{SUPERBLOCK_BYTES, Superblock, VERITY_BLOCK_BYTES, VerityError, VerityTable};
+pub use workload::{PID1_PROGRAM, WORKLOAD, WORKLOAD_CGROUP, WORKLOAD_HOLDER, WORKLOAD_READY};

@@ -13,7 +13,7 @@ use init_boot::VerityTable;
 use nix::errno::Errno;
 
 use crate::error::SystemError;
-use crate::kernel::{Channel, Kernel, Launch, Mount, Power, Reaped, Started, Wake};
+use crate::kernel::{Channel, FileKind, Kernel, Launch, Mount, Power, Propagation, Reaped, Started, Wake};
 
 type Result<T> = std::result::Result<T, SystemError>;
 
@@ -26,6 +26,16 @@ pub enum Call {
     Unmount(PathBuf),
     /// A remount as read-only.
     MakeReadOnly(PathBuf),
+    /// A file or directory that is shown at a second place.
+    Bind(PathBuf, PathBuf),
+    /// A symbolic link: where it leads, where it is.
+    Link(PathBuf, PathBuf),
+    /// Where mounts below this one are seen.
+    Propagate(PathBuf, Propagation),
+    /// The new root of a mount namespace.
+    EnterRoot(PathBuf),
+    /// What nothing behind the walls may do is given up.
+    Confine,
     /// A module.
     LoadModule(PathBuf),
     /// A written file and its text.
@@ -80,6 +90,8 @@ pub struct State {
     pub files: BTreeMap<PathBuf, Vec<u8>>,
     /// Directories beside those that hold files.
     pub directories: BTreeSet<PathBuf>,
+    /// Symbolic links that exist, and where they lead.
+    pub links: BTreeMap<PathBuf, PathBuf>,
     /// What the waits give, in order.
     pub script: VecDeque<Event>,
     /// Files that appear with each announcement of a device.
@@ -158,7 +170,8 @@ impl Kernel for FakeKernel {
 
     fn list(&self, directory: &Path) -> Result<Vec<String>> {
         let state = self.state();
-        let below = state.files.keys().chain(&state.directories).filter_map(|path| path.strip_prefix(directory).ok());
+        let all = state.files.keys().chain(&state.directories).chain(state.links.keys());
+        let below = all.filter_map(|path| path.strip_prefix(directory).ok());
         let names: BTreeSet<String> =
             below.filter_map(|rest| rest.iter().next()).map(|name| name.to_string_lossy().into_owned()).collect();
         Ok(names.into_iter().collect())
@@ -179,6 +192,35 @@ impl Kernel for FakeKernel {
 
     fn make_read_only(&self, target: &Path) -> Result<()> {
         self.record("remount", &text(target), Call::MakeReadOnly(target.to_owned()))
+    }
+
+    fn kind(&self, path: &Path) -> Result<FileKind> {
+        let state = self.state();
+        Ok(match (state.links.get(path), state.files.contains_key(path)) {
+            (Some(to), _) => FileKind::Link(to.clone()),
+            (None, true) => FileKind::Other,
+            (None, false) => FileKind::Directory,
+        })
+    }
+
+    fn link(&self, to: &Path, path: &Path) -> Result<()> {
+        self.record("symlink", &text(path), Call::Link(to.to_owned(), path.to_owned()))
+    }
+
+    fn bind(&self, from: &Path, to: &Path) -> Result<()> {
+        self.record("bind", &text(from), Call::Bind(from.to_owned(), to.to_owned()))
+    }
+
+    fn propagate(&self, target: &Path, propagation: Propagation) -> Result<()> {
+        self.record("propagate", &text(target), Call::Propagate(target.to_owned(), propagation))
+    }
+
+    fn enter_root(&self, new_root: &Path) -> Result<()> {
+        self.record("pivot_root", &text(new_root), Call::EnterRoot(new_root.to_owned()))
+    }
+
+    fn confine(&self) -> Result<()> {
+        self.record("prctl", "the walls", Call::Confine)
     }
 
     fn load_module(&self, path: &Path) -> Result<()> {

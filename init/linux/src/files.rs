@@ -6,12 +6,23 @@ use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::Path;
 
 use crate::error::SystemError;
+use crate::kernel::FileKind;
 
 pub(crate) fn make_directory(path: &Path, mode: u32) -> Result<(), SystemError> {
     match DirBuilder::new().mode(mode).create(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(SystemError::path("mkdir", path, error)),
+    }
+}
+
+pub(crate) fn kind(path: &Path) -> Result<FileKind, SystemError> {
+    let failed = |source| SystemError::path("lstat", path, source);
+    let found = std::fs::symlink_metadata(path).map_err(failed)?.file_type();
+    match (found.is_dir(), found.is_symlink()) {
+        (true, _) => Ok(FileKind::Directory),
+        (false, true) => Ok(FileKind::Link(std::fs::read_link(path).map_err(failed)?)),
+        (false, false) => Ok(FileKind::Other),
     }
 }
 

@@ -49,6 +49,36 @@ pub trait Kernel: Sync {
     /// # Errors
     /// When mount(2) fails.
     fn make_read_only(&self, target: &Path) -> Result<()>;
+    /// What is at a path, itself and not what it leads to.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    fn kind(&self, path: &Path) -> Result<FileKind>;
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// When symlink fails.
+    fn link(&self, to: &Path, path: &Path) -> Result<()>;
+    /// Shows a file or a directory, with all that is mounted below, at a second place; both must be there.
+    ///
+    /// # Errors
+    /// When mount(2) fails.
+    fn bind(&self, from: &Path, to: &Path) -> Result<()>;
+    /// Decides for a mount, and all below it, where mounts that are made there are seen.
+    ///
+    /// # Errors
+    /// When mount(2) fails.
+    fn propagate(&self, target: &Path, propagation: Propagation) -> Result<()>;
+    /// Makes a mounted file system the root of this mount namespace, in which nothing of the old one is left.
+    ///
+    /// # Errors
+    /// When pivot_root(2) or what comes with it fails.
+    fn enter_root(&self, new_root: &Path) -> Result<()>;
+    /// Takes from the caller, and from all that it will start, what nothing behind the walls may do.
+    ///
+    /// # Errors
+    /// When prctl(2) fails.
+    fn confine(&self) -> Result<()>;
     /// Loads one kernel module; one that is loaded already is fine.
     ///
     /// # Errors
@@ -178,6 +208,26 @@ pub enum MountFlag {
     NoExecute,
     /// Set-user-id bits do nothing.
     NoSetUserId,
+}
+
+/// What is at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A directory.
+    Directory,
+    /// A symbolic link, and where it leads.
+    Link(PathBuf),
+    /// A file, a device, a socket.
+    Other,
+}
+
+/// Where mounts that are made below a mount are seen (mount_namespaces(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// In every copy of it, and those of the copies here.
+    Shared,
+    /// Those of where it was copied from are seen here, and none of ours there.
+    Slave,
 }
 
 /// What to start and how.

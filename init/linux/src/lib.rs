@@ -25,12 +25,13 @@ mod process;
 pub mod sandbox;
 mod spawn;
 mod switch_root;
+pub mod walls;
 
 pub use error::SystemError;
 #[cfg(feature = "fake")]
 pub use fake::{Call, Event, FakeKernel, State};
 pub use init_socket::{InitSocket, Received};
-pub use kernel::{Channel, Kernel, Launch, Mount, MountFlag, Power, Reaped, Started, Wake};
+pub use kernel::{Channel, FileKind, Kernel, Launch, Mount, MountFlag, Power, Propagation, Reaped, Started, Wake};
 pub use linux::Linux;
 pub use process::ProcessHandle;
 pub use spawn::{ChildSetup, Session};

@@ -13,7 +13,8 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signalfd::SignalFd;
 
 use crate::error::SystemError;
-use crate::kernel::{Channel, Kernel, Launch, Mount, Power, Reaped, Started, Wake};
+use crate::kernel::{Channel, FileKind, Kernel, Launch, Mount, Power, Propagation, Reaped, Started, Wake};
+use crate::walls::Confinement;
 use crate::{
     block, clock, device_mapper, efi, files, kmsg, loop_device, modules, mounts, power, process, spawn, switch_root,
 };
@@ -100,6 +101,30 @@ impl Kernel for Linux {
 
     fn make_read_only(&self, target: &Path) -> Result<()> {
         mounts::make_read_only(target)
+    }
+
+    fn kind(&self, path: &Path) -> Result<FileKind> {
+        files::kind(path)
+    }
+
+    fn link(&self, to: &Path, path: &Path) -> Result<()> {
+        std::os::unix::fs::symlink(to, path).map_err(|source| SystemError::path("symlink", path, source))
+    }
+
+    fn bind(&self, from: &Path, to: &Path) -> Result<()> {
+        mounts::bind(from, to)
+    }
+
+    fn propagate(&self, target: &Path, propagation: Propagation) -> Result<()> {
+        mounts::propagate(target, propagation)
+    }
+
+    fn enter_root(&self, new_root: &Path) -> Result<()> {
+        mounts::enter_root(new_root)
+    }
+
+    fn confine(&self) -> Result<()> {
+        Confinement::prepare().put_on().map_err(|source| SystemError::new("prctl", "the walls", source))
     }
 
     fn load_module(&self, path: &Path) -> Result<()> {

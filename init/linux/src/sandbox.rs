@@ -4,6 +4,7 @@
 //! are system calls only. The order matters: limits, user, no_new_privs, Landlock, seccomp last, for it forbids some
 //! of the former.
 
+pub(crate) mod escapes;
 mod landlock;
 mod limits;
 mod seccomp;

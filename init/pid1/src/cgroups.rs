@@ -1,9 +1,10 @@
-//! The cgroup tree (v2): PID 1, machined, services and shims apart, controllers handed down to each.
+//! The cgroup tree (v2): PID 1, machined, services, shims and what holds the walls apart, controllers handed down to each.
 //!
 //! Pods live beside it under /sys/fs/cgroup/pods; the agent makes that one.
 
 use std::path::Path;
 
+use init_boot::WORKLOAD_CGROUP;
 use init_linux::{Kernel, SystemError};
 
 use crate::log;
@@ -12,8 +13,14 @@ use crate::log;
 pub(crate) const MACHINED_GROUP: &str = "/sys/fs/cgroup/cairn/machined";
 
 const INIT_GROUP: &str = "/sys/fs/cgroup/cairn/init";
-const GROUPS: [&str; 5] =
-    ["/sys/fs/cgroup/cairn", INIT_GROUP, MACHINED_GROUP, "/sys/fs/cgroup/cairn/services", "/sys/fs/cgroup/cairn/shims"];
+const GROUPS: [&str; 6] = [
+    "/sys/fs/cgroup/cairn",
+    INIT_GROUP,
+    MACHINED_GROUP,
+    "/sys/fs/cgroup/cairn/services",
+    "/sys/fs/cgroup/cairn/shims",
+    WORKLOAD_CGROUP,
+];
 /// Groups whose children get controllers. PID 1 leaves the root first: a group with processes may not hand
 /// controllers down.
 const PARENTS: [&str; 3] = ["/sys/fs/cgroup", "/sys/fs/cgroup/cairn", "/sys/fs/cgroup/cairn/services"];

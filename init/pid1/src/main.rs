@@ -1,5 +1,7 @@
 //! PID 1: initramfs /init and the real root's first process, one binary for both stages.
 //!
+//! machined starts it as the first process behind the walls around containers, which is another thing altogether (`workload`).
+//!
 //! The kernel starts it without our argument: stage one finds, verifies and mounts the root and starts this program
 //! again from there, as stage two, which prepares the machine, runs machined and outlives everything. Neither may
 //! ever end or panic: what cannot be handled is told on the console and the machine starts again.
@@ -19,17 +21,17 @@ mod supervision;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod workload;
 
 use std::process::ExitCode;
 
+use init_boot::WORKLOAD;
 use init_linux::Linux;
 
 use crate::trial::Trial;
 
 /// The argument by which stage one tells stage two what it is.
 pub(crate) const STAGE_TWO: &str = "stage-two";
-/// Where the image puts this program in the root.
-pub(crate) const PID1_PROGRAM: &str = "/usr/bin/pid1";
 
 static KERNEL: Linux = Linux::new();
 
@@ -40,9 +42,13 @@ fn main() -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
-    last_resort::install_panic_hook();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if arguments == [WORKLOAD] {
+        return workload::run(&KERNEL);
+    }
+    last_resort::install_panic_hook();
+    match arguments.as_slice() {
         [STAGE_TWO, times, trial] => stage_two::run(&KERNEL, times, Trial::from_argument(trial)),
         _ => stage_one::run(&KERNEL),
     }

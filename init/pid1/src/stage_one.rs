@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use init_boot::{
-    CommandLine, MEDIUM_IN_INITRAMFS, POLICY_PART_BYTES_MAX, POLICY_PARTS, RootHash, STAGE_ONE_MODULES,
+    CommandLine, MEDIUM_IN_INITRAMFS, PID1_PROGRAM, POLICY_PART_BYTES_MAX, POLICY_PARTS, RootHash, STAGE_ONE_MODULES,
     SUPERBLOCK_BYTES, Superblock, VERITY_BLOCK_BYTES,
 };
 use init_linux::{Kernel, Mount, MountFlag};
 
 use crate::boot_times::BootTimes;
 use crate::find_slot::{FoundSlot, Place, find_slot};
-use crate::{PID1_PROGRAM, STAGE_TWO, last_resort, load_modules, log, mount_table, other_slot, trial};
+use crate::{STAGE_TWO, last_resort, load_modules, log, mount_table, other_slot, trial};
 
 /// How long stage one waits for the disk to appear: a slow RAID controller takes this long, a missing disk never comes.
 const DISK_WAIT: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use init_boot::{ROOT_MODULES, ToInit};
-use init_linux::{Channel, Kernel, Launch, Linux, Power, Wake};
+use init_linux::{Channel, Kernel, Launch, Linux, Power, Propagation, Wake};
 
 use crate::boot_times::{BOOT_TIMES, BootTimes};
 use crate::supervision::{Ended, Next, QUICK_FAILURES_MAX, Supervision};
@@ -52,6 +52,8 @@ pub(crate) fn run(kernel: &'static Linux, times: &str, trial: Trial) -> ExitCode
 /// Everything that machined may rely on.
 pub(crate) fn prepare(kernel: &dyn Kernel, times: &mut BootTimes) -> Result<(), String> {
     kernel.take_signals().map_err(|error| error.story())?;
+    // The walls around containers follow what is mounted here later.
+    kernel.propagate(Path::new("/"), Propagation::Shared).map_err(|error| error.story())?;
     mount_table::mount_second(kernel)?;
     for (name, value) in SETTINGS {
         // printk_devkmsg insists on the line feed.

@@ -63,10 +63,16 @@ fn all_healthy(specs: &Set<ServiceSpec>, services: &Set<ServiceStatus>) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machined_controllers::services::{Health, Reach, ServiceState};
+    use machined_controllers::services::{Health, Place, Reach, ServiceState};
 
     fn spec() -> ServiceSpec {
-        ServiceSpec { command: Vec::new(), health: Health::Process, reach: Reach::Main, after: Vec::new() }
+        ServiceSpec {
+            command: Vec::new(),
+            place: Place::Machine,
+            health: Health::Process,
+            reach: Reach::Main,
+            after: Vec::new(),
+        }
     }
 
     fn status(healthy: bool) -> ServiceStatus {

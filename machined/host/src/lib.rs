@@ -19,6 +19,7 @@ mod reset;
 mod services;
 mod tpm;
 mod upgrade;
+mod walls;
 
 pub use block::LinuxBlock;
 pub use boot_disk::boot_disk;

@@ -8,9 +8,10 @@
 //! A service writes its output into a named pipe that it holds open for reading too, so that the death of machined never
 //! breaks the pipe. Processes are signalled through pidfds after a look at the cgroup: an id that was used again is not hit.
 
+use crate::walls;
 use init_boot::{ExitStatus, ToMachined};
 use init_linux::{ChildSetup, ProcessHandle, Session};
-use machined_controllers::services::{Ended, Health, Reach, ServiceError, ServiceHost, ServiceSpec, StopSignal};
+use machined_controllers::services::{Ended, Health, Place, Reach, ServiceError, ServiceHost, ServiceSpec, StopSignal};
 use machined_reconcile::Trigger;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -104,7 +105,8 @@ pub fn log_pipe(name: &str) -> std::io::Result<pipe::Receiver> {
     Ok(receiver)
 }
 
-fn start(name: &str, spec: &ServiceSpec) -> std::io::Result<Child> {
+/// Starts a service; gives its process, and that of the walls' holder when that one was started with it.
+fn start(name: &str, spec: &ServiceSpec) -> std::io::Result<(Child, Option<Child>)> {
     let group = group(name);
     fs::create_dir_all(&group)?;
     if spec.reach == Reach::Group {
@@ -119,9 +121,16 @@ fn start(name: &str, spec: &ServiceSpec) -> std::io::Result<Child> {
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     let setup = ChildSetup::new().session(Session::Own).cgroup(&group);
     setup.apply(&mut command).map_err(std::io::Error::other)?;
-    let child = command.spawn()?;
+    let (child, holder) = match spec.place {
+        Place::Machine => (command.spawn()?, None),
+        Place::BehindWalls => {
+            let walls::Holder { handle, child: holder } = walls::holder()?;
+            let started = init_linux::walls::spawn_behind_walls(&mut command, &handle);
+            (started.map_err(std::io::Error::other)?, holder)
+        }
+    };
     fs::write(remembered(name), child.id().to_string())?;
-    Ok(child)
+    Ok((child, holder))
 }
 
 fn kill_group(name: &str) -> std::io::Result<()> {
@@ -213,9 +222,9 @@ impl ServiceHost for LinuxServices {
         let failed = |source| ServiceError { doing: format!("start {name} ({})", spec.command.join(" ")), source };
         // The lock is held over the start, so that a child that ends at once is known before it is collected.
         let mut processes = self.lock();
-        let child = start(name, spec).map_err(failed)?;
+        let (child, holder) = start(name, spec).map_err(failed)?;
         let pid = child.id();
-        processes.children.insert(pid, child);
+        processes.children.extend(holder.into_iter().chain([child]).map(|child| (child.id(), child)));
         Ok(pid)
     }
 

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::time::Duration;
 use tests_support::wait_for;
 
-/// A pod that sees the machine's processes, with the program that kills them.
+/// A pod with all that a pod can have of the machine, its processes and its files, with the program that looks and kills.
 const KILLER: &str = "
 apiVersion: v1
 kind: Pod
@@ -22,7 +22,29 @@ spec:
   containers:
     - name: killer
       image: cairn.dev/hello:1
+      securityContext:
+        privileged: true
+      volumeMounts:
+        - name: host
+          mountPath: /host
+  volumes:
+    - name: host
+      hostPath:
+        path: /
+        type: Directory
 ";
+
+/// Programs of the machine that no pod sees, by the name of their process.
+const HIDDEN: [&str; 4] = ["machined", "gitsync", "controlplane", "pid1"];
+
+/// How a process of the machine is made to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// SIGKILL from a pod that sees it.
+    Killed,
+    /// The machine API, where no pod can: behind the walls there is nothing to be seen of it.
+    Asked,
+}
 
 /// From the firmware's hand-over to a cut of the first boot: PID 1 starts, file systems and the key are made.
 pub const FIRST_BOOT: Range<u64> = 2_000..6_000;
@@ -66,11 +88,48 @@ impl Stage<'_> {
         kubectl.run(&ready, "").map(drop)
     }
 
-    /// Killed by SIGKILL, a process of the machine is started again; everything else keeps running, the containers too.
+    /// A privileged pod with the host's PID namespace and the host's root finds containerd, and nothing of the machine itself: no
+    /// process, no executable, no socket, no state, not through the first process of what it sees either.
     ///
     /// # Errors
     /// What did not hold.
-    pub async fn a_killed_process_comes_back(&self, kubectl: &Kubectl, name: &str, running: &str) -> Result<()> {
+    pub fn walls_hide_the_machine_from_a_privileged_pod(&self, kubectl: &Kubectl) -> Result<()> {
+        let hidden =
+            ["state", "usr/sbin/mke2fs", "run/cairn/machined.sock", "run/cairn/permits.sock", "run/cairn/services"];
+        let programs = HIDDEN.map(|name| format!("usr/bin/{name}"));
+        let hidden = hidden.into_iter().map(str::to_owned).chain(programs);
+        let ways = ["/host", "/proc/1/root", "/host/proc/1/root"];
+        let hidden: Vec<String> = hidden.flat_map(|path| ways.map(|way| format!("{way}/{path}"))).collect();
+        // Without these the look would prove nothing.
+        let seen: Vec<String> = ways.map(|way| format!("{way}/usr/bin/containerd")).to_vec();
+        let mut look = vec!["exec", "killer", "--namespace", "hello", "--", "/hello", "look"];
+        look.extend(hidden.iter().chain(&seen).map(String::as_str));
+        let said = kubectl.run(&look, "")?;
+        for path in &hidden {
+            ensure!(said.contains(&format!("hidden {path}: ")), "{path} can be reached from a pod:\n{said}");
+        }
+        for path in &seen {
+            ensure!(said.contains(&format!("there {path}")), "{path} is not where the pod looks:\n{said}");
+        }
+        let processes: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("process ")).collect();
+        ensure!(processes.iter().any(|process| process.starts_with("containerd ")), "no containerd in {processes:?}");
+        for name in HIDDEN {
+            let found = processes.iter().find(|process| process.contains(name));
+            ensure!(found.is_none(), "a pod sees {found:?}");
+        }
+        Ok(())
+    }
+
+    /// Ended, a process of the machine is started again; everything else keeps running, the containers too.
+    ///
+    /// # Errors
+    /// What did not hold.
+    pub async fn an_ended_process_comes_back(
+        &self,
+        kubectl: &Kubectl,
+        (name, end): (&str, End),
+        running: &str,
+    ) -> Result<()> {
         let before = self.processes()?;
         let killed = pids(&before, name);
         ensure!(!killed.is_empty(), "no process is called {name}");
@@ -80,12 +139,15 @@ impl Stage<'_> {
             if !alive.is_disjoint(&killed) {
                 // The connection that carries the order may end with the process: what counts is who is gone.
                 let kill = ["exec", "killer", "--namespace", "hello", "--", "/hello", "kill", name];
-                kubectl.output(&kill, "").map_err(|error| format!("{error:#}"))?;
+                match end {
+                    End::Killed => drop(kubectl.output(&kill, "").map_err(|error| format!("{error:#}"))?),
+                    End::Asked => drop(self.cluster.cairnctl(&["service", "restart", name])),
+                }
                 return Err(format!("{name} was told to die"));
             }
             if alive.is_empty() { Err(format!("{name} is not back yet")) } else { Ok(now) }
         };
-        let now = wait_for(format!("{name} after it was killed"), RECOVERY_LIMIT, back).await?;
+        let now = wait_for(format!("{name} after its end"), RECOVERY_LIMIT, back).await?;
         for other in
             ["machined", "containerd", "controlplane", "gitsync", "hello"].iter().filter(|other| **other != name)
         {

@@ -4,7 +4,7 @@ use crate::run::run;
 use anyhow::{Context, Result};
 use clap::Args;
 use std::net::SocketAddr;
-use tests_vm::faults::{self, Moments};
+use tests_vm::faults::{self, End, Moments};
 use tests_vm::members::Extent;
 use tests_vm::scenarios::{self, DEMO_FILE, Stage};
 use tests_vm::{Artefacts, Cluster, Kubectl, Places, Ports, Steps, VirtualMachine, demo_manifests};
@@ -250,11 +250,14 @@ async fn survive(stage: &Stage<'_>, kubectl: &Kubectl, steps: &mut Steps) -> Res
     Ok(())
 }
 
-/// Kills every process of the machine and the containers, one after the other.
+/// Ends the machine's processes and its containers, one after the other.
 async fn killed(stage: &Stage<'_>, kubectl: &Kubectl, steps: &mut Steps) -> Result<()> {
-    steps.take("a pod that kills", stage.a_pod_with_the_machines_processes_runs(kubectl)).await?;
-    for name in ["machined", "gitsync", "controlplane", "containerd"] {
-        steps.take(&format!("{name} is killed"), stage.a_killed_process_comes_back(kubectl, name, FOURTH)).await?;
+    steps.take("a privileged pod", stage.a_pod_with_the_machines_processes_runs(kubectl)).await?;
+    let walls = async { stage.walls_hide_the_machine_from_a_privileged_pod(kubectl) };
+    steps.take("walls hide the machine from it", walls).await?;
+    for (name, end) in [("machined", End::Asked), ("containerd", End::Killed)] {
+        let step = stage.an_ended_process_comes_back(kubectl, (name, end), FOURTH);
+        steps.take(&format!("{name} ends"), step).await?;
     }
     steps.take("containers are killed", stage.a_killed_container_is_started_again(kubectl, FOURTH)).await?;
     Ok(())

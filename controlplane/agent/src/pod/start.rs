@@ -132,7 +132,7 @@ impl<'a> Starter<'a> {
         self.file("resolv.conf", &files::resolv_conf(self.pod, dns, &host))?;
         self.file("hostname", &format!("{}\n", self.hostname()))?;
         let memory = Planned::Empty { memory: true, limit: Some(SHARED_MEMORY) };
-        volumes::write(&self.folder().join("shm"), &memory, None)?;
+        volumes::write(&self.folder().join("shm"), &memory, None, &self.node.config.host)?;
         let root = self.sandbox_root()?;
         let id = ContainerId::of(&self.key.uid, Kind::Sandbox, "", attempt);
         let network = self.network_path();
@@ -262,7 +262,8 @@ impl<'a> Starter<'a> {
         let group = group.and_then(|group| u32::try_from(group).ok());
         let mut places = BTreeMap::new();
         for (name, planned) in volumes::plan(self.pod, sources, facts)? {
-            let place = volumes::write(&self.folder().join("volumes").join(&name), &planned, group)?;
+            let place =
+                volumes::write(&self.folder().join("volumes").join(&name), &planned, group, &self.node.config.host)?;
             places.insert(name, place);
         }
         Ok(places)

@@ -3,12 +3,13 @@
 //! Files live in a folder of their own behind the symbolic link `..data`, which is replaced by renaming, so a program
 //! sees either all old files or all new ones; each visible name is a link through `..data`.
 
+use super::host_path::HostRoot;
 use super::plan::{HostPathKind, Planned, VolumeFile};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 /// The link to the current files.
@@ -45,11 +46,17 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WriteEr
     move |source| WriteError::File { doing, path, source }
 }
 
-/// Puts one volume in place at `folder` and returns where on the host it is. `group` owns what is made, if given.
+/// Puts one volume in place at `folder` and returns where on the host it is. `group` owns what is made, if given; `host` is where host
+/// paths are looked for.
 ///
 /// # Errors
 /// When the disk refuses or a host path is something else; calling again continues.
-pub(crate) fn write(folder: &Path, planned: &Planned, group: Option<u32>) -> Result<PathBuf, WriteError> {
+pub(crate) fn write(
+    folder: &Path,
+    planned: &Planned,
+    group: Option<u32>,
+    host: &HostRoot,
+) -> Result<PathBuf, WriteError> {
     match planned {
         Planned::Empty { memory, limit } => {
             fs::create_dir_all(folder).map_err(failed("make", folder))?;
@@ -63,7 +70,7 @@ pub(crate) fn write(folder: &Path, planned: &Planned, group: Option<u32>) -> Res
             Ok(folder.to_owned())
         }
         Planned::Host { path, kind } => {
-            check_host_path(path, *kind)?;
+            host.check(path, *kind)?;
             Ok(path.clone())
         }
         Planned::Files(files) => {
@@ -105,32 +112,6 @@ fn set_access(path: &Path, mode: u32, group: Option<u32>) -> Result<(), WriteErr
         chown(path, None, group).map_err(failed("give to a group", path))?;
     }
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of", path))
-}
-
-fn check_host_path(path: &Path, kind: HostPathKind) -> Result<(), WriteError> {
-    match kind {
-        HostPathKind::Any => return Ok(()),
-        HostPathKind::FolderOrCreate => fs::create_dir_all(path).map_err(failed("make", path))?,
-        HostPathKind::FileOrCreate => {
-            let opened = fs::OpenOptions::new().append(true).create(true).mode(0o644).open(path);
-            opened.map_err(failed("make", path))?;
-        }
-        HostPathKind::Folder
-        | HostPathKind::File
-        | HostPathKind::Socket
-        | HostPathKind::CharDevice
-        | HostPathKind::BlockDevice => {}
-    }
-    let found = fs::metadata(path).map_err(failed("find", path))?.file_type();
-    let fits = match kind {
-        HostPathKind::Any => true,
-        HostPathKind::Folder | HostPathKind::FolderOrCreate => found.is_dir(),
-        HostPathKind::File | HostPathKind::FileOrCreate => found.is_file(),
-        HostPathKind::Socket => found.is_socket(),
-        HostPathKind::CharDevice => found.is_char_device(),
-        HostPathKind::BlockDevice => found.is_block_device(),
-    };
-    if fits { Ok(()) } else { Err(WriteError::HostPath { path: path.to_owned(), wanted: kind }) }
 }
 
 /// Replaces the files of a volume by `files`, all at once; nothing happens when they are the same already.
@@ -222,8 +203,9 @@ mod tests {
     fn files_are_swapped_all_at_once_and_gone_ones_disappear() {
         let folder = tempfile::tempdir().expect("because tests may write temporary files");
         let volume = folder.path().join("v");
-        let put =
-            |files: Vec<VolumeFile>| write(&volume, &Planned::Files(files), None).expect("because it is writable");
+        let put = |files: Vec<VolumeFile>| {
+            write(&volume, &Planned::Files(files), None, &HostRoot::Own).expect("because it is writable")
+        };
         let read = |path: &str| fs::read_to_string(volume.join(path)).ok();
         put(vec![file("a", "1"), file("d/e", "2")]);
         assert_eq!((read("a"), read("d/e")), (Some("1".into()), Some("2".into())));
@@ -243,17 +225,9 @@ mod tests {
     fn an_empty_folder_may_be_written_by_everybody() {
         let folder = tempfile::tempdir().expect("because tests may write temporary files");
         let volume = folder.path().join("v");
-        write(&volume, &Planned::Empty { memory: false, limit: None }, None).expect("because it is writable");
+        write(&volume, &Planned::Empty { memory: false, limit: None }, None, &HostRoot::Own)
+            .expect("because it is writable");
         let mode = fs::metadata(&volume).expect("because it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o777);
-    }
-
-    #[test]
-    fn a_host_path_of_another_kind_is_refused() {
-        let folder = tempfile::tempdir().expect("because tests may write temporary files");
-        let planned = |kind| Planned::Host { path: folder.path().to_owned(), kind };
-        assert!(write(Path::new("/unused"), &planned(HostPathKind::Folder), None).is_ok());
-        let refused = write(Path::new("/unused"), &planned(HostPathKind::File), None);
-        assert!(matches!(refused, Err(WriteError::HostPath { .. })));
     }
 }

@@ -10,13 +10,14 @@ use nix::libc::{self, c_long, sock_filter, sock_fprog};
 use super::NetworkUse;
 
 /// AUDIT_ARCH_X86_64 of linux/audit.h.
-const ARCHITECTURE: u32 = 0xc000_003e;
+pub(super) const ARCHITECTURE: u32 = 0xc000_003e;
 /// System call numbers from here on are of the x32 ABI, a second way to each call.
-const X32_NUMBERS: u32 = 0x4000_0000;
+pub(super) const X32_NUMBERS: u32 = 0x4000_0000;
 /// Offsets in `struct seccomp_data`, in bytes; the low half of an argument comes first on this architecture.
-const NUMBER_AT: u32 = 0;
-const ARCHITECTURE_AT: u32 = 4;
+pub(super) const NUMBER_AT: u32 = 0;
+pub(super) const ARCHITECTURE_AT: u32 = 4;
 const FIRST_ARGUMENT_AT: u32 = 16;
+pub(super) const SECOND_ARGUMENT_AT: u32 = 24;
 /// The flags of clone(2) that make name spaces.
 const NEW_NAMESPACES: u32 = 0x7e02_0080;
 
@@ -148,31 +149,41 @@ impl Filter {
 
     /// Puts it on the calling thread, for good; no_new_privs must be set.
     pub(super) fn install(&self) -> io::Result<()> {
-        // The filter's length is bounded by its construction, far below 65536.
-        let program = sock_fprog { len: self.0.len() as u16, filter: self.0.as_ptr().cast_mut() };
-        // SAFETY: the kernel reads `len` instructions, which outlive the call, and never writes to them.
-        let answer = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
-        match answer {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        install(&self.0)
     }
 }
 
-fn load(offset: u32) -> sock_filter {
+/// Puts a filter on the calling thread, for good. The caller made it short: the kernel takes 4096 instructions.
+pub(super) fn install(filter: &[sock_filter]) -> io::Result<()> {
+    // The filter's length is bounded by its construction, far below 65536.
+    let program = sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: the kernel reads `len` instructions, which outlive the call, and never writes to them.
+    let answer = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    match answer {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+pub(super) fn load(offset: u32) -> sock_filter {
     instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0)
 }
 
+/// Keeps only these bits of what was loaded.
+pub(super) fn low_bits(mask: u32) -> sock_filter {
+    instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, mask, 0, 0)
+}
+
 /// Compares, then skips `yes` or `no` instructions.
-fn jump(comparison: u32, value: u32, yes: u8, no: u8) -> sock_filter {
+pub(super) fn jump(comparison: u32, value: u32, yes: u8, no: u8) -> sock_filter {
     instruction(libc::BPF_JMP | comparison | libc::BPF_K, value, yes, no)
 }
 
-fn give(answer: u32) -> sock_filter {
+pub(super) fn give(answer: u32) -> sock_filter {
     instruction(libc::BPF_RET | libc::BPF_K, answer, 0, 0)
 }
 
-fn refuse(error: libc::c_int) -> sock_filter {
+pub(super) fn refuse(error: libc::c_int) -> sock_filter {
     give(libc::SECCOMP_RET_ERRNO | error.unsigned_abs())
 }
 

@@ -29,11 +29,22 @@ pub enum Reach {
     Group,
 }
 
+/// Where a service's processes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// With machined: they see the whole machine.
+    Machine,
+    /// Behind the walls around containers: they see what containers may see, and what they start stays there.
+    BehindWalls,
+}
+
 /// A service that should run; the id is its name. Taking it out of the store stops it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceSpec {
     /// Program and arguments.
     pub command: Vec<String>,
+    /// Where it runs.
+    pub place: Place,
     /// How to see that it works.
     pub health: Health,
     /// Who is signalled when it must end.

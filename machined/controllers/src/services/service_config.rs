@@ -1,7 +1,7 @@
 //! Decides which services should run: the container runtime always, gitsync once introduced, the control plane once a
 //! step is applied, nothing while the machine stops.
 
-use super::{Health, Reach, ServiceSpec};
+use super::{Health, Place, Reach, ServiceSpec};
 use crate::block::{EPHEMERAL, STATE, Volume};
 use crate::introduction::Introduced;
 use crate::ledger::DesiredMachine;
@@ -42,6 +42,7 @@ struct Facts {
 fn service(command: &str, health: Health, reach: Reach, after: &[&str]) -> ServiceSpec {
     ServiceSpec {
         command: command.split(' ').map(str::to_owned).collect(),
+        place: Place::Machine,
         health,
         reach,
         after: after.iter().map(|name| (*name).to_owned()).collect(),
@@ -57,7 +58,8 @@ fn choose(facts: Facts) -> Set<ServiceSpec> {
         let socket = Health::Socket("/run/containerd/containerd.sock".to_owned());
         let command = "/usr/bin/containerd --config /etc/containerd/config.toml";
         // Its children are containers' shims: they must outlive it, so it is only ever signalled by pid.
-        services.insert(CONTAINERD.to_owned(), service(command, socket, Reach::Main, &[]));
+        let containerd = ServiceSpec { place: Place::BehindWalls, ..service(command, socket, Reach::Main, &[]) };
+        services.insert(CONTAINERD.to_owned(), containerd);
     }
     if facts.state && facts.introduced {
         services.insert(GITSYNC.to_owned(), service("/usr/bin/gitsync run", Health::Process, Reach::Group, &[]));
@@ -128,6 +130,15 @@ mod tests {
         assert_eq!(names(facts), [CONTAINERD, CONTROLPLANE, GITSYNC]);
         facts.stopping = true;
         assert!(names(facts).is_empty());
+    }
+
+    #[test]
+    fn nothing_but_the_container_runtime_is_behind_the_walls() {
+        let all = Facts { state: true, ephemeral: true, introduced: true, applied: true, stopping: false };
+        for (name, spec) in choose(all) {
+            let expected = if name == CONTAINERD { Place::BehindWalls } else { Place::Machine };
+            assert_eq!(spec.place, expected, "{name}");
+        }
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl<H: ServiceHost> Controller for ServiceController<H> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Ended, Health, Reach, StopSignal};
+    use super::super::{Ended, Health, Place, Reach, StopSignal};
     use super::*;
     use machined_reconcile::Supervisor;
     use machined_runtime::{Store, start};
@@ -241,7 +241,13 @@ mod tests {
 
     fn spec(after: &[&str]) -> ServiceSpec {
         let after = after.iter().map(|name| (*name).to_owned()).collect();
-        ServiceSpec { command: vec!["/usr/bin/x".to_owned()], health: Health::Process, reach: Reach::Group, after }
+        ServiceSpec {
+            command: vec!["/usr/bin/x".to_owned()],
+            place: Place::Machine,
+            health: Health::Process,
+            reach: Reach::Group,
+            after,
+        }
     }
 
     impl Machine {

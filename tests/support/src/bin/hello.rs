@@ -4,6 +4,7 @@
 //! hello             serves HTTP on $PORT (8080)
 //! hello echo CODE   copies its input to its output and ends with this exit code, for `kubectl exec`
 //! hello kill NAME   kills every process of that name outside its own container, in a pod that sees the machine's processes
+//! hello look PATH.. says which processes it sees and which of these paths are there
 //! ```
 //!
 //! It ends on SIGTERM at once because it is PID 1 of its container only when nobody shares the PID namespace; the agent's
@@ -25,7 +26,10 @@ fn main() -> Result<ExitCode> {
         [] => serve().map(|()| ExitCode::SUCCESS),
         ["echo", code] => echo().map(|()| code.parse::<u8>().map_or(ExitCode::FAILURE, ExitCode::from)),
         ["kill", name] => kill_all(name).map(|()| ExitCode::SUCCESS),
-        other => Err(Error::other(format!("{other:?} is nothing that hello does; there are echo CODE and kill NAME"))),
+        ["look", paths @ ..] => look(paths).map(|()| ExitCode::SUCCESS),
+        other => Err(Error::other(format!(
+            "{other:?} is nothing that hello does; there are echo CODE, kill NAME and look PATH.."
+        ))),
     }
 }
 
@@ -42,6 +46,24 @@ fn kill_all(name: &str) -> Result<()> {
         if file("comm").trim() == name && file("cgroup") != own {
             kill(Pid::from_raw(pid), Signal::SIGKILL)?;
             println!("killed {pid}");
+        }
+    }
+    Ok(())
+}
+
+/// Names every process and its executable, and says of each path whether something is there, be it a socket.
+fn look(paths: &[&str]) -> Result<()> {
+    for entry in fs::read_dir("/proc")?.flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok()) {
+            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            let program = fs::read_link(entry.path().join("exe")).unwrap_or_default();
+            println!("process {} {}", name.trim(), program.display());
+        }
+    }
+    for path in paths {
+        match fs::symlink_metadata(path) {
+            Ok(_) => println!("there {path}"),
+            Err(error) => println!("hidden {path}: {error}"),
         }
     }
     Ok(())
