@@ -187,6 +187,9 @@ impl Machine {
             add("device", format!("virtio-net-pci,netdev=lan,mac={hardware},romfile="));
         }
         add("device", "virtio-rng-pci".to_owned());
+        // A machine that hangs is restarted, as servers' own watchdogs do it.
+        add("device", "i6300esb".to_owned());
+        add("watchdog-action", "reset".to_owned());
         if self.tpm {
             add("chardev", format!("socket,id=tpm,path={TPM_SOCKET}"));
             add("tpmdev", "emulator,id=tpm,chardev=tpm".to_owned());
@@ -308,6 +311,11 @@ mod tests {
         assert!(!machine.plan().join(" ").contains("tpm"));
         machine.tpm = true;
         assert!(machine.plan().join(" ").contains("-device tpm-crb,tpmdev=tpm"));
+    }
+
+    #[test]
+    fn a_machine_that_hangs_is_restarted() {
+        assert!(machine().plan().join(" ").contains("-device i6300esb -watchdog-action reset"));
     }
 
     #[test]

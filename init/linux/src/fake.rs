@@ -60,6 +60,12 @@ pub enum Call {
     TerminateAll,
     /// SIGKILL to everybody.
     KillAll,
+    /// The watchdog's time, in seconds.
+    ArmWatchdog(u64),
+    /// A word to the watchdog.
+    PetWatchdog,
+    /// The watchdog's end.
+    DisarmWatchdog,
     /// A sync.
     Sync,
     /// The machine's end.
@@ -98,6 +104,8 @@ pub struct State {
     pub announced: VecDeque<Vec<(PathBuf, Vec<u8>)>>,
     /// Calls that fail, by the name that their error has, and their subject.
     pub failing: BTreeSet<(&'static str, String)>,
+    /// There is a watchdog.
+    pub watchdog: bool,
     /// Processes ignore SIGTERM.
     pub stubborn: bool,
     /// How many more packets there is room for; `None` is no bound.
@@ -111,6 +119,7 @@ pub struct State {
     uptime: Duration,
     reaped: VecDeque<Reaped>,
     alone: bool,
+    armed: bool,
     next_pid: u32,
 }
 
@@ -375,6 +384,30 @@ impl Kernel for FakeKernel {
         state.alone = kill || !state.stubborn;
         state.calls.push(if kill { Call::KillAll } else { Call::TerminateAll });
         Ok(())
+    }
+
+    fn arm_watchdog(&self, timeout: Duration) -> Result<Duration> {
+        if !self.state().watchdog {
+            return Err(SystemError::new("open", "/dev/watchdog", Errno::ENOENT));
+        }
+        self.record("ioctl", "/dev/watchdog", Call::ArmWatchdog(timeout.as_secs()))?;
+        self.state().armed = true;
+        Ok(timeout)
+    }
+
+    fn pet_watchdog(&self) -> Result<()> {
+        match self.state().armed {
+            true => {}
+            false => return Ok(()),
+        }
+        self.record("write", "/dev/watchdog", Call::PetWatchdog)
+    }
+
+    fn disarm_watchdog(&self) -> Result<()> {
+        match std::mem::take(&mut self.state().armed) {
+            true => self.record("stop", "/dev/watchdog", Call::DisarmWatchdog),
+            false => Ok(()),
+        }
     }
 
     fn sync(&self) {

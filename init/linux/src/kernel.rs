@@ -172,6 +172,21 @@ pub trait Kernel: Sync {
     /// # Errors
     /// When kill(-1) fails for another reason than that nobody is left.
     fn signal_everything(&self, kill: bool) -> Result<()>;
+    /// Arms the machine's watchdog, or changes its time when it is armed; gives the time that the device made of it.
+    ///
+    /// # Errors
+    /// When there is none, or somebody else has it.
+    fn arm_watchdog(&self, timeout: Duration) -> Result<Duration>;
+    /// Tells the watchdog that all is well; nothing happens where none is armed.
+    ///
+    /// # Errors
+    /// When the device does not take it.
+    fn pet_watchdog(&self) -> Result<()>;
+    /// Stops the watchdog; nothing happens where none is armed.
+    ///
+    /// # Errors
+    /// When the device does not take it.
+    fn disarm_watchdog(&self) -> Result<()>;
     /// Writes all that is only in memory to the disks.
     fn sync(&self);
     /// Ends the machine; comes back only with the reason why not.

@@ -26,6 +26,7 @@ pub mod sandbox;
 mod spawn;
 mod switch_root;
 pub mod walls;
+mod watchdog;
 
 pub use error::SystemError;
 #[cfg(feature = "fake")]

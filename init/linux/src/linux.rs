@@ -1,5 +1,6 @@
 //! The real kernel: [`Kernel`] by system calls, each in the module of its subject.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -17,6 +18,7 @@ use crate::kernel::{Channel, FileKind, Kernel, Launch, Mount, Power, Propagation
 use crate::walls::Confinement;
 use crate::{
     block, clock, device_mapper, efi, files, kmsg, loop_device, modules, mounts, power, process, spawn, switch_root,
+    watchdog,
 };
 
 type Result<T> = std::result::Result<T, SystemError>;
@@ -28,6 +30,7 @@ pub struct Linux {
     signals: OnceLock<SignalFd>,
     log_pipe: OnceLock<OwnedFd>,
     kmsg: Mutex<Option<kmsg::Writer>>,
+    watchdog: Mutex<Option<File>>,
 }
 
 impl Linux {
@@ -38,6 +41,7 @@ impl Linux {
             signals: OnceLock::new(),
             log_pipe: OnceLock::new(),
             kmsg: Mutex::new(None),
+            watchdog: Mutex::new(None),
         }
     }
 
@@ -214,6 +218,32 @@ impl Kernel for Linux {
 
     fn signal_everything(&self, kill: bool) -> Result<()> {
         process::signal_everything(kill)
+    }
+
+    fn arm_watchdog(&self, timeout: Duration) -> Result<Duration> {
+        let mut device = self.watchdog.lock().unwrap_or_else(PoisonError::into_inner);
+        let armed = match device.take() {
+            Some(armed) => armed,
+            None => watchdog::open()?,
+        };
+        match watchdog::limit(&armed, timeout) {
+            Ok(limit) => {
+                *device = Some(armed);
+                Ok(limit)
+            }
+            // One whose time is not known cannot be petted in time.
+            Err(error) => watchdog::disarm(armed).and(Err(error)),
+        }
+    }
+
+    fn pet_watchdog(&self) -> Result<()> {
+        let device = self.watchdog.lock().unwrap_or_else(PoisonError::into_inner);
+        device.as_ref().map_or(Ok(()), watchdog::pet)
+    }
+
+    fn disarm_watchdog(&self) -> Result<()> {
+        let device = self.watchdog.lock().unwrap_or_else(PoisonError::into_inner).take();
+        device.map_or(Ok(()), watchdog::disarm)
     }
 
     fn sync(&self) {

@@ -21,6 +21,7 @@ mod supervision;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod watchdog;
 mod workload;
 
 use std::process::ExitCode;

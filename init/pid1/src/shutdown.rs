@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use init_linux::{Kernel, Power, Wake};
 
-use crate::log;
+use crate::{log, watchdog};
 
 /// How long processes may take after SIGTERM. machined has stopped its services before it asked, so this is for what
 /// is left.
@@ -42,11 +42,13 @@ pub(crate) fn end(kernel: &dyn Kernel, power: Power) {
     };
     log::line(kernel, what);
     kernel.shout(&format!("\r\nCairn: {what}\r\n"));
+    watchdog::stretch(kernel);
     stop_processes(kernel);
     kernel.sync();
     unmount_everything(kernel);
     kernel.sync();
     log::line(kernel, "all is written");
+    watchdog::last(kernel, power);
     let error = kernel.end(power);
     log::line(kernel, &error.story());
 }

@@ -12,6 +12,7 @@ use init_linux::{Channel, Kernel, Launch, Linux, Power, Propagation, Wake};
 use crate::boot_times::{BOOT_TIMES, BootTimes};
 use crate::supervision::{Ended, Next, QUICK_FAILURES_MAX, Supervision};
 use crate::trial::{self, Trial};
+use crate::watchdog::Watchdog;
 use crate::{cgroups, last_resort, load_modules, log, mount_table, other_slot, shutdown};
 
 const MACHINED: &str = "/usr/bin/machined";
@@ -80,7 +81,9 @@ pub(crate) fn supervise(kernel: &dyn Kernel, mut trial: Trial) {
     let mut supervision = Supervision::new();
     let mut channel: Option<Channel> = None;
     let mut failed_waits = 0;
+    let mut watchdog = Watchdog::new(kernel.uptime());
     loop {
+        let petted = watchdog.turn(kernel);
         let now = kernel.uptime();
         let timeout = match supervision.next(now) {
             Next::Start => {
@@ -101,6 +104,7 @@ pub(crate) fn supervise(kernel: &dyn Kernel, mut trial: Trial) {
             (Some(timeout), Some(left)) => Some(timeout.min(left)),
             (timeout, left) => timeout.or(left),
         };
+        let timeout = [timeout, petted].into_iter().flatten().min();
         let blocked = channel.as_ref().is_some_and(|channel| !send_all(kernel, &mut supervision, channel));
         match kernel.wait(channel.as_ref(), blocked, timeout) {
             Ok(Wake::Child) => reap_all(kernel, &mut supervision, &mut channel),

@@ -188,6 +188,26 @@ impl Stage<'_> {
         self.cluster.answer(self.machine, running).await.map(drop)
     }
 
+    /// A kernel that crashed and may not restart by itself stands still; the watchdog restarts the machine, and all is as before. A
+    /// privileged pod brings that about: it can, see docs/security/hardening.md.
+    ///
+    /// # Errors
+    /// What did not hold.
+    pub async fn the_watchdog_restarts_a_machine_that_hangs(&self, kubectl: &Kubectl, running: &str) -> Result<()> {
+        let firmware = "BdsDxe: starting";
+        let boots = self.machine.serial().matches(firmware).count();
+        let write = ["exec", "killer", "--namespace", "hello", "--request-timeout", "10s", "--", "/hello", "write"];
+        kubectl.run(&[&write[..], &["/proc/sys/kernel/panic", "0"]].concat(), "")?;
+        // Nobody answers any more.
+        drop(kubectl.output(&[&write[..], &["/proc/sysrq-trigger", "c"]].concat(), "")?);
+        let again = async || {
+            let now = self.machine.serial().matches(firmware).count();
+            if now > boots { Ok(()) } else { Err(format!("it booted {now} times")) }
+        };
+        wait_for("the watchdog", RECOVERY_LIMIT, again).await?;
+        self.cluster.answer(self.machine, running).await.map(drop)
+    }
+
     /// Power is cut while the machine boots for the first time and makes its file systems and its key; it boots again.
     ///
     /// # Errors

@@ -24,6 +24,9 @@ pub(crate) struct Test {
     /// Only a machine with a TPM made of software, and a recovery at its console, in a virtual machine.
     #[arg(long)]
     tpm: bool,
+    /// Only walls, processes that end, and the watchdog, in a virtual machine.
+    #[arg(long)]
+    walls: bool,
     /// How often power is cut in the middle of a change.
     #[arg(long, default_value_t = 2)]
     cuts: u32,
@@ -70,6 +73,9 @@ pub(crate) async fn test(test: &Test) -> Result<()> {
         let mut steps = Steps::default();
         Artefacts::build(&Places::new(".cairn/test-tpm")?, &mut steps).await?;
         return tpm(&mut steps).await;
+    }
+    if test.walls {
+        return walls().await;
     }
     if !test.vm {
         run("cargo", &["test", "--workspace", "--locked"])?;
@@ -155,6 +161,41 @@ async fn main_job(places: &Places, machine: &VirtualMachine, steps: &mut Steps, 
     seeded(steps).await?;
     println!("\nthe main job holds");
     crate::vm::members(Extent { losses: test.losses, upgrades_and_leaving: false }).await
+}
+
+/// What ends and comes back, and what a privileged pod sees, on a machine of its own.
+async fn walls() -> Result<()> {
+    let home = ".cairn/test-walls";
+    let machine = VirtualMachine::new(&Places::new(home)?, "cp1", Ports::free()?);
+    machine.cut_power().await?;
+    std::fs::remove_dir_all(Places::new(home)?.home("")).context("removing what the last run left")?;
+    let (places, steps) = (&Places::new(home)?, &mut Steps::default());
+    Artefacts::build(places, steps).await?;
+    std::fs::create_dir_all(places.home("served"))?;
+    let server = tests_support::git::serve(&places.home("served"), SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    let cluster = &Cluster::new(places, server.address().port());
+    let stage = Stage { places, cluster, machine: &machine };
+    let held = async {
+        cluster.create()?;
+        steps.take("a machine", machine.power_on(places)).await?;
+        steps.take("enrolment", cluster.enroll(&machine)).await?;
+        let push = async { cluster.push(&[(DEMO_FILE, &demo_manifests(2, FOURTH))], "Run hello, twice") };
+        steps.take("a signed commit", push).await?;
+        steps.take("the Service answers", cluster.answer(&machine, FOURTH)).await?;
+        steps.take("a login", cluster.log_in()).await?;
+        let kubectl = Kubectl::new(&cluster.write_kubeconfig().await?);
+        if let Some(reason) = kubectl.why_not()? {
+            println!("  walls and the watchdog: NOT RUN, {reason}");
+            return Ok(());
+        }
+        killed(&stage, &kubectl, steps).await
+    };
+    let held = held.await;
+    if held.is_err() {
+        println!("the console ends:\n{}", machine.serial());
+    }
+    machine.cut_power().await?;
+    held
 }
 
 /// A cluster of its own, whose machine comes up by a seed.
@@ -260,5 +301,7 @@ async fn killed(stage: &Stage<'_>, kubectl: &Kubectl, steps: &mut Steps) -> Resu
         steps.take(&format!("{name} ends"), step).await?;
     }
     steps.take("containers are killed", stage.a_killed_container_is_started_again(kubectl, FOURTH)).await?;
+    let step = stage.the_watchdog_restarts_a_machine_that_hangs(kubectl, FOURTH);
+    steps.take("the kernel hangs, the watchdog restarts", step).await?;
     Ok(())
 }

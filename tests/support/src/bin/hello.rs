@@ -5,6 +5,7 @@
 //! hello echo CODE   copies its input to its output and ends with this exit code, for `kubectl exec`
 //! hello kill NAME   kills every process of that name outside its own container, in a pod that sees the machine's processes
 //! hello look PATH.. says which processes it sees and which of these paths are there
+//! hello write PATH TEXT   writes into a file that is there, such as one of the kernel's
 //! ```
 //!
 //! It ends on SIGTERM at once because it is PID 1 of its container only when nobody shares the PID namespace; the agent's
@@ -27,8 +28,9 @@ fn main() -> Result<ExitCode> {
         ["echo", code] => echo().map(|()| code.parse::<u8>().map_or(ExitCode::FAILURE, ExitCode::from)),
         ["kill", name] => kill_all(name).map(|()| ExitCode::SUCCESS),
         ["look", paths @ ..] => look(paths).map(|()| ExitCode::SUCCESS),
+        ["write", path, text] => write_into(path, text).map(|()| ExitCode::SUCCESS),
         other => Err(Error::other(format!(
-            "{other:?} is nothing that hello does; there are echo CODE, kill NAME and look PATH.."
+            "{other:?} is nothing that hello does; there are echo CODE, kill NAME, look PATH.. and write PATH TEXT"
         ))),
     }
 }
@@ -49,6 +51,10 @@ fn kill_all(name: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn write_into(path: &str, text: &str) -> Result<()> {
+    fs::File::options().write(true).open(path)?.write_all(text.as_bytes())
 }
 
 /// Names every process and its executable, and says of each path whether something is there, be it a socket.
