@@ -12,7 +12,7 @@ mod encrypted;
 
 use crate::boot_disk::{boot_disk, disk_of};
 use init_boot::{POLICY_KEY, POLICY_SIGNATURES};
-use machined_controllers::block::{BlockError, BlockHost, Contents};
+use machined_controllers::block::{BlockError, BlockHost, Contents, STATE};
 use machined_luks::{Header, SignedPolicy, VolumeKey, Write};
 use nix::mount::MsFlags;
 use std::fs::File;
@@ -38,6 +38,12 @@ const OUTPUT_CHARS: usize = 400;
 /// Block devices of this machine.
 #[derive(Debug, Default)]
 pub struct LinuxBlock;
+
+/// How a volume is mounted. Nothing is started from STATE; containers' programs lie on EPHEMERAL.
+fn mount_flags(target: &Path) -> MsFlags {
+    let flags = MsFlags::MS_NOATIME | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+    if target == Path::new(STATE) { flags | MsFlags::MS_NOEXEC } else { flags }
+}
 
 fn access(device: &Path) -> impl FnOnce(std::io::Error) -> BlockError {
     let device = device.to_owned();
@@ -178,7 +184,7 @@ impl BlockHost for LinuxBlock {
     }
 
     async fn mount(&self, device: &Path, target: &Path) -> Result<(), BlockError> {
-        let flags = MsFlags::MS_NOATIME | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+        let flags = mount_flags(target);
         let (from, to) = (device.to_owned(), target.to_owned());
         // Replaying a journal takes time that other tasks can use.
         let mounted =
@@ -242,6 +248,14 @@ mod tests {
         assert_eq!(look(file.path()).expect("because it can be read"), Contents::Empty);
         mark(file.path(), false).expect("because it can be written");
         assert_eq!(look(file.path()).expect("because it can be read"), Contents::Ext4);
+    }
+
+    #[test]
+    fn nothing_on_a_volume_is_a_device_or_gains_rights_and_nothing_is_started_from_state() {
+        for target in [STATE, machined_controllers::block::EPHEMERAL] {
+            assert!(mount_flags(Path::new(target)).contains(MsFlags::MS_NODEV | MsFlags::MS_NOSUID), "{target}");
+        }
+        assert!(mount_flags(Path::new(STATE)).contains(MsFlags::MS_NOEXEC));
     }
 
     #[test]

@@ -20,8 +20,8 @@ const SETTINGS: [(&str, &str); 11] = [
     // Containers that watch many files: the default of 128 instances is one per user, and all of ours are root.
     ("fs/inotify/max_user_instances", "8192"),
     ("fs/inotify/max_user_watches", "524288"),
-    // Kernel addresses and messages are for the machine API only.
-    ("kernel/kptr_restrict", "2"),
+    // Kernel messages are for root and the machine API, addresses too: eBPF tools of privileged pods read symbols, so it is not 2.
+    ("kernel/kptr_restrict", "1"),
     ("kernel/dmesg_restrict", "1"),
     // The cgroup limits decide who gets memory, not a guess at allocation time.
     ("vm/overcommit_memory", "1"),
@@ -77,7 +77,16 @@ impl<H: FilesHost> Controller for SettingsController<H> {
 
 #[cfg(test)]
 mod tests {
-    use super::reserve;
+    use super::{SETTINGS, reserve};
+
+    #[test]
+    fn kernel_messages_and_addresses_are_for_root_only_and_a_kernel_in_doubt_restarts() {
+        for wanted in [("kernel/dmesg_restrict", "1"), ("kernel/kptr_restrict", "1"), ("kernel/panic_on_oops", "1")] {
+            assert!(SETTINGS.contains(&wanted), "{wanted:?}");
+        }
+        let names: std::collections::BTreeSet<_> = SETTINGS.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), SETTINGS.len(), "no setting is set twice");
+    }
 
     #[test]
     fn the_reserve_grows_with_the_root_of_memory() {
