@@ -14,7 +14,7 @@ use thiserror::Error;
 
 /// The size of the META partition, in bytes.
 pub const META_BYTES: u64 = 1024 * 1024;
-/// The distance of two records, in bytes: sixteen fit, six are used.
+/// The distance of two records, in bytes: sixteen fit, seven are used.
 const PLACE_BYTES: u64 = 64 * 1024;
 /// The longest content of one record, in bytes: its place without the header.
 pub const META_RECORD_BYTES_MAX: usize = PLACE_BYTES as usize - HEADER_BYTES;
@@ -37,6 +37,8 @@ pub enum MetaKind {
     Reset,
     /// KDL text on an installer's medium, never on a disk: what to install on. A boot with it is an installation.
     Install,
+    /// KDL text: network and time servers of the machine's document, for a start whose disk waits for other machines.
+    Reach,
 }
 
 /// One record.
@@ -91,7 +93,7 @@ pub enum MetaError {
 
 impl MetaKind {
     /// What a reset erases: all that makes this machine another one than its neighbour from the same image.
-    pub const OF_THE_MACHINE: [Self; 1] = [Self::IdentityKey];
+    pub const OF_THE_MACHINE: [Self; 2] = [Self::IdentityKey, Self::Reach];
 
     /// Where its place begins on the partition, in bytes.
     pub const fn offset(self) -> u64 {
@@ -102,6 +104,7 @@ impl MetaKind {
             Self::BootSecond => 3 * PLACE_BYTES,
             Self::Reset => 4 * PLACE_BYTES,
             Self::Install => 6 * PLACE_BYTES,
+            Self::Reach => 7 * PLACE_BYTES,
         }
     }
 
@@ -118,6 +121,7 @@ impl MetaKind {
             Self::BootSecond => 4,
             Self::Reset => 5,
             Self::Install => 6,
+            Self::Reach => 7,
         }
     }
 }

@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 /// Keeps the seal apart from every other use of the identity key.
 const SEAL_CONTEXT: &[u8] = b"cairn.seal.v1\0";
+/// Keeps the machine's part of its disk secrets apart from every other use of the identity key.
+const DISK_CONTEXT: &[u8] = b"cairn.disk-part.v1\0";
 
 /// Stands before every mark that an identity key signs, so that the signature is worth nothing for anything else.
 pub const MARK_PREFIX: &[u8] = b"cairn.mark.v1\n";
@@ -264,6 +266,20 @@ impl IdentityKey {
                 let sealed = [SEAL_CONTEXT, state].concat();
                 UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).verify(&sealed, seal).is_ok()
             }
+        }
+    }
+
+    /// A secret that only this key gives, for the one purpose of encrypting this machine's disk with what others keep. None for a key in a
+    /// TPM, which nothing can be derived from. The caller forgets it when it is used.
+    #[must_use]
+    pub fn disk_part(&self) -> Option<[u8; 32]> {
+        match &self.kind {
+            Kind::Disk(key) => {
+                let mut hash = Sha256::new_with_prefix(DISK_CONTEXT);
+                hash.update(key.serialized_der());
+                Some(hash.finalize().into())
+            }
+            Kind::Tpm { .. } => None,
         }
     }
 

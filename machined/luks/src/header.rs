@@ -209,6 +209,24 @@ impl Header {
         Ok(vec![area, first, second])
     }
 
+    /// What makes both copies the same again after a power cut or damage, the worse one first; none when they are. Until then a copy of before
+    /// a change may still hold what the change was to take away.
+    ///
+    /// # Errors
+    /// When the header does not fit, as it did before.
+    pub fn settle(&mut self, front: &[u8], random: Random<'_>) -> Result<Option<Change>, LuksError> {
+        let sequence = |copy| Binary::parse(front, copy).ok().map(|(binary, _)| binary.sequence);
+        let (first, second) = (sequence(Copy::First), sequence(Copy::Second));
+        if first == second {
+            return Ok(None);
+        }
+        let mut changed = self.clone();
+        let [one, other] = changed.copies(random)?;
+        *self = changed;
+        // `None` is less than any number.
+        Ok(Some(if first < second { vec![one, other] } else { vec![other, one] }))
+    }
+
     fn forget(&mut self, slots: &[Slot]) {
         let gone = |id: &Decimal| slots.iter().any(|slot| slot.id() == *id);
         self.metadata.keyslots.retain(|id, _| !gone(id));

@@ -20,6 +20,7 @@ mod error;
 mod header;
 mod keyslot;
 mod metadata;
+mod peer_token;
 mod recovery_key;
 mod sealed_token;
 mod signed_policy;
@@ -27,6 +28,10 @@ mod signed_policy;
 pub use error::LuksError;
 pub use header::{Change, Header, Slot, VolumeKey, Write};
 pub use metadata::Token;
+pub use peer_token::{
+    OPEN_TOKEN, OwnPart, PEERS_MAX, PEERS_TOKEN, PeerShare, ShareId, open_token, parse_open_token, parse_peers_token,
+    peers_token,
+};
 pub use recovery_key::RecoveryKey;
 pub use sealed_token::{RECOVERY_TOKEN, SealedToken, TPM_TOKEN, recovery_token};
 pub use signed_policy::{PolicyError, PolicySignature, SignedPolicy, key_pem, parse_key_pem, signatures_json};

@@ -135,6 +135,33 @@ fn either_copy_is_enough_and_without_both_the_reason_is_told() {
     assert!(!Header::is_there(&[0; FRONT_BYTES]) && !Header::is_there(&[]));
 }
 
+#[test]
+fn copies_that_differ_are_made_the_same_with_a_whole_one_at_every_moment() {
+    let mut random = random();
+    let Disk { front: before, mut header, key } = disk(&mut random);
+    assert_eq!(header.settle(&before, &mut random).expect("because it fits"), None);
+    let old = header.slots_of("one");
+    let change = header.add(&key, b"second", token("two"), &old, &mut random).expect("because there is room");
+    // The power went before the second copy was written, or in the middle of it: the first one is the newest, the other is old or damaged.
+    for cut in [0, 100] {
+        let mut front = before.clone();
+        change[..2].iter().for_each(|part| write(&mut front, part, part.bytes.len()));
+        write(&mut front, &change[2], cut);
+        let mut found = Header::parse(&front).expect("because one copy is whole");
+        let settling = found.settle(&front, &mut random).expect("because it fits").expect("because the copies differ");
+        assert_eq!(settling[0].offset, HEADER_BYTES as u64, "the worse copy comes first");
+        for part in &settling {
+            write(&mut front, part, 100);
+            assert_eq!(opens(&front, b"second"), Some(key.clone()), "cut in {part:?}");
+            write(&mut front, part, part.bytes.len());
+            assert_eq!(opens(&front, b"second"), Some(key.clone()));
+        }
+        assert_eq!(found.settle(&front, &mut random).expect("because it fits"), None);
+        let text = String::from_utf8_lossy(&front[..2 * HEADER_BYTES]).into_owned();
+        assert!(!text.contains("\"one\""), "the replaced token still stands there");
+    }
+}
+
 /// The JSON of both copies with something replaced; check sums are right.
 fn tampered(front: &[u8], from: &str, to: &str) -> Vec<u8> {
     let (binary, json) = Binary::parse(front, Copy::First).expect("because it is whole");
