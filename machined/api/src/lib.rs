@@ -2,6 +2,7 @@
 //!
 //! `machine.proto` is what people reach over mTLS; `local.proto` is what services on the same machine ask of machined.
 //! `permits.proto` is what machined asks of the control plane beside it, before the machine goes away.
+//! `disk_keys.proto` is what machines without a TPM ask of the control-plane machines' machineds.
 //! This crate holds wire types only: whoever receives one converts it at once.
 #![allow(missing_docs, clippy::all, reason = "generated from documented .proto files")]
 

@@ -3,18 +3,19 @@
 use crate::facts::Facts;
 use crate::leaving::ControlPlane;
 use crate::model::Inboxes;
+use crate::peers::TlsPeers;
 use crate::power::{End, Power};
 use crate::reports::Reports;
 use crate::wellbeing;
 use machined_config::{Addressing, MachineNetwork};
-use machined_controllers::block::{VolumeController, VolumeInbox};
+use machined_controllers::block::{ShareBookController, VolumeController, VolumeInbox};
 use machined_controllers::files::SettingsController;
 use machined_controllers::identity::IdentityController;
 use machined_controllers::introduction::{IntroductionController, Seed, SeedController};
-use machined_controllers::ledger::{DesiredMachine, LedgerController};
+use machined_controllers::ledger::{DesiredMachine, LedgerController, LedgerRead};
 use machined_controllers::network::{
     Layer, LayerLink, LeaseController, LinkConfigController, LinkSpecController, LinkStatusController, NamesController,
-    NetworkLayer,
+    NetworkLayer, Reach, ReachController,
 };
 use machined_controllers::services::{ServiceConfigController, ServiceController};
 use machined_controllers::time::TimeController;
@@ -52,12 +53,20 @@ fn network_layers(
     command_line: Option<&NetworkLayer>,
     seeds: &Reader<Seed>,
     desired: &Reader<DesiredMachine>,
+    last: Option<Reach>,
 ) -> Vec<NetworkLayer> {
     let seed = seeds.get(Seed::ID).map(|seed| layer(Layer::Seed, &seed.network, None));
+    let last = last.map(|reach| layer(Layer::LastDocument, &reach.network, None));
     let document = desired
         .get(DesiredMachine::ID)
         .map(|desired| layer(Layer::Document, &desired.machine.network, Some(desired.machine.name.to_string())));
-    command_line.cloned().into_iter().chain(seed).chain(document).collect()
+    command_line.cloned().into_iter().chain(seed).chain(last).chain(document).collect()
+}
+
+/// What META says of the network and the time until the ledger says it; the inputs behind it are declared at `ports`.
+fn last_reach(ports: &mut Ports) -> impl Fn() -> Option<Reach> + Send + 'static {
+    let (reach, ledger): (Reader<Reach>, Reader<LedgerRead>) = (ports.input(), ports.input());
+    move || reach.get(Reach::ID).filter(|_| ledger.all().is_empty())
 }
 
 fn start_network(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>, facts: &Facts) -> Trigger {
@@ -69,8 +78,8 @@ fn start_network(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>
 
     let mut ports = Ports::new(store, "link config");
     let (seeds, desired) = (ports.input(), ports.input());
-    let command_line = facts.network.clone();
-    let layers = Box::new(move || network_layers(command_line.as_ref(), &seeds, &desired));
+    let (command_line, last) = (facts.network.clone(), last_reach(&mut ports));
+    let layers = Box::new(move || network_layers(command_line.as_ref(), &seeds, &desired, last()));
     let controller = LinkConfigController::new(&mut ports, layers);
     start(supervisor, &ports, controller);
 
@@ -90,7 +99,8 @@ fn start_network(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>
 
 fn start_state(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>, tpm: &Arc<LinuxTpm>) -> VolumeInbox {
     let mut ports = Ports::new(store, "volume");
-    let (controller, volumes) = VolumeController::new(&mut ports, Arc::new(LinuxBlock), Arc::clone(tpm));
+    let (controller, volumes) =
+        VolumeController::new(&mut ports, Arc::new(LinuxBlock), Arc::clone(tpm), Arc::new(TlsPeers));
     start(supervisor, &ports, controller);
 
     let meta = Arc::new(LinuxMeta);
@@ -99,7 +109,11 @@ fn start_state(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>, 
     start(supervisor, &ports, controller);
 
     let mut ports = Ports::new(store, "seed");
-    let controller = SeedController::new(&mut ports, meta);
+    let controller = SeedController::new(&mut ports, Arc::clone(&meta));
+    start(supervisor, &ports, controller);
+
+    let mut ports = Ports::new(store, "reach");
+    let controller = ReachController::new(&mut ports, meta);
     start(supervisor, &ports, controller);
 
     let mut ports = Ports::new(store, "settings");
@@ -108,8 +122,11 @@ fn start_state(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>, 
 
     let mut ports = Ports::new(store, "time");
     let desired: Reader<DesiredMachine> = ports.input();
-    let servers =
-        move || desired.get(DesiredMachine::ID).map(|desired| desired.machine.time_servers).unwrap_or_default();
+    let last = last_reach(&mut ports);
+    let servers = move || match (desired.get(DesiredMachine::ID), last()) {
+        (Some(desired), _) => desired.machine.time_servers,
+        (None, last) => last.map(|reach| reach.time_servers).unwrap_or_default(),
+    };
     let controller = TimeController::new(&mut ports, Arc::new(LinuxClock), Box::new(servers));
     start(supervisor, &ports, controller);
     volumes
@@ -173,6 +190,10 @@ pub(crate) fn start_all(
     let (controller, apply) = LedgerController::new(&mut ports, Arc::clone(&files));
     start(supervisor, &ports, controller);
 
+    let mut ports = Ports::new(store, "disk shares");
+    let (controller, shares) = ShareBookController::new(&mut ports, Arc::clone(&files), Box::new(jiff::Timestamp::now));
+    start(supervisor, &ports, controller);
+
     let mut ports = Ports::new(store, "trust");
     let (controller, orders) =
         TrustController::new(&mut ports, Arc::clone(&files), tpm, Box::new(jiff::Timestamp::now));
@@ -192,5 +213,9 @@ pub(crate) fn start_all(
     start(supervisor, &ports, controller);
 
     let upgrades = start_upgrade(store, supervisor, &files, facts, parts);
-    Started { inboxes: Inboxes { introduce, apply, orders, presence, restarts, upgrades, volumes }, services, links }
+    Started {
+        inboxes: Inboxes { introduce, apply, orders, presence, restarts, upgrades, volumes, shares },
+        services,
+        links,
+    }
 }

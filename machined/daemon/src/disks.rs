@@ -4,7 +4,7 @@ use crate::model::Model;
 use jiff::Timestamp;
 use machined_access::{AuditApi, AuditOutcome, AuditRecord};
 use machined_api::{Condition, DiskRecoveryKeyReply};
-use machined_controllers::block::{EPHEMERAL, Encryption, Opener, STATE, VolumeReply, VolumeRequest};
+use machined_controllers::block::{EPHEMERAL, Encryption, Kept, Opener, STATE, VolumeReply, VolumeRequest};
 use machined_luks::RecoveryKey;
 use std::collections::BTreeMap;
 use tonic::Status;
@@ -23,10 +23,12 @@ fn name(target: &str) -> &str {
 fn how(encryption: &Encryption) -> String {
     match encryption {
         Encryption::Plain => "not encrypted".to_owned(),
-        Encryption::Open { by, recovery } => {
+        Encryption::Open { by, recovery, kept } => {
             let by = match by {
                 Opener::Tpm => "opened by the TPM",
-                Opener::RecoveryKey => "opened with the recovery key, because the TPM did not",
+                Opener::RecoveryKey => "opened with the recovery key, because nothing else did",
+                Opener::Peer => "opened by a peer, which released its share of the key",
+                Opener::OpenKey => "opened by the key that lies beside it",
                 Opener::Earlier => "opened before machined was started again",
             };
             let recovery = match recovery {
@@ -34,18 +36,32 @@ fn how(encryption: &Encryption) -> String {
                 Some(false) => ", has no recovery key: make one with `cairnctl disk recovery-key`",
                 None => "",
             };
-            format!("encrypted, {by}{recovery}")
+            let kept = match kept {
+                Kept::Here => String::new(),
+                Kept::ByPeers { count, note } if note.is_empty() => format!(", its key is with {count} peers"),
+                Kept::ByPeers { count, note } => format!(", its key is with {count} peers ({note})"),
+                Kept::InTheClear { why } => {
+                    format!(", NOT PROTECTED: the key lies on the same disk in the clear, because {why}")
+                }
+            };
+            format!("encrypted, {by}{recovery}{kept}")
         }
         Encryption::Locked { why, .. } => format!("encrypted and locked: {why}"),
+        Encryption::Unmade { why } => format!("not made, because the seed insists on encryption: {why}"),
     }
 }
 
-/// How the volumes are kept: true when all are encrypted and open.
+/// How the volumes are kept: true when all are encrypted and open, and no key lies beside its data.
 pub(crate) fn condition(known: &Known) -> Condition {
     let is_open = |encryption: &Encryption| matches!(encryption, Encryption::Open { .. });
+    let in_the_clear =
+        |encryption: &Encryption| matches!(encryption, Encryption::Open { kept: Kept::InTheClear { .. }, .. });
+    let unmade = |encryption: &Encryption| matches!(encryption, Encryption::Unmade { .. });
     let reason = match known {
         known if known.is_empty() => "Unknown",
+        known if known.values().any(unmade) => "Unmade",
         known if are_locked(known) => "Locked",
+        known if known.values().any(in_the_clear) => "KeyOpen",
         known if known.values().all(is_open) => "Open",
         _ => "Plain",
     };
@@ -68,6 +84,9 @@ pub(crate) fn lines(known: &Known) -> Vec<String> {
         }
         Encryption::Locked { why, recovery: false } => {
             Some(format!("{} is locked, and has no recovery key: {why}", name(target)))
+        }
+        Encryption::Unmade { why } => {
+            Some(format!("{} is not made, because the seed insists on encryption: {why}", name(target)))
         }
         Encryption::Open { by: Opener::RecoveryKey, .. } => {
             Some(format!("{} is open, by its recovery key", name(target)))
@@ -120,7 +139,11 @@ mod tests {
     }
 
     fn open(recovery: bool) -> Encryption {
-        Encryption::Open { by: Opener::Tpm, recovery: Some(recovery) }
+        Encryption::Open { by: Opener::Tpm, recovery: Some(recovery), kept: Kept::Here }
+    }
+
+    fn with(kept: Kept) -> Encryption {
+        Encryption::Open { by: Opener::Peer, recovery: Some(false), kept }
     }
 
     fn locked(recovery: bool) -> Encryption {
@@ -134,6 +157,9 @@ mod tests {
             (known(open(true), open(false)), true, "Open"),
             (known(Encryption::Plain, open(true)), false, "Plain"),
             (known(open(true), locked(true)), false, "Locked"),
+            (known(open(true), with(Kept::InTheClear { why: "alone".to_owned() })), false, "KeyOpen"),
+            (known(open(true), with(Kept::ByPeers { count: 2, note: String::new() })), true, "Open"),
+            (known(Encryption::Unmade { why: "no TPM".to_owned() }, Encryption::Plain), false, "Unmade"),
         ] {
             let condition = condition(&known);
             assert_eq!((condition.status, condition.reason.as_str()), (status, reason));

@@ -5,10 +5,14 @@
 //! than a call is let in with a [`Pass`], and ends with it.
 
 use crate::audit_log::AuditLog;
+use crate::disks;
+use crate::model::Model;
 use crate::pass::Pass;
 use jiff::Timestamp;
 use machined_access::{Access, AuditApi, AuditOutcome, AuditRecord, Principal, Proven, Standing};
+use machined_controllers::block::Encryption;
 use machined_controllers::ledger::{DesiredMachine, LedgerRead};
+use machined_ids::Fingerprint;
 use machined_runtime::Reader;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +28,22 @@ pub(crate) struct Connection {
     pub(crate) address: Option<SocketAddr>,
     /// What its handshake and its logins proved.
     pub(crate) proven: Arc<Proven>,
+}
+
+/// A call of another machine's machined that was let in; its record is written when it ends.
+pub(crate) struct Called {
+    /// The machine.
+    pub(crate) machine: Fingerprint,
+    record: AuditRecord,
+    audit: AuditLog,
+}
+
+impl Called {
+    /// Writes down how it ended: with what was asked for, or with this reason why not.
+    pub(crate) fn ended(self, refused: Option<&str>) {
+        let outcome = if refused.is_some() { AuditOutcome::Refused } else { AuditOutcome::Allowed };
+        self.audit.add(self.record.ended(outcome, refused.unwrap_or_default()));
+    }
 }
 
 /// A call that was not let in; by whom, where that is known.
@@ -43,13 +63,19 @@ impl Refused {
 pub(crate) struct Gate {
     desired: Reader<DesiredMachine>,
     ledger: Reader<LedgerRead>,
+    encryption: Reader<Encryption>,
     audit: AuditLog,
 }
 
 impl Gate {
     /// Reads the access table from the desired machine.
-    pub(crate) fn new(desired: Reader<DesiredMachine>, ledger: Reader<LedgerRead>, audit: AuditLog) -> Self {
-        Gate { desired, ledger, audit }
+    pub(crate) fn new(model: &Model) -> Self {
+        Gate {
+            desired: model.desired.clone(),
+            ledger: model.ledger.clone(),
+            encryption: model.encryption.clone(),
+            audit: model.audit.clone(),
+        }
     }
 
     /// Says who calls, or why they may not call `name`.
@@ -84,6 +110,38 @@ impl Gate {
         Ok(Pass::new(standing, self.desired.clone(), record, self.audit.clone()))
     }
 
+    /// Says which machine's machined calls; nobody else is let in, no admin and no other service.
+    pub(crate) fn machined<T>(&self, name: &'static str, request: &Request<T>) -> Result<Called, Status> {
+        let (connection, record) = Gate::begin(name, request);
+        let decided =
+            self.decide(Access::Reader, connection, request).and_then(|standing| match standing.principal() {
+                Principal::Machine { service, identity, .. } if service == "machined" => {
+                    Ok((identity.clone(), standing.principal().clone()))
+                }
+                by @ (Principal::Machine { .. } | Principal::Person { .. }) => {
+                    let status =
+                        Status::permission_denied("only machined of another machine asks this, for that machine");
+                    Err(Refused { status: status.into(), by: Some(by.clone()) })
+                }
+            });
+        match decided {
+            Ok((machine, by)) => Ok(Called { machine, record: record.by(&by), audit: self.audit.clone() }),
+            Err(refused) => Err(self.refuse(record, refused)),
+        }
+    }
+
+    fn begin<'a, T>(name: &'static str, request: &'a Request<T>) -> (Option<&'a Connection>, AuditRecord) {
+        let connection = request.extensions().get::<Connection>();
+        let remote = connection.and_then(|connection| connection.address).map(|address| address.to_string());
+        (connection, AuditRecord::new(Timestamp::now(), AuditApi::Machine, name).from(remote.unwrap_or_default()))
+    }
+
+    fn refuse(&self, record: AuditRecord, Refused { status, by }: Refused) -> Status {
+        let record = by.iter().fold(record, AuditRecord::by);
+        self.audit.add(record.ended(AuditOutcome::Refused, status.message()));
+        *status
+    }
+
     /// Decides, and writes it down.
     fn judge<T>(
         &self,
@@ -92,21 +150,14 @@ impl Gate {
         request: &Request<T>,
         reason: &str,
     ) -> Result<(Standing, AuditRecord), Status> {
-        let connection = request.extensions().get::<Connection>();
-        let remote = connection.and_then(|connection| connection.address).map(|address| address.to_string());
-        let decision = self.decide(needs, connection, request);
-        let record = AuditRecord::new(Timestamp::now(), AuditApi::Machine, name).from(remote.unwrap_or_default());
-        match decision {
+        let (connection, record) = Gate::begin(name, request);
+        match self.decide(needs, connection, request) {
             Ok(standing) => {
                 let record = record.by(standing.principal());
                 self.audit.add(record.clone().ended(AuditOutcome::Allowed, reason));
                 Ok((standing, record))
             }
-            Err(Refused { status, by }) => {
-                let record = by.iter().fold(record, AuditRecord::by);
-                self.audit.add(record.ended(AuditOutcome::Refused, status.message()));
-                Err(*status)
-            }
+            Err(refused) => Err(self.refuse(record, refused)),
         }
     }
 
@@ -118,9 +169,13 @@ impl Gate {
     ) -> Result<Standing, Refused> {
         let Some(desired) = self.desired.get(DesiredMachine::ID) else {
             if self.ledger.all().is_empty() {
-                return Err(Refused::nobody(Status::unavailable(
-                    "this machine is starting and has not read its ledger; try again in a moment",
-                )));
+                return Err(Refused::nobody(Status::unavailable(match disks::are_locked(&self.encryption.all()) {
+                    // Nobody is known yet, so it says no more than what everybody may know.
+                    true => {
+                        "this machine's disks are locked: it waits for a peer to release their key, or for the recovery key at its console, which says what is missing"
+                    }
+                    false => "this machine is starting and has not read its ledger; try again in a moment",
+                })));
             }
             return Err(Refused::nobody(Status::unavailable(
                 "this machine has no accepted step yet, so it knows nobody; its console shows what it waits for",

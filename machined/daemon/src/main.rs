@@ -27,6 +27,7 @@ mod metrics;
 mod model;
 mod observer;
 mod pass;
+mod peers;
 mod power;
 mod recoveries;
 mod reports;

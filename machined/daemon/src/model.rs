@@ -12,7 +12,7 @@ use crate::recoveries::Recoveries;
 use crate::reports::Reports;
 use crate::wire;
 use machined_api::{Condition, StatusReply};
-use machined_controllers::block::{Encryption, VolumeInbox};
+use machined_controllers::block::{Encryption, ShareInbox, VolumeInbox};
 use machined_controllers::identity::MachineKey;
 use machined_controllers::introduction::{IntroduceInbox, Introduced};
 use machined_controllers::ledger::{ApplyInbox, DesiredMachine, LedgerRead};
@@ -55,6 +55,7 @@ pub(crate) struct Model {
     pub(crate) restarts: RestartRequests,
     pub(crate) upgrades: UpgradeInbox,
     pub(crate) volumes: VolumeInbox,
+    pub(crate) shares: ShareInbox,
     pub(crate) encryption: Reader<Encryption>,
     pub(crate) upgrade: Reader<UpgradeStatus>,
     pub(crate) staging: Staging,
@@ -79,6 +80,7 @@ pub(crate) struct Inboxes {
     pub(crate) restarts: RestartRequests,
     pub(crate) upgrades: UpgradeInbox,
     pub(crate) volumes: VolumeInbox,
+    pub(crate) shares: ShareInbox,
 }
 
 /// The books of this process.
@@ -101,7 +103,7 @@ impl Model {
         books: Books,
         facts: Facts,
     ) -> Self {
-        let Inboxes { introduce, apply, orders, presence, restarts, upgrades, volumes } = inboxes;
+        let Inboxes { introduce, apply, orders, presence, restarts, upgrades, volumes, shares } = inboxes;
         let Books { logs, events, reports, deliveries, staging, tpm } = books;
         Model {
             keys: store.reader(),
@@ -127,6 +129,7 @@ impl Model {
             restarts,
             upgrades,
             volumes,
+            shares,
             encryption: store.reader(),
             upgrade: store.reader(),
             staging,

@@ -1,5 +1,6 @@
 //! The two listeners: the machine API over TLS, and the local socket.
 
+use crate::api::disk_keys::DiskKeysService;
 use crate::api::local_service::{LocalService, LocalStream};
 use crate::api::machine_service::MachineService;
 use crate::api::maintenance_service::MaintenanceService;
@@ -11,6 +12,7 @@ use crate::model::Model;
 use jiff::Timestamp;
 use machined_access::tls::ServerKeys;
 use machined_access::{IdentityError, LEAF_LIFETIME, LeafKey, tls};
+use machined_api::disk_keys_server::DiskKeysServer;
 use machined_api::local_server::LocalServer;
 use machined_api::machine_server::MachineServer;
 use machined_api::maintenance_server::MaintenanceServer;
@@ -91,11 +93,13 @@ pub(crate) async fn machine_api(mut model: Model, listener: TcpListener, mut sto
     model.api_millis.store(first_api_millis(millis), Ordering::Relaxed);
     model.events.add("ApiServing", "machine", format!("{millis} ms after the kernel started"));
     let (streams, ready) = mpsc::channel(READY_STREAMS);
-    let gate = Gate::new(model.desired.clone(), model.ledger.clone(), model.audit.clone());
+    let gate = Gate::new(&model);
+    let keys_of_others = DiskKeysService::new(gate.clone(), model.shares.clone());
     let (scraped, door) = (model.clone(), gate.clone());
     let scrape = axum::routing::get(move |request| metrics::serve(door.clone(), scraped.clone(), request));
     let routes = Routes::new(MachineServer::new(MachineService::new(gate, model.clone())))
-        .add_service(MaintenanceServer::new(MaintenanceService::new(model)));
+        .add_service(MaintenanceServer::new(MaintenanceService::new(model)))
+        .add_service(DiskKeysServer::new(keys_of_others));
     let routes = Routes::from(routes.into_axum_router().route(metrics::PATH, scrape));
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))

@@ -1,9 +1,9 @@
 //! The keys of encrypted volumes: sealed when a volume is made, unsealed when it is opened, and recovered by a person.
 //!
 //! ```text
-//! no header yet   secret --seal--> token          secret --key slot--> volume key --> mapping
-//! header          token --unseal--> secret        secret --key slot--> volume key --> mapping
-//! recovery        typed at the console ---------------key slot------^
+//! no header yet   secret --seal, or beside it in the clear--> token   secret --key slot--> volume key --> mapping
+//! header          token --unseal, in the clear, or by peers--> secret --key slot--> volume key --> mapping
+//! recovery        typed at the console ------------------------------------key slot------^
 //! ```
 //!
 //! Volume keys stay in this process, because a recovery key can only be added with them. Must never write one anywhere, nor a secret.
@@ -11,8 +11,8 @@
 use super::{BlockError, BlockHost};
 use crate::tpm::{TpmAccessError, TpmHost};
 use machined_luks::{
-    Header, LuksError, RECOVERY_TOKEN, RecoveryKey, SECTOR_BYTES, SealedToken, Secret, SignedPolicy, VolumeKey,
-    recovery_token,
+    Header, LuksError, OPEN_TOKEN, RECOVERY_TOKEN, RecoveryKey, SECTOR_BYTES, SealedToken, Secret, SignedPolicy, Token,
+    VolumeKey, open_token, parse_open_token, recovery_token,
 };
 use machined_runtime::{Inbox, Resource};
 use std::path::Path;
@@ -25,6 +25,10 @@ pub enum Opener {
     Tpm,
     /// Somebody typed the recovery key at the console.
     RecoveryKey,
+    /// A peer released its share of the secret.
+    Peer,
+    /// The secret lies beside the data in the clear.
+    OpenKey,
     /// An earlier machined of the same start.
     Earlier,
 }
@@ -40,6 +44,8 @@ pub enum Encryption {
         by: Opener,
         /// Whether there is a recovery key; unknown after a restart of machined.
         recovery: Option<bool>,
+        /// Who has the key.
+        kept: Kept,
     },
     /// Encrypted, and nothing has opened it yet.
     Locked {
@@ -47,6 +53,30 @@ pub enum Encryption {
         why: String,
         /// Whether there is a recovery key that would open it.
         recovery: bool,
+    },
+    /// Not made, because it would have to be plain and the seed insists on encryption.
+    Unmade {
+        /// What is missing.
+        why: String,
+    },
+}
+
+/// Who has the key of a volume that is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// The machine's TPM, or nobody but people.
+    Here,
+    /// Peers of the machine.
+    ByPeers {
+        /// How many.
+        count: usize,
+        /// What is not as it should be; empty when all is well.
+        note: String,
+    },
+    /// It lies beside the data in the clear: whoever has the disk opens it.
+    InTheClear {
+        /// What keeps it there, and what to do.
+        why: String,
     },
 }
 
@@ -78,9 +108,29 @@ pub enum EncryptionError {
     /// The TPM.
     #[error("the TPM does not give its key out")]
     Tpm(#[source] TpmAccessError),
+    /// The identity key was not read.
+    #[error("its key is with peers, and this machine's identity key is not there to ask them with")]
+    NoIdentity,
+    /// The identity key is a TPM's.
+    #[error("its key is with peers of a machine whose identity key lay on the disk; this machine's lies in a TPM")]
+    IdentityElsewhere,
+    /// No peer gives its share.
+    #[error("waiting for a peer to release the disk key: {0}")]
+    Peers(String),
+    /// No peer keeps a share.
+    #[error("no other control-plane machine keeps the key yet: {0}")]
+    NoPeer(String),
     /// The TPM gives something else out than was sealed.
     #[error("the TPM gave out another secret than was sealed; the volume is not encrypted with it")]
     Trial,
+}
+
+impl EncryptionError {
+    /// Whether peers could still release the key.
+    #[must_use]
+    pub fn is_with_peers(&self) -> bool {
+        matches!(self, EncryptionError::Peers(_) | EncryptionError::NoIdentity)
+    }
 }
 
 /// What people ask of the volumes.
@@ -106,7 +156,7 @@ pub enum VolumeReply {
 /// Where requests go in.
 pub type VolumeInbox = Inbox<VolumeRequest, VolumeReply>;
 
-fn draw<H: BlockHost>(host: &H) -> impl FnMut(&mut [u8]) {
+pub(super) fn draw<H: BlockHost>(host: &H) -> impl FnMut(&mut [u8]) {
     |bytes| host.random(bytes)
 }
 
@@ -120,14 +170,12 @@ fn uuid<H: BlockHost>(host: &H) -> String {
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
-/// A new volume of `bytes` bytes in all, whose secret the TPM has and has shown to give back. Its header is on the disk before this returns.
-pub(super) async fn create<H: BlockHost, T: TpmHost>(
+/// A secret that the TPM has and has shown to give back, with its token.
+pub(super) async fn seal<H: BlockHost, T: TpmHost>(
     host: &H,
     tpm: &T,
     policy: &SignedPolicy,
-    (device, label): (&Path, &str),
-    bytes: u64,
-) -> Result<(Header, VolumeKey), EncryptionError> {
+) -> Result<(Secret, Token), EncryptionError> {
     let mut secret = Secret::default();
     host.random(&mut *secret);
     let sealed = tpm.seal(secret.clone(), policy.key.clone()).await.map_err(EncryptionError::Tpm)?;
@@ -136,15 +184,37 @@ pub(super) async fn create<H: BlockHost, T: TpmHost>(
     if back != secret {
         return Err(EncryptionError::Trial);
     }
+    Ok((secret, SealedToken { key: policy.key.clone(), sealed }.to_token()))
+}
+
+/// A secret that stands in its token in the clear.
+pub(super) fn in_the_clear<H: BlockHost>(host: &H) -> (Secret, Token) {
+    let mut secret = Secret::default();
+    host.random(&mut *secret);
+    let token = open_token(&secret);
+    (secret, token)
+}
+
+/// A new volume of `bytes` bytes in all, which `secret` opens. Its header is on the disk before this returns.
+pub(super) async fn create<H: BlockHost>(
+    host: &H,
+    (secret, token): (Secret, Token),
+    (device, label): (&Path, &str),
+    bytes: u64,
+) -> Result<(Header, VolumeKey), EncryptionError> {
     let key = VolumeKey::generate(&mut draw(host));
     let front = machined_luks::FRONT_BYTES as u64;
     let data = bytes.saturating_sub(front) / u64::from(SECTOR_BYTES) * u64::from(SECTOR_BYTES);
     let mut header = Header::new(&label.to_lowercase(), &uuid(host), data, SECTOR_BYTES, &key, &mut draw(host));
-    let token = SealedToken { key: policy.key.clone(), sealed }.to_token();
     let change = header.add(&key, &*secret, token, &[], &mut draw(host))?;
     let whole = machined_luks::Write { offset: 0, bytes: Header::front(&change) };
     host.write(device, vec![whole]).await?;
     Ok((header, key))
+}
+
+/// The volume's key by the secret that lies beside it; none when none does.
+pub(super) fn open_key(header: &Header, front: &[u8]) -> Option<VolumeKey> {
+    header.tokens(OPEN_TOKEN).filter_map(parse_open_token).find_map(|secret| header.open(front, &*secret).ok())
 }
 
 /// The volume's key by the TPM.

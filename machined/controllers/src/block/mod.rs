@@ -1,14 +1,24 @@
 //! Block devices: what a controller asks of them, and the volumes that come of it.
 
 mod encryption;
+mod enrolment;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod fake_peers;
+mod layout;
+mod peers;
+mod share_book;
+#[cfg(test)]
 mod tests;
+mod volume_error;
 mod volume_spec;
 
-pub use encryption::{Encryption, EncryptionError, Opener, VolumeInbox, VolumeReply, VolumeRequest};
-pub use volume_spec::{VolumeController, VolumeError};
+pub use encryption::{Encryption, EncryptionError, Kept, Opener, VolumeInbox, VolumeReply, VolumeRequest};
+pub use peers::{PeerError, PeerHost, Reached, ShareToKeep};
+pub use share_book::{ShareBookController, ShareBookError, ShareInbox, ShareRefusal, ShareRequest};
+pub use volume_error::VolumeError;
+pub use volume_spec::VolumeController;
 
 use machined_luks::{Header, SignedPolicy, VolumeKey, Write};
 use machined_runtime::Resource;

@@ -1,13 +1,19 @@
 //! Volumes on disks and a TPM in memory: what is formatted how, what opens it, and what a power cut leaves.
 
+mod with_peers;
+
 use super::fake::{FakeDisks, Partition};
+use super::fake_peers::FakePeers;
 use super::*;
+use crate::identity::MachineKey;
+use crate::introduction::Seed;
+use crate::ledger::DesiredMachine;
 use crate::tpm::TpmHost as _;
 use crate::tpm::fake::{FakeTpm, Power};
 use init_boot::tpm::{MODULUS_BYTES, Pcr, PcrValue, PolicyKey, pcr_policy};
 use machined_luks::{PolicySignature, RecoveryKey, key_pem, signatures_json};
 use machined_reconcile::{Supervisor, story};
-use machined_runtime::{Controller, Ports, Store, start};
+use machined_runtime::{Controller, Ports, Store, Writer, start};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,16 +33,29 @@ struct Machine {
     disks: Arc<FakeDisks>,
     tpm: Arc<FakeTpm>,
     store: Store,
-    controller: VolumeController<FakeDisks, FakeTpm>,
+    seeds: Writer<Seed>,
+    keys: Writer<MachineKey>,
+    desired: Writer<DesiredMachine>,
+    controller: VolumeController<FakeDisks, FakeTpm, FakePeers>,
     inbox: VolumeInbox,
 }
 
 impl Machine {
     fn start(disks: &Arc<FakeDisks>, tpm: &Arc<FakeTpm>) -> Self {
+        Machine::among(disks, tpm, &Arc::default(), Seed::default())
+    }
+    /// A machine that may have peers, from an image with this seed.
+    fn among(disks: &Arc<FakeDisks>, tpm: &Arc<FakeTpm>, peers: &Arc<FakePeers>, seed: Seed) -> Self {
         let store = Store::new();
         let mut ports = Ports::new(&store, "volume");
-        let (controller, inbox) = VolumeController::new(&mut ports, Arc::clone(disks), Arc::clone(tpm));
-        Machine { disks: Arc::clone(disks), tpm: Arc::clone(tpm), store, controller, inbox }
+        let (disks, tpm) = (Arc::clone(disks), Arc::clone(tpm));
+        let (controller, inbox) =
+            VolumeController::new(&mut ports, Arc::clone(&disks), Arc::clone(&tpm), Arc::clone(peers));
+        let seeds: Writer<Seed> = store.writer().expect("because nobody else writes it");
+        seeds.put(Seed::ID, seed);
+        let keys = store.writer().expect("because nobody else writes it");
+        let desired = store.writer().expect("because nobody else writes it");
+        Machine { disks, tpm, store, seeds, keys, desired, controller, inbox }
     }
     /// A machine whose image has a policy, with an empty disk.
     fn new() -> Self {
@@ -85,7 +104,7 @@ impl Machine {
 }
 
 fn open(by: Opener, recovery: bool) -> Encryption {
-    Encryption::Open { by, recovery: Some(recovery) }
+    Encryption::Open { by, recovery: Some(recovery), kept: Kept::Here }
 }
 
 #[tokio::test]
@@ -138,7 +157,7 @@ async fn once_the_volumes_are_open_the_tpm_gives_nothing_out_until_the_next_star
     assert_eq!(values, [(Pcr::UKI, opened)], "it is extended once");
     // machined dies and starts again: the volumes are mounted, and nothing is extended twice.
     let later = Machine::start(&machine.disks, &machine.tpm).up().await;
-    assert_eq!(later.encryption(STATE), Encryption::Open { by: Opener::Earlier, recovery: None });
+    assert_eq!(later.encryption(STATE), Encryption::Open { by: Opener::Earlier, recovery: None, kept: Kept::Here });
     let values = machine.tpm.registers(vec![Pcr::UKI]).await.expect("because the TPM works");
     assert_eq!(values, [(Pcr::UKI, opened)]);
 }
@@ -256,7 +275,10 @@ async fn empty_partitions_are_formatted_and_old_ones_checked() {
     *disks.late.lock().expect("because no test panics with it") = 3;
     let store = Store::new();
     let mut ports = Ports::new(&store, "volume");
-    let (controller, _inbox) = VolumeController::new(&mut ports, Arc::clone(&disks), Arc::new(FakeTpm::new()));
+    let seeds: Writer<Seed> = store.writer().expect("because nobody else writes it");
+    let (disks_, tpm, peers) = (Arc::clone(&disks), Arc::new(FakeTpm::new()), Arc::new(FakePeers::default()));
+    let (controller, _inbox) = VolumeController::new(&mut ports, disks_, tpm, peers);
+    seeds.put(Seed::ID, Seed::default());
     let supervisor = Supervisor::new();
     start(&supervisor, &ports, controller);
     let volumes = store.reader::<Volume>().wait_for(|set| set.len() == 2).await;

@@ -4,23 +4,31 @@
 //! with unknown contents is never formatted: that is somebody's data until a person says otherwise.
 //!
 //! ```text
-//! empty, image with policy, TPM   note "formatting" -> seal, unseal, header -> map -> mke2fs -> clear the note --> mount
+//! empty, TPM and policy           note "formatting" -> seal, unseal, header -> map -> mke2fs -> clear the note --> mount
+//! empty, seed insists, no TPM     note "formatting" -> open key, header ----> map -> mke2fs -> clear the note --> mount
+//! empty, seed insists, else       wait, and say what is missing
 //! empty, else                     note "formatting" -----------------------------------> mke2fs -> clear the note --> mount
 //! ext4                            ----------------------------------------------------------------------> check --> mount
-//! LUKS2                           unseal, or the recovery key from the console -----------> map ---------> check --> mount
+//! LUKS2                           TPM, open key, peers, or the recovery key from the console --> map ---> check --> mount
 //! ```
 //!
 //! A power cut before the note is cleared leaves a partition that counts as empty. Once both volumes are mounted PCR 11 is extended, and
-//! until the machine starts again the TPM gives nothing out any more.
+//! until the machine starts again the TPM gives nothing out any more. Volumes whose key is with peers, or should be, are enrolled then.
 
-use super::encryption::{self, Encryption, EncryptionError, Opener, VolumeInbox, VolumeReply, VolumeRequest};
-use super::{BlockError, BlockHost, Contents, EPHEMERAL, STATE, Volume};
-use crate::tpm::{TpmAccessError, TpmHost};
+use super::encryption::{self, Encryption, EncryptionError, Kept, Opener, VolumeInbox, VolumeReply, VolumeRequest};
+use super::enrolment::{Due, Enrolling, Held, Wanted, due};
+use super::layout::{VOLUMES, VolumeSpec};
+use super::peers::{self, PeerHost, peers_of};
+use super::{BlockError, BlockHost, Contents, Volume, VolumeError};
+use crate::identity::MachineKey;
+use crate::introduction::{Insistence, Seed};
+use crate::ledger::DesiredMachine;
+use crate::tpm::TpmHost;
 use init_boot::tpm::{Pcr, pcr_policy};
 use init_boot::volumes_opened;
-use machined_luks::{Header, RecoveryKey, SignedPolicy, VolumeKey};
+use machined_luks::{Header, RecoveryKey, Secret, ShareId, SignedPolicy, Token, VolumeKey};
 use machined_reconcile::{Outcome, story};
-use machined_runtime::{Controller, Inbox, Ports, Writer};
+use machined_runtime::{Controller, Inbox, Ports, Reader, Writer};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,88 +36,8 @@ use std::time::Duration;
 
 /// How soon to look again for a disk that the kernel has not shown yet; the kernel finds disks within a second or two.
 const DISK_POLL: Duration = Duration::from_millis(200);
-
-/// A volume that every machine has.
-struct VolumeSpec {
-    label: &'static str,
-    target: &'static str,
-    /// Folders below the mount point with their permission bits, parents first.
-    folders: &'static [(&'static str, u32)],
-}
-
-const VOLUMES: [VolumeSpec; 2] = [
-    VolumeSpec {
-        label: "CAIRN-STATE",
-        target: STATE,
-        folders: &[("machined", 0o700), ("controlplane", 0o700), ("gitsync", 0o711)],
-    },
-    VolumeSpec {
-        label: "CAIRN-EPHEMERAL",
-        target: EPHEMERAL,
-        folders: &[
-            ("lib", 0o755),
-            ("lib/containerd", 0o711),
-            ("lib/cairn", 0o755),
-            ("log", 0o755),
-            ("log/services", 0o750),
-            ("log/pods", 0o755),
-            ("log/containers", 0o755),
-            ("tmp", 0o1777),
-        ],
-    },
-];
-
-/// Why a volume is not there.
-#[derive(Debug, thiserror::Error)]
-pub enum VolumeError {
-    /// The host refused something.
-    #[error("the volume {label} could not be brought up")]
-    Host {
-        /// GPT label.
-        label: &'static str,
-        /// Why.
-        #[source]
-        source: BlockError,
-    },
-    /// The partition holds something that is not ours.
-    #[error(
-        "the partition {label} ({device}) holds data that is not ext4; it is left alone. Wipe its first megabyte to have it formatted"
-    )]
-    Unknown {
-        /// GPT label.
-        label: &'static str,
-        /// Device file.
-        device: PathBuf,
-    },
-    /// Its key cannot be had.
-    #[error(
-        "the volume {label} is encrypted and locked; {}. Undo what changed (image, firmware's settings, TPM) and restart, or {}",
-        story(source),
-        match recovery { true => "type its recovery key at this console", false => "install the machine again: it has no recovery key" }
-    )]
-    Locked {
-        /// GPT label.
-        label: &'static str,
-        /// Whether a recovery key would open it.
-        recovery: bool,
-        /// Why; part of the sentence.
-        source: Box<EncryptionError>,
-    },
-    /// It cannot be encrypted, and is not made without.
-    #[error(
-        "the volume {label} cannot be encrypted; clear the TPM in the firmware's setup, or switch it off there to keep the volume unencrypted"
-    )]
-    Encrypt {
-        /// GPT label.
-        label: &'static str,
-        /// Why.
-        #[source]
-        source: EncryptionError,
-    },
-    /// The TPM does not take that the volumes are open.
-    #[error("the TPM still gives the volumes' keys out, because PCR 11 cannot be extended; this is tried again")]
-    Seal(#[source] TpmAccessError),
-}
+/// How soon to ask again for peers that did not answer: they are other machines' to bring back, and nothing waits for it.
+const ENROL_PAUSE: Duration = Duration::from_secs(30);
 
 /// An encrypted volume that is open: its partition and its key.
 type OpenKey = (PathBuf, VolumeKey);
@@ -121,10 +49,45 @@ struct Opened {
     key: Option<OpenKey>,
 }
 
+/// What keeps an open key where it is, at first.
+const NO_CLUSTER: &str = "the machine's cluster is not known yet";
+
+/// How an empty partition becomes a volume.
+#[derive(Debug)]
+enum Way<'a> {
+    Plain,
+    Sealed(&'a SignedPolicy),
+    OpenKey,
+    /// It does not; what is missing.
+    Not(&'static str),
+}
+
+/// Decides it.
+fn way(policy: Option<&SignedPolicy>, tpm: bool, insistence: Option<Insistence>) -> Way<'_> {
+    match (policy, tpm, insistence) {
+        (Some(policy), true, _) => Way::Sealed(policy),
+        (_, _, None) => Way::Plain,
+        (_, false, Some(Insistence::Tpm)) => Way::Not("this machine has no TPM; switch it on in the firmware's setup"),
+        (None, true, Some(Insistence::Tpm | Insistence::Required)) => Way::Not(
+            "the image was built without a policy key, which a TPM needs; start one that was built with: cairn-image build --policy-key",
+        ),
+        (_, false, Some(Insistence::Required)) => Way::OpenKey,
+    }
+}
+
+/// What a controller is told by others.
+struct Inputs {
+    keys: Reader<MachineKey>,
+    seeds: Reader<Seed>,
+    desired: Reader<DesiredMachine>,
+}
+
 /// Writes [`Volume`] and [`Encryption`].
-pub struct VolumeController<H, T> {
+pub struct VolumeController<H, T, P> {
     host: Arc<H>,
     tpm: Arc<T>,
+    peers: Arc<P>,
+    inputs: Inputs,
     volumes: Writer<Volume>,
     encryption: Writer<Encryption>,
     inbox: VolumeInbox,
@@ -132,21 +95,27 @@ pub struct VolumeController<H, T> {
     keys: BTreeMap<&'static str, OpenKey>,
     /// PCR 11 says that the volumes are open.
     sealed: bool,
+    /// For which machines all that was due was done.
+    enrolled: Option<Wanted>,
 }
 
-impl<H: BlockHost, T: TpmHost> VolumeController<H, T> {
-    /// Declares its outputs at `ports`; gives the inbox too.
-    pub fn new(ports: &mut Ports, host: Arc<H>, tpm: Arc<T>) -> (Self, VolumeInbox) {
+impl<H: BlockHost, T: TpmHost, P: PeerHost> VolumeController<H, T, P> {
+    /// Declares inputs and outputs at `ports`; gives the inbox too.
+    pub fn new(ports: &mut Ports, host: Arc<H>, tpm: Arc<T>, peers: Arc<P>) -> (Self, VolumeInbox) {
         let inbox: VolumeInbox = Inbox::new(ports.trigger());
+        let inputs = Inputs { keys: ports.input(), seeds: ports.input(), desired: ports.input() };
         let (volumes, encryption) = (ports.output(), ports.output());
         let controller = VolumeController {
             host,
             tpm,
+            peers,
+            inputs,
             volumes,
             encryption,
             inbox: inbox.clone(),
             keys: BTreeMap::new(),
             sealed: false,
+            enrolled: None,
         };
         (controller, inbox)
     }
@@ -168,7 +137,8 @@ impl<H: BlockHost, T: TpmHost> VolumeController<H, T> {
             self.mounted_earlier(spec).await.map_err(refused)?
         } else {
             let Some(device) = self.host.partition(label).await.map_err(refused)? else { return Ok(None) };
-            self.mount(spec, device, policy, recovery).await?
+            let Some(mounted) = self.mount(spec, device, policy, recovery).await? else { return Ok(None) };
+            mounted
         };
         for (folder, mode) in spec.folders {
             self.host.make_folder(&target.join(folder), *mode).await.map_err(refused)?;
@@ -181,12 +151,17 @@ impl<H: BlockHost, T: TpmHost> VolumeController<H, T> {
     /// An earlier machined of this start mounted it; its key is gone with that one.
     async fn mounted_earlier(&self, spec: &VolumeSpec) -> Result<Opened, BlockError> {
         let encrypted = match self.host.partition(spec.label).await? {
-            Some(device) => self.host.contents(&device).await? == Contents::Luks,
-            None => false,
+            Some(device) if self.host.contents(&device).await? == Contents::Luks => {
+                Some(Header::parse(&self.host.front(&device).await?))
+            }
+            Some(_) | None => None,
         };
         let encryption = match encrypted {
-            true => Encryption::Open { by: Opener::Earlier, recovery: None },
-            false => Encryption::Plain,
+            Some(header) => {
+                let kept = header.as_ref().map_or(Kept::Here, at_first);
+                Encryption::Open { by: Opener::Earlier, recovery: None, kept }
+            }
+            None => Encryption::Plain,
         };
         Ok(Opened { volume: Volume { device: PathBuf::new(), formatted: false }, encryption, key: None })
     }
@@ -197,11 +172,15 @@ impl<H: BlockHost, T: TpmHost> VolumeController<H, T> {
         device: PathBuf,
         policy: Option<&SignedPolicy>,
         recovery: Option<&RecoveryKey>,
-    ) -> Result<Opened, VolumeError> {
+    ) -> Result<Option<Opened>, VolumeError> {
         let label = spec.label;
         let refused = |source| VolumeError::Host { label, source };
         let opened = match self.host.contents(&device).await.map_err(refused)? {
-            Contents::Empty => self.format(spec, device, policy).await?,
+            Contents::Empty => {
+                // What a seed insists on counts before anything is made.
+                let Some(seed) = self.inputs.seeds.get(Seed::ID) else { return Ok(None) };
+                self.format(spec, device, way(policy, self.tpm.is_present(), seed.encryption)).await?
+            }
             Contents::Ext4 => {
                 let volume = Volume { device, formatted: false };
                 Opened { volume, encryption: Encryption::Plain, key: None }
@@ -214,37 +193,56 @@ impl<H: BlockHost, T: TpmHost> VolumeController<H, T> {
             self.host.check(device).await.map_err(refused)?;
         }
         self.host.mount(device, Path::new(spec.target)).await.map_err(refused)?;
-        Ok(opened)
+        Ok(Some(opened))
     }
 
-    async fn format(
-        &self,
-        spec: &'static VolumeSpec,
-        device: PathBuf,
-        policy: Option<&SignedPolicy>,
-    ) -> Result<Opened, VolumeError> {
+    async fn format(&self, spec: &'static VolumeSpec, device: PathBuf, way: Way<'_>) -> Result<Opened, VolumeError> {
         let label = spec.label;
         let refused = |source| VolumeError::Host { label, source };
+        let unable = |source| VolumeError::Encrypt { label, source };
+        if let Way::Not(why) = way {
+            return Err(VolumeError::Insisted { label, why });
+        }
         let bytes = self.host.note(&device, true).await.map_err(refused)?;
-        let opened = match policy.filter(|_| self.tpm.is_present()) {
-            None => {
+        let opened = match way {
+            Way::Plain => {
                 self.host.format(&device, label, bytes).await.map_err(refused)?;
                 let volume = Volume { device: device.clone(), formatted: true };
                 Opened { volume, encryption: Encryption::Plain, key: None }
             }
-            Some(policy) => {
-                let created = encryption::create(&*self.host, &*self.tpm, policy, (&device, label), bytes).await;
-                let (header, key) = created.map_err(|source| VolumeError::Encrypt { label, source })?;
-                let mapped = self.host.map(&label.to_lowercase(), &device, &header, &key).await.map_err(refused)?;
-                let bytes = header.data_bytes().expect("because a new volume has a size");
-                self.host.format(&mapped, label, bytes).await.map_err(refused)?;
-                let volume = Volume { device: mapped, formatted: true };
-                let encryption = Encryption::Open { by: Opener::Tpm, recovery: Some(false) };
-                Opened { volume, encryption, key: Some((device.clone(), key)) }
+            Way::Sealed(policy) => {
+                let slot = encryption::seal(&*self.host, &*self.tpm, policy).await.map_err(unable)?;
+                self.format_encrypted(spec, &device, bytes, slot, (Opener::Tpm, Kept::Here)).await?
             }
+            Way::OpenKey => {
+                let slot = encryption::in_the_clear(&*self.host);
+                let kept = Kept::InTheClear { why: NO_CLUSTER.to_owned() };
+                self.format_encrypted(spec, &device, bytes, slot, (Opener::OpenKey, kept)).await?
+            }
+            Way::Not(why) => return Err(VolumeError::Insisted { label, why }),
         };
         self.host.note(&device, false).await.map_err(refused)?;
         Ok(opened)
+    }
+
+    async fn format_encrypted(
+        &self,
+        spec: &'static VolumeSpec,
+        device: &Path,
+        bytes: u64,
+        slot: (Secret, Token),
+        (by, kept): (Opener, Kept),
+    ) -> Result<Opened, VolumeError> {
+        let label = spec.label;
+        let refused = |source| VolumeError::Host { label, source };
+        let created = encryption::create(&*self.host, slot, (device, label), bytes).await;
+        let (header, key) = created.map_err(|source| VolumeError::Encrypt { label, source })?;
+        let mapped = self.host.map(&label.to_lowercase(), device, &header, &key).await.map_err(refused)?;
+        let bytes = header.data_bytes().expect("because a new volume has a size");
+        self.host.format(&mapped, label, bytes).await.map_err(refused)?;
+        let volume = Volume { device: mapped, formatted: true };
+        let encryption = Encryption::Open { by, recovery: Some(false), kept };
+        Ok(Opened { volume, encryption, key: Some((device.to_owned(), key)) })
     }
 
     async fn open(
@@ -263,14 +261,29 @@ impl<H: BlockHost, T: TpmHost> VolumeController<H, T> {
         let typed = recovery.and_then(|key| header.open(&front, key.reveal().as_bytes()).ok());
         let (key, by) = match typed {
             Some(key) => (key, Opener::RecoveryKey),
-            None => {
-                let unsealed = encryption::unseal(&*self.tpm, policy, &header, &front).await;
-                (unsealed.map_err(|source| locked(has_recovery, source))?, Opener::Tpm)
-            }
+            None => self.unlock(policy, &header, &front).await.map_err(|source| locked(has_recovery, source))?,
         };
         let mapped = self.host.map(&label.to_lowercase(), &device, &header, &key).await.map_err(refused)?;
-        let encryption = Encryption::Open { by, recovery: Some(has_recovery) };
+        let kept = at_first(&header);
+        let encryption = Encryption::Open { by, recovery: Some(has_recovery), kept };
         Ok(Opened { volume: Volume { device: mapped, formatted: false }, encryption, key: Some((device, key)) })
+    }
+
+    /// The volume's key without a person.
+    async fn unlock(
+        &self,
+        policy: Option<&SignedPolicy>,
+        header: &Header,
+        front: &[u8],
+    ) -> Result<(VolumeKey, Opener), EncryptionError> {
+        if let Some(key) = encryption::open_key(header, front) {
+            return Ok((key, Opener::OpenKey));
+        }
+        if peers_of(header).is_empty() {
+            return Ok((encryption::unseal(&*self.tpm, policy, header, front).await?, Opener::Tpm));
+        }
+        let own = self.inputs.keys.get(MachineKey::ID);
+        Ok((peers::release(&*self.peers, own.as_ref(), header, front).await?, Opener::Peer))
     }
 
     /// Brings up both at the same time; gives how many came up, and the first failure.
@@ -295,6 +308,9 @@ impl<H: BlockHost, T: TpmHost> VolumeController<H, T> {
                     if let VolumeError::Locked { recovery, source, .. } = &error {
                         let (why, recovery) = (story(&**source), *recovery);
                         self.encryption.put(spec.target, Encryption::Locked { why, recovery });
+                    }
+                    if let VolumeError::Insisted { why, .. } = &error {
+                        self.encryption.put(spec.target, Encryption::Unmade { why: (*why).to_owned() });
                     }
                     failure = failure.and(Err(error));
                 }
@@ -341,15 +357,126 @@ impl<H: BlockHost, T: TpmHost> VolumeController<H, T> {
             added.map_err(|error| {
                 format!("{target}: {}; ask again, the recovery key of before may be gone", story(&error))
             })?;
-            if let Some(Encryption::Open { by, .. }) = known.get(*target) {
-                self.encryption.put(target, Encryption::Open { by: *by, recovery: Some(true) });
+            if let Some(Encryption::Open { by, kept, .. }) = known.get(*target) {
+                self.encryption.put(target, Encryption::Open { by: *by, recovery: Some(true), kept: kept.clone() });
             }
         }
+        // A control-plane machine may have waited for one.
+        self.enrolled = None;
         Ok(key)
+    }
+
+    /// Gives volumes into the hands of peers as far as that is due; true when nothing is left to do.
+    async fn enrol(&mut self) -> bool {
+        let (Some(own), Some(desired)) =
+            (self.inputs.keys.get(MachineKey::ID), self.inputs.desired.get(DesiredMachine::ID))
+        else {
+            return true;
+        };
+        let wanted = Wanted::of(&desired, &own.fingerprint);
+        if self.enrolled.as_ref() == Some(&wanted) {
+            return true;
+        }
+        let mut done = true;
+        for spec in &VOLUMES {
+            if !matches!(self.encryption.current().get(spec.target), Some(Encryption::Open { .. })) {
+                continue;
+            }
+            let (kept, settled) = match self.enrol_one(spec, &own, &wanted).await {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::debug!(label = spec.label, error = story(&error), "no new peers for the disk key");
+                    let held = self.header(spec).await.map(|(_, header, _)| Held::of(&header)).unwrap_or_default();
+                    (kept(&held, &story(&error)), false)
+                }
+            };
+            done &= settled;
+            if let Some(Encryption::Open { by, recovery, kept: before }) = self.encryption.current().get(spec.target)
+                && *before != kept
+            {
+                tracing::info!(label = spec.label, ?kept, "who has the disk key");
+                self.encryption.put(spec.target, Encryption::Open { by: *by, recovery: *recovery, kept });
+            }
+        }
+        self.enrolled = done.then_some(wanted);
+        done
+    }
+
+    /// A volume's partition with its header.
+    async fn header(&self, spec: &VolumeSpec) -> Result<(PathBuf, Header, Vec<u8>), EncryptionError> {
+        let device = self.host.partition(spec.label).await?;
+        let device = device.ok_or_else(|| BlockError::Access {
+            device: PathBuf::from(spec.label),
+            source: std::io::Error::other("the partition is gone"),
+        })?;
+        let front = self.host.front(&device).await?;
+        Ok((device, Header::parse(&front)?, front))
+    }
+
+    /// Names of the shares that any header of this machine needs.
+    async fn shares_held(&self) -> Result<Vec<ShareId>, EncryptionError> {
+        let mut held = Vec::new();
+        for spec in &VOLUMES {
+            if matches!(self.encryption.current().get(spec.target), Some(Encryption::Open { .. })) {
+                held.extend(peers_of(&self.header(spec).await?.1).into_iter().map(|peer| peer.id));
+            }
+        }
+        Ok(held)
+    }
+
+    /// One volume; gives who has its key now, and whether nothing is left to do.
+    async fn enrol_one(
+        &self,
+        spec: &'static VolumeSpec,
+        own: &MachineKey,
+        wanted: &Wanted,
+    ) -> Result<(Kept, bool), EncryptionError> {
+        let (device, mut header, front) = self.header(spec).await?;
+        // Before anything else: after a power cut, a copy may still hold an open key that the other one no longer has.
+        if let Some(settling) = header.settle(&front, &mut encryption::draw(&*self.host))? {
+            self.host.write(&device, settling).await?;
+        }
+        let held = Held::of(&header);
+        match due(&held, wanted) {
+            Due::Nothing => Ok((kept(&held, ""), true)),
+            Due::Waits(why) => Ok((kept(&held, why), true)),
+            Due::Shares { some, all } => {
+                let key = match self.keys.get(spec.target) {
+                    Some((_, key)) => key.clone(),
+                    // machined was started again and has forgotten it.
+                    None => self.unlock(None, &header, &front).await?.0,
+                };
+                let names = self.shares_held().await?;
+                let (host, peers) = (&*self.host, &*self.peers);
+                let enrolling = Enrolling { host, peers, own, wanted, held: &names };
+                let peers = enrolling.enrol((&device, &key), (&some, &all)).await?;
+                let missing = wanted.peers.difference(&peers).count();
+                let note = match missing {
+                    0 => String::new(),
+                    missing => format!("{missing} more control-plane machines do not keep it yet"),
+                };
+                Ok((Kept::ByPeers { count: peers.len(), note }, missing == 0))
+            }
+        }
     }
 }
 
-impl<H: BlockHost, T: TpmHost> Controller for VolumeController<H, T> {
+/// Who has a volume's key, before the machine's step was looked at.
+fn at_first(header: &Header) -> Kept {
+    let held = Held::of(header);
+    kept(&held, if held.open { NO_CLUSTER } else { "" })
+}
+
+/// Who has a volume's key, as its header says.
+fn kept(held: &Held, note: &str) -> Kept {
+    match held {
+        Held { open: true, .. } => Kept::InTheClear { why: note.to_owned() },
+        Held { peers, .. } if peers.is_empty() => Kept::Here,
+        Held { peers, .. } => Kept::ByPeers { count: peers.len(), note: note.to_owned() },
+    }
+}
+
+impl<H: BlockHost, T: TpmHost, P: PeerHost> Controller for VolumeController<H, T, P> {
     type Error = VolumeError;
 
     async fn reconcile(&mut self) -> Result<Outcome, VolumeError> {
@@ -369,6 +496,6 @@ impl<H: BlockHost, T: TpmHost> Controller for VolumeController<H, T> {
             return Ok(Outcome::Again(DISK_POLL));
         }
         self.seal(policy.as_ref()).await?;
-        Ok(Outcome::Done)
+        Ok(if self.enrol().await { Outcome::Done } else { Outcome::Again(ENROL_PAUSE) })
     }
 }

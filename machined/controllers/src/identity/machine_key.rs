@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use machined_access::{Chain, IdentityError, IdentityKey, KeyPlace};
 use machined_ids::Fingerprint;
+use machined_luks::OwnPart;
 use machined_runtime::Resource;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,12 @@ impl MachineKey {
     #[must_use]
     pub fn check_seal(&self, state: &[u8], seal: &[u8]) -> bool {
         self.key.check_seal(state, seal)
+    }
+
+    /// [`IdentityKey::disk_part`].
+    #[must_use]
+    pub fn disk_part(&self) -> Option<OwnPart> {
+        self.key.disk_part().map(OwnPart::new)
     }
 
     async fn on_a_thread<T: Send + 'static>(

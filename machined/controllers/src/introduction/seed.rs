@@ -5,6 +5,7 @@
 //!     introduction "{...the introduction file...}"
 //!     repository "http://git.example/cluster.git"
 //!     network { link "eth0" { address "10.0.0.5/24"; gateway "10.0.0.1"; }; nameserver "10.0.0.1"; }
+//!     encryption "required"
 //! }
 //! ```
 //!
@@ -15,6 +16,7 @@ use init_boot::MetaKind;
 use machined_config::{MachineNetwork, Problems, read};
 use machined_reconcile::Outcome;
 use machined_runtime::{Controller, Ports, Resource, Writer};
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// The seed; the id is [`Seed::ID`]. In the store once META was read, empty when there is none.
@@ -26,6 +28,40 @@ pub struct Seed {
     pub repositories: Vec<String>,
     /// Network of the machine.
     pub network: MachineNetwork,
+    /// How its volumes have to be encrypted; when nothing is said, they are where a TPM and the image allow it.
+    pub encryption: Option<Insistence>,
+}
+
+/// What a seed insists on before volumes are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Insistence {
+    /// `required`: by the TPM, or without one by peers.
+    Required,
+    /// `tpm`: by the TPM and in no other way.
+    Tpm,
+}
+
+impl Insistence {
+    /// The word for it in a seed.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Insistence::Required => "required",
+            Insistence::Tpm => "tpm",
+        }
+    }
+}
+
+/// A text is no insistence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected \"required\" or \"tpm\"")]
+pub struct InsistenceError;
+
+impl FromStr for Insistence {
+    type Err = InsistenceError;
+    fn from_str(text: &str) -> Result<Self, InsistenceError> {
+        [Insistence::Required, Insistence::Tpm].into_iter().find(|known| known.as_str() == text).ok_or(InsistenceError)
+    }
 }
 
 impl Seed {
@@ -46,9 +82,19 @@ impl Seed {
                     Some(node) => node.children(MachineNetwork::read)?,
                     None => MachineNetwork::default(),
                 };
-                Some(Seed { introduction, repositories, network })
+                let encryption = match block.optional("encryption") {
+                    Some(node) => Some(node.only_argument()?),
+                    None => None,
+                };
+                Some(Seed { introduction, repositories, network, encryption })
             })
         })
+    }
+
+    /// What is left of a seed that cannot be read. One that says a word about encryption must not end in a plain disk because of a mistake
+    /// somewhere else in it.
+    fn unreadable(text: &str) -> Self {
+        Seed { encryption: text.contains("encryption").then_some(Insistence::Required), ..Seed::default() }
     }
 }
 
@@ -91,9 +137,10 @@ impl<H: MetaHost> Controller for SeedController<H> {
             self.seeds.put(Seed::ID, Seed::default());
             return Ok(Outcome::Done);
         };
-        let parsed = Seed::parse(&String::from_utf8_lossy(&bytes));
+        let text = String::from_utf8_lossy(&bytes);
+        let parsed = Seed::parse(&text);
         // A bad seed must not keep the machine from coming up: somebody has to be able to reach it.
-        self.seeds.put(Seed::ID, parsed.as_ref().ok().cloned().unwrap_or_default());
+        self.seeds.put(Seed::ID, parsed.as_ref().map_or_else(|_| Seed::unreadable(&text), Seed::clone));
         parsed.map(|_| Outcome::Done).map_err(SeedError::Text)
     }
 }
@@ -113,6 +160,22 @@ mod tests {
         assert_eq!(seed.introduction.as_deref(), Some("{\"cluster\":\"x\"}"));
         assert_eq!(seed.repositories, ["http://10.0.2.2/demo.git"]);
         assert_eq!(seed.network.links.len(), 1);
+        assert_eq!(seed.encryption, None);
+    }
+
+    #[test]
+    fn a_seed_may_insist_on_encryption_and_a_mistake_in_it_does_not_take_that_back() {
+        for (text, wish) in [("required", Insistence::Required), ("tpm", Insistence::Tpm)] {
+            let seed = Seed::parse(&format!("seed {{ encryption \"{text}\"; }}")).expect("because it is a seed");
+            assert_eq!(seed.encryption, Some(wish));
+        }
+        for bad in
+            ["seed { encryption \"maybe\"; }", "seed { encryption; }", "seed { encryption \"tpm\"; reposit \"a\"; }"]
+        {
+            assert!(Seed::parse(bad).is_err(), "{bad} was taken");
+            assert_eq!(Seed::unreadable(bad).encryption, Some(Insistence::Required));
+        }
+        assert_eq!(Seed::unreadable("seed { repositry \"http://a\"; }"), Seed::default());
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub enum Layer {
     CommandLine,
     /// The seed that was baked into the image.
     Seed,
+    /// The machine's document as it was last, while its state volume is not open.
+    LastDocument,
     /// The machine's document in the repository.
     Document,
 }

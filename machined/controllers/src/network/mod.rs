@@ -12,6 +12,7 @@ mod link_plan;
 mod link_spec;
 mod link_status;
 mod names;
+mod reach;
 
 pub use lease::{Lease, LeaseController, LeaseTerms};
 pub use link_config::{Layers, LinkConfigController};
@@ -21,6 +22,7 @@ pub use link_plan::{LinkChange, plan};
 pub use link_spec::LinkSpecController;
 pub use link_status::LinkStatusController;
 pub use names::{ETC, NamesController, NamesError};
+pub use reach::{Reach, ReachController};
 
 use machined_config::Cidr;
 use machined_runtime::Resource;

@@ -49,6 +49,7 @@ impl FakeDisk {
         let volumes = VOLUMES.map(|label| (label, vec![true; HEADER_SECTORS])).into_iter().collect();
         let disk = FakeDisk { state: Mutex::new(State { meta: BTreeMap::new(), volumes, left: None }) };
         disk.put(MetaKind::IdentityKey, vec![7; 1200]);
+        disk.put(MetaKind::Reach, b"network".to_vec());
         disk.put(MetaKind::Seed, b"seed { }".to_vec());
         disk
     }
@@ -140,7 +141,8 @@ fn order() -> ResetOrder {
 
 #[tokio::test]
 async fn whenever_the_power_is_cut_the_next_start_finds_the_old_machine_or_makes_a_new_one() {
-    let all = 1 + 2 * HEADER_SECTORS + 2 * RECORD_SECTORS;
+    // The wish, both volumes, each of the machine's records, the wish again.
+    let all = 1 + 2 * HEADER_SECTORS + (MetaKind::OF_THE_MACHINE.len() + 1) * RECORD_SECTORS;
     for writes in 0..=all {
         let disk = FakeDisk::old();
         disk.cut_after(Some(writes));

@@ -1,5 +1,6 @@
 //! The machine API with a real client over TLS on loopback: who gets in, and who does not.
 
+mod disk_keys;
 mod leaving;
 mod metrics;
 mod orders;
@@ -24,7 +25,7 @@ use machined_api::maintenance_client::MaintenanceClient;
 use machined_api::{
     EventsRequest, IdentifyRequest, IntroduceRequest, LogsRequest, RestartServiceRequest, StatusRequest, VersionRequest,
 };
-use machined_controllers::block::{STATE, Volume};
+use machined_controllers::block::{Encryption, STATE, ShareBookController, Volume};
 use machined_controllers::files::{FileError, FilesHost, Lasting};
 use machined_controllers::identity::MachineKey;
 use machined_controllers::introduction::{Introduced, Introduction};
@@ -40,7 +41,7 @@ use machined_reconcile::{Restart, Supervisor, Trigger};
 use machined_runtime::{Inbox, Ports, Store, Writer};
 use rustls::pki_types::ServerName;
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +64,7 @@ struct Machine {
     links: Writer<LinkStatus>,
     services: Writer<ServiceStatus>,
     volumes: Writer<Volume>,
+    encryption: Writer<Encryption>,
     upgrade: Writer<UpgradeStatus>,
     resets: ResetsAsked,
     folder: tempfile::TempDir,
@@ -117,6 +119,10 @@ async fn machine() -> Machine {
     let mut ports = Ports::new(&store, "presence");
     let (controller, presence) = PresenceController::new(&mut ports, Arc::new(MemoryFiles::default()));
     machined_runtime::start(&supervisor, &ports, controller);
+    let mut ports = Ports::new(&store, "disk shares");
+    let (controller, shares) =
+        ShareBookController::new(&mut ports, Arc::new(MemoryFiles::default()), Box::new(Timestamp::now));
+    machined_runtime::start(&supervisor, &ports, controller);
     let folder = tempfile::tempdir().expect("because there is a temporary folder");
     let books = Books { deliveries: Deliveries::at(folder.path()), ..Books::default() };
     let inboxes = Inboxes {
@@ -127,6 +133,7 @@ async fn machine() -> Machine {
         restarts: RestartRequests::default(),
         upgrades: Inbox::new(Trigger::new()),
         volumes: Inbox::new(Trigger::new()),
+        shares,
     };
     let power = Power::new();
     let nobody = ControlPlane::at(&folder.path().join("permits.sock"));
@@ -156,6 +163,7 @@ async fn machine() -> Machine {
         links: store.writer().expect("because nobody else writes it"),
         services: store.writer().expect("because nobody else writes it"),
         volumes: store.writer().expect("because nobody else writes it"),
+        encryption: store.writer().expect("because nobody else writes it"),
         upgrade: store.writer().expect("because nobody else writes it"),
         resets,
         folder,
@@ -246,6 +254,10 @@ impl Machine {
 
     /// Makes `ada` known with an access, in a cluster of these machines.
     fn accept_among(&self, ada: &Ada, access: Access, machines: &[&str]) {
+        self.accept_table(ada, access, machines.iter().map(|name| entry(name)).collect());
+    }
+
+    fn accept_table(&self, ada: &Ada, access: Access, machines: BTreeMap<machined_ids::MachineName, MachineEntry>) {
         let name: machined_ids::PrincipalName = "ada".parse().expect("because it is a name");
         let role: machined_ids::PrincipalName = "team".parse().expect("because it is a name");
         let key = ssh_fingerprint(ada.ssh.public_key().key_data());
@@ -257,7 +269,7 @@ impl Machine {
             step,
             people: [(name.clone(), person)].into(),
             roles: [(role, RoleEntry { access })].into(),
-            machines: machines.iter().map(|name| entry(name)).collect(),
+            machines,
             images: Default::default(),
         };
         let network = "network {\n pods \"10.244.0.0/16\"\n services \"10.96.0.0/12\"\n domain \"cluster.local\"\n }";
