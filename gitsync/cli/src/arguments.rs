@@ -10,7 +10,7 @@ pub(crate) use trust::{
 pub(crate) use upgrade::{Attest, Rollback, Upgrade, UpgradeCommand};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use machined_config::Role;
+use machined_config::{Insistence, Role};
 use machined_ids::{ClassName, Fingerprint, MachineName, PrincipalName};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -250,6 +250,9 @@ pub(crate) struct Seed {
     /// URL from which the machines fetch the repository; may be given several times
     #[arg(long, value_name = "URL", required = true)]
     pub(crate) repository: Vec<String>,
+    /// Insist on encrypted disks: "required" (in the TPM, without one with the other machines' help) or "tpm" (in no other way)
+    #[arg(long, value_name = "HOW")]
+    pub(crate) encryption: Option<Insistence>,
     /// Your checkout of the repository
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) checkout: PathBuf,

@@ -47,6 +47,7 @@ mod class;
 #[cfg(test)]
 mod class_tests;
 mod cluster;
+mod insistence;
 mod machine;
 pub mod read;
 mod render;
@@ -55,6 +56,7 @@ mod settings;
 pub use address::{Cidr, CidrError};
 pub use class::{Canary, Machines, Member, RolloutConfig, Share, UNAVAILABLE_MAX, Wave};
 pub use cluster::{CLUSTER_LEVEL, ClusterConfig, ClusterNetwork, RolloutDeadline};
+pub use insistence::{Insistence, InsistenceError};
 pub use machine::{
     Addressing, ImageConfig, LinkConfig, MachineConfig, MachineDocument, MachineNetwork, RegistryConfig, Role,
 };

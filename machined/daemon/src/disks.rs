@@ -38,8 +38,11 @@ fn how(encryption: &Encryption) -> String {
             };
             let kept = match kept {
                 Kept::Here => String::new(),
-                Kept::ByPeers { count, note } if note.is_empty() => format!(", its key is with {count} peers"),
-                Kept::ByPeers { count, note } => format!(", its key is with {count} peers ({note})"),
+                Kept::ByPeers { count, note } => {
+                    let peers = if *count == 1 { "peer" } else { "peers" };
+                    let note = if note.is_empty() { String::new() } else { format!(" ({note})") };
+                    format!(", its key is with {count} {peers}{note}")
+                }
                 Kept::InTheClear { why } => {
                     format!(", NOT PROTECTED: the key lies on the same disk in the clear, because {why}")
                 }

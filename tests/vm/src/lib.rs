@@ -17,6 +17,7 @@ pub mod install;
 mod kubectl;
 mod machine;
 pub mod members;
+pub mod peer_keys;
 mod places;
 pub mod power;
 pub mod scenarios;

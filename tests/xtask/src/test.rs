@@ -27,6 +27,9 @@ pub(crate) struct Test {
     /// Only walls, processes that end, and the watchdog, in a virtual machine.
     #[arg(long)]
     walls: bool,
+    /// Only a machine without a TPM whose disk key its cluster keeps, in virtual machines.
+    #[arg(long)]
+    peer_keys: bool,
     /// How often power is cut in the middle of a change.
     #[arg(long, default_value_t = 2)]
     cuts: u32,
@@ -76,6 +79,11 @@ pub(crate) async fn test(test: &Test) -> Result<()> {
     }
     if test.walls {
         return walls().await;
+    }
+    if test.peer_keys {
+        let mut steps = Steps::default();
+        Artefacts::build(&Places::new(".cairn/test-peer-keys")?, &mut steps).await?;
+        return peer_keys(&mut steps).await;
     }
     if !test.vm {
         run("cargo", &["test", "--workspace", "--locked"])?;
@@ -244,6 +252,17 @@ async fn tpm(steps: &mut Steps) -> Result<()> {
     machine.cut_power().await?;
     held?;
     encrypted(steps).await
+}
+
+/// Two machines without TPMs, one of which keeps the other's disk key.
+async fn peer_keys(steps: &mut Steps) -> Result<()> {
+    let home = ".cairn/test-peer-keys";
+    std::fs::remove_dir_all(Places::new(home)?.home("")).context("removing what the last run left")?;
+    let places = Places::new(home)?;
+    std::fs::create_dir_all(places.home("served"))?;
+    let server = tests_support::git::serve(&places.home("served"), SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    let cluster = Cluster::new(&places, server.address().port());
+    tests_vm::peer_keys::peers_release_disk_keys(&places, &cluster, steps).await
 }
 
 /// A machine of its own whose image has a signed policy.

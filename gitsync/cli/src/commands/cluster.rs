@@ -9,7 +9,7 @@ use crate::{output, signing, template};
 use anyhow::{Context as _, Result, anyhow, bail};
 use kdl::KdlValue;
 use machined_api::maintenance_client::MaintenanceClient;
-use machined_config::{ClusterConfig, MachineDocument};
+use machined_config::{ClusterConfig, Insistence, MachineDocument};
 use machined_ids::{ClusterId, Fingerprint, MachineName};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -176,15 +176,17 @@ async fn waiting(address: &str, fingerprint: &Fingerprint) -> Result<Maintenance
 /// Prints a seed to standard output. Nothing in it is secret.
 pub(super) fn seed(seed: &Seed) -> Result<()> {
     let introduction = Checkout::open(&seed.checkout)?.introduction()?;
-    print!("{}", seed_document(&introduction.to_json(), &seed.repository));
+    print!("{}", seed_document(&introduction.to_json(), &seed.repository, seed.encryption));
     Ok(())
 }
 
 /// What machined reads from META at first boot.
-fn seed_document(introduction: &str, repositories: &[String]) -> String {
+fn seed_document(introduction: &str, repositories: &[String], encryption: Option<Insistence>) -> String {
     let lines: String =
         repositories.iter().map(|url| format!("    repository {}\n", KdlValue::from(url.as_str()))).collect();
-    format!("seed {{\n    introduction {}\n{lines}}}\n", KdlValue::from(introduction.trim()))
+    let encryption: String =
+        encryption.map(|how| format!("    encryption {}\n", KdlValue::from(how.as_str()))).unwrap_or_default();
+    format!("seed {{\n    introduction {}\n{lines}{encryption}}}\n", KdlValue::from(introduction.trim()))
 }
 
 fn machine_document(name: &MachineName, identity: &Fingerprint, enroll: &Enroll) -> String {
@@ -218,7 +220,13 @@ mod tests {
     #[test]
     fn a_machine_reads_the_seed_as_it_was_meant() {
         let (introduction, url) = ("{\n  \"cluster\": \"a \\\\ b\"\n}\n", "http://10.0.2.2:8080/demo.git");
-        let text = seed_document(introduction, &[url.to_owned(), "https://b.example/\"odd\".git".to_owned()]);
+        let urls = [url.to_owned(), "https://b.example/\"odd\".git".to_owned()];
+        for encryption in [None, Some(Insistence::Required), Some(Insistence::Tpm)] {
+            let text = seed_document(introduction, &urls, encryption);
+            let read = machined_controllers::introduction::Seed::parse(&text).expect("because it is a seed");
+            assert_eq!(read.encryption, encryption);
+        }
+        let text = seed_document(introduction, &urls, None);
         let read = machined_controllers::introduction::Seed::parse(&text).expect("because it is a seed");
         assert_eq!(read.introduction.as_deref(), Some(introduction.trim()));
         assert_eq!(read.repositories, [url, "https://b.example/\"odd\".git"]);

@@ -11,6 +11,7 @@ mod peers;
 mod share_book;
 #[cfg(test)]
 mod tests;
+mod volume_enrolment;
 mod volume_error;
 mod volume_spec;
 

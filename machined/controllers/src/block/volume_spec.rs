@@ -16,17 +16,19 @@
 //! until the machine starts again the TPM gives nothing out any more. Volumes whose key is with peers, or should be, are enrolled then.
 
 use super::encryption::{self, Encryption, EncryptionError, Kept, Opener, VolumeInbox, VolumeReply, VolumeRequest};
-use super::enrolment::{Due, Enrolling, Held, Wanted, due};
+use super::enrolment::Wanted;
 use super::layout::{VOLUMES, VolumeSpec};
 use super::peers::{self, PeerHost, peers_of};
+use super::volume_enrolment::at_first;
 use super::{BlockError, BlockHost, Contents, Volume, VolumeError};
 use crate::identity::MachineKey;
-use crate::introduction::{Insistence, Seed};
+use crate::introduction::Seed;
 use crate::ledger::DesiredMachine;
 use crate::tpm::TpmHost;
 use init_boot::tpm::{Pcr, pcr_policy};
 use init_boot::volumes_opened;
-use machined_luks::{Header, RecoveryKey, Secret, ShareId, SignedPolicy, Token, VolumeKey};
+use machined_config::Insistence;
+use machined_luks::{Header, RecoveryKey, Secret, SignedPolicy, Token, VolumeKey};
 use machined_reconcile::{Outcome, story};
 use machined_runtime::{Controller, Inbox, Ports, Reader, Writer};
 use std::collections::BTreeMap;
@@ -40,7 +42,7 @@ const DISK_POLL: Duration = Duration::from_millis(200);
 const ENROL_PAUSE: Duration = Duration::from_secs(30);
 
 /// An encrypted volume that is open: its partition and its key.
-type OpenKey = (PathBuf, VolumeKey);
+pub(super) type OpenKey = (PathBuf, VolumeKey);
 
 /// A volume that was made or opened.
 struct Opened {
@@ -50,7 +52,7 @@ struct Opened {
 }
 
 /// What keeps an open key where it is, at first.
-const NO_CLUSTER: &str = "the machine's cluster is not known yet";
+pub(super) const NO_CLUSTER: &str = "the machine's cluster is not known yet";
 
 /// How an empty partition becomes a volume.
 #[derive(Debug)]
@@ -76,27 +78,27 @@ fn way(policy: Option<&SignedPolicy>, tpm: bool, insistence: Option<Insistence>)
 }
 
 /// What a controller is told by others.
-struct Inputs {
-    keys: Reader<MachineKey>,
+pub(super) struct Inputs {
+    pub(super) keys: Reader<MachineKey>,
     seeds: Reader<Seed>,
-    desired: Reader<DesiredMachine>,
+    pub(super) desired: Reader<DesiredMachine>,
 }
 
 /// Writes [`Volume`] and [`Encryption`].
 pub struct VolumeController<H, T, P> {
-    host: Arc<H>,
-    tpm: Arc<T>,
-    peers: Arc<P>,
-    inputs: Inputs,
+    pub(super) host: Arc<H>,
+    pub(super) tpm: Arc<T>,
+    pub(super) peers: Arc<P>,
+    pub(super) inputs: Inputs,
     volumes: Writer<Volume>,
-    encryption: Writer<Encryption>,
+    pub(super) encryption: Writer<Encryption>,
     inbox: VolumeInbox,
     /// By mount point.
-    keys: BTreeMap<&'static str, OpenKey>,
+    pub(super) keys: BTreeMap<&'static str, OpenKey>,
     /// PCR 11 says that the volumes are open.
     sealed: bool,
     /// For which machines all that was due was done.
-    enrolled: Option<Wanted>,
+    pub(super) enrolled: Option<Wanted>,
 }
 
 impl<H: BlockHost, T: TpmHost, P: PeerHost> VolumeController<H, T, P> {
@@ -270,7 +272,7 @@ impl<H: BlockHost, T: TpmHost, P: PeerHost> VolumeController<H, T, P> {
     }
 
     /// The volume's key without a person.
-    async fn unlock(
+    pub(super) async fn unlock(
         &self,
         policy: Option<&SignedPolicy>,
         header: &Header,
@@ -364,115 +366,6 @@ impl<H: BlockHost, T: TpmHost, P: PeerHost> VolumeController<H, T, P> {
         // A control-plane machine may have waited for one.
         self.enrolled = None;
         Ok(key)
-    }
-
-    /// Gives volumes into the hands of peers as far as that is due; true when nothing is left to do.
-    async fn enrol(&mut self) -> bool {
-        let (Some(own), Some(desired)) =
-            (self.inputs.keys.get(MachineKey::ID), self.inputs.desired.get(DesiredMachine::ID))
-        else {
-            return true;
-        };
-        let wanted = Wanted::of(&desired, &own.fingerprint);
-        if self.enrolled.as_ref() == Some(&wanted) {
-            return true;
-        }
-        let mut done = true;
-        for spec in &VOLUMES {
-            if !matches!(self.encryption.current().get(spec.target), Some(Encryption::Open { .. })) {
-                continue;
-            }
-            let (kept, settled) = match self.enrol_one(spec, &own, &wanted).await {
-                Ok(found) => found,
-                Err(error) => {
-                    tracing::debug!(label = spec.label, error = story(&error), "no new peers for the disk key");
-                    let held = self.header(spec).await.map(|(_, header, _)| Held::of(&header)).unwrap_or_default();
-                    (kept(&held, &story(&error)), false)
-                }
-            };
-            done &= settled;
-            if let Some(Encryption::Open { by, recovery, kept: before }) = self.encryption.current().get(spec.target)
-                && *before != kept
-            {
-                tracing::info!(label = spec.label, ?kept, "who has the disk key");
-                self.encryption.put(spec.target, Encryption::Open { by: *by, recovery: *recovery, kept });
-            }
-        }
-        self.enrolled = done.then_some(wanted);
-        done
-    }
-
-    /// A volume's partition with its header.
-    async fn header(&self, spec: &VolumeSpec) -> Result<(PathBuf, Header, Vec<u8>), EncryptionError> {
-        let device = self.host.partition(spec.label).await?;
-        let device = device.ok_or_else(|| BlockError::Access {
-            device: PathBuf::from(spec.label),
-            source: std::io::Error::other("the partition is gone"),
-        })?;
-        let front = self.host.front(&device).await?;
-        Ok((device, Header::parse(&front)?, front))
-    }
-
-    /// Names of the shares that any header of this machine needs.
-    async fn shares_held(&self) -> Result<Vec<ShareId>, EncryptionError> {
-        let mut held = Vec::new();
-        for spec in &VOLUMES {
-            if matches!(self.encryption.current().get(spec.target), Some(Encryption::Open { .. })) {
-                held.extend(peers_of(&self.header(spec).await?.1).into_iter().map(|peer| peer.id));
-            }
-        }
-        Ok(held)
-    }
-
-    /// One volume; gives who has its key now, and whether nothing is left to do.
-    async fn enrol_one(
-        &self,
-        spec: &'static VolumeSpec,
-        own: &MachineKey,
-        wanted: &Wanted,
-    ) -> Result<(Kept, bool), EncryptionError> {
-        let (device, mut header, front) = self.header(spec).await?;
-        // Before anything else: after a power cut, a copy may still hold an open key that the other one no longer has.
-        if let Some(settling) = header.settle(&front, &mut encryption::draw(&*self.host))? {
-            self.host.write(&device, settling).await?;
-        }
-        let held = Held::of(&header);
-        match due(&held, wanted) {
-            Due::Nothing => Ok((kept(&held, ""), true)),
-            Due::Waits(why) => Ok((kept(&held, why), true)),
-            Due::Shares { some, all } => {
-                let key = match self.keys.get(spec.target) {
-                    Some((_, key)) => key.clone(),
-                    // machined was started again and has forgotten it.
-                    None => self.unlock(None, &header, &front).await?.0,
-                };
-                let names = self.shares_held().await?;
-                let (host, peers) = (&*self.host, &*self.peers);
-                let enrolling = Enrolling { host, peers, own, wanted, held: &names };
-                let peers = enrolling.enrol((&device, &key), (&some, &all)).await?;
-                let missing = wanted.peers.difference(&peers).count();
-                let note = match missing {
-                    0 => String::new(),
-                    missing => format!("{missing} more control-plane machines do not keep it yet"),
-                };
-                Ok((Kept::ByPeers { count: peers.len(), note }, missing == 0))
-            }
-        }
-    }
-}
-
-/// Who has a volume's key, before the machine's step was looked at.
-fn at_first(header: &Header) -> Kept {
-    let held = Held::of(header);
-    kept(&held, if held.open { NO_CLUSTER } else { "" })
-}
-
-/// Who has a volume's key, as its header says.
-fn kept(held: &Held, note: &str) -> Kept {
-    match held {
-        Held { open: true, .. } => Kept::InTheClear { why: note.to_owned() },
-        Held { peers, .. } if peers.is_empty() => Kept::Here,
-        Held { peers, .. } => Kept::ByPeers { count: peers.len(), note: note.to_owned() },
     }
 }
 

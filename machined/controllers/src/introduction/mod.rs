@@ -7,7 +7,7 @@ mod introduction_record;
 mod seed;
 
 pub use introduction_record::{IntroduceError, IntroduceInbox, IntroduceRequest, IntroductionController, RecordError};
-pub use seed::{Insistence, InsistenceError, Seed, SeedController, SeedError};
+pub use seed::{Seed, SeedController, SeedError};
 
 use machined_ids::{ClusterId, CommitId, Digest, TreeHash};
 use machined_runtime::Resource;

@@ -13,10 +13,9 @@
 
 use crate::identity::{MetaAccessError, MetaHost};
 use init_boot::MetaKind;
-use machined_config::{MachineNetwork, Problems, read};
+use machined_config::{Insistence, MachineNetwork, Problems, read};
 use machined_reconcile::Outcome;
 use machined_runtime::{Controller, Ports, Resource, Writer};
-use std::str::FromStr;
 use std::sync::Arc;
 
 /// The seed; the id is [`Seed::ID`]. In the store once META was read, empty when there is none.
@@ -30,38 +29,6 @@ pub struct Seed {
     pub network: MachineNetwork,
     /// How its volumes have to be encrypted; when nothing is said, they are where a TPM and the image allow it.
     pub encryption: Option<Insistence>,
-}
-
-/// What a seed insists on before volumes are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Insistence {
-    /// `required`: by the TPM, or without one by peers.
-    Required,
-    /// `tpm`: by the TPM and in no other way.
-    Tpm,
-}
-
-impl Insistence {
-    /// The word for it in a seed.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Insistence::Required => "required",
-            Insistence::Tpm => "tpm",
-        }
-    }
-}
-
-/// A text is no insistence.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected \"required\" or \"tpm\"")]
-pub struct InsistenceError;
-
-impl FromStr for Insistence {
-    type Err = InsistenceError;
-    fn from_str(text: &str) -> Result<Self, InsistenceError> {
-        [Insistence::Required, Insistence::Tpm].into_iter().find(|known| known.as_str() == text).ok_or(InsistenceError)
-    }
 }
 
 impl Seed {

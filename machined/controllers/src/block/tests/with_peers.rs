@@ -2,9 +2,9 @@
 
 use super::super::fake_peers::peer;
 use super::*;
-use crate::introduction::Insistence;
 use crate::ledger::sample;
 use machined_access::{IdentityKey, MachineEntry, MachineRole};
+use machined_config::Insistence;
 use machined_luks::{Header, OPEN_TOKEN, PEERS_TOKEN};
 
 fn insisting(encryption: Insistence) -> Seed {
