@@ -8,7 +8,7 @@ use crate::power::{End, Power};
 use crate::reports::Reports;
 use crate::wellbeing;
 use machined_config::{Addressing, MachineNetwork};
-use machined_controllers::block::{ShareBookController, VolumeController, VolumeInbox};
+use machined_controllers::block::{Health, ShareBookController, VolumeController, VolumeInbox};
 use machined_controllers::files::SettingsController;
 use machined_controllers::identity::IdentityController;
 use machined_controllers::introduction::{IntroductionController, Seed, SeedController};
@@ -97,10 +97,16 @@ fn start_network(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>
     trigger
 }
 
-fn start_state(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>, tpm: &Arc<LinuxTpm>) -> VolumeInbox {
+fn start_state(
+    store: &Store,
+    supervisor: &Supervisor,
+    files: &Arc<LinuxFiles>,
+    tpm: &Arc<LinuxTpm>,
+    healthy: Health,
+) -> VolumeInbox {
     let mut ports = Ports::new(store, "volume");
     let (controller, volumes) =
-        VolumeController::new(&mut ports, Arc::new(LinuxBlock), Arc::clone(tpm), Arc::new(TlsPeers));
+        VolumeController::new(&mut ports, Arc::new(LinuxBlock), (Arc::clone(tpm), Arc::new(TlsPeers)), healthy);
     start(supervisor, &ports, controller);
 
     let meta = Arc::new(LinuxMeta);
@@ -179,7 +185,9 @@ pub(crate) fn start_all(
     let files = Arc::new(LinuxFiles);
     // Network and identity first: the machine API waits for them.
     let links = start_network(store, supervisor, &files, facts);
-    let volumes = start_state(store, supervisor, &files, &tpm);
+    let probe = wellbeing::probe(store, parts.reports.clone());
+    let healthy = Box::new(move || probe().is_ok());
+    let volumes = start_state(store, supervisor, &files, &tpm, healthy);
     start_tpm(store, supervisor, &files, &tpm);
 
     let mut ports = Ports::new(store, "introduction");

@@ -152,6 +152,33 @@ impl Header {
         ids.filter_map(|id| u8::try_from(id.0).ok()).map(Slot).collect()
     }
 
+    /// Tokens of this kind, each with its first key slot.
+    pub fn slot_tokens<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (Slot, &'a Token)> {
+        let slot = |token: &'a Token| Some((Slot(u8::try_from(token.keyslots.first()?.0).ok()?), token));
+        self.tokens(kind).filter_map(slot)
+    }
+
+    /// Whether another key slot fits.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.metadata.keyslots.len() < usize::from(SLOTS_MAX)
+    }
+
+    /// Takes key slots out of the header; what they held stays until they are erased, see [`Header::erase`].
+    ///
+    /// # Errors
+    /// When no slot would be left, or the rest does not fit.
+    pub fn remove(&mut self, slots: &[Slot], random: Random<'_>) -> Result<Change, LuksError> {
+        let mut changed = self.clone();
+        changed.forget(slots);
+        if changed.metadata.keyslots.is_empty() {
+            return Err(LuksError::Contradiction("a volume without key slots opens never again"));
+        }
+        let copies = changed.copies(random)?;
+        *self = changed;
+        Ok(copies.into())
+    }
+
     /// The volume's key, from the partition's first [`FRONT_BYTES`] and a secret.
     ///
     /// # Errors

@@ -11,8 +11,8 @@
 use super::{BlockError, BlockHost};
 use crate::tpm::{TpmAccessError, TpmHost};
 use machined_luks::{
-    Header, LuksError, OPEN_TOKEN, RECOVERY_TOKEN, RecoveryKey, SECTOR_BYTES, SealedToken, Secret, SignedPolicy, Token,
-    VolumeKey, open_token, parse_open_token, recovery_token,
+    Header, LuksError, OPEN_TOKEN, RECOVERY_TOKEN, RecoveryKey, SECTOR_BYTES, SealedToken, Secret, SignedPolicy, Slot,
+    Token, VolumeKey, open_token, parse_open_token, recovery_token,
 };
 use machined_runtime::{Inbox, Resource};
 use std::path::Path;
@@ -217,15 +217,16 @@ pub(super) fn open_key(header: &Header, front: &[u8]) -> Option<VolumeKey> {
     header.tokens(OPEN_TOKEN).filter_map(parse_open_token).find_map(|secret| header.open(front, &*secret).ok())
 }
 
-/// The volume's key by the TPM.
+/// The volume's key by the TPM, and the key slot that it opened.
 pub(super) async fn unseal<T: TpmHost>(
     tpm: &T,
     policy: Option<&SignedPolicy>,
     header: &Header,
     front: &[u8],
-) -> Result<VolumeKey, EncryptionError> {
-    let tokens: Vec<SealedToken> =
-        header.tokens(machined_luks::TPM_TOKEN).filter_map(SealedToken::from_token).collect();
+) -> Result<(VolumeKey, Slot), EncryptionError> {
+    let tokens = header.slot_tokens(machined_luks::TPM_TOKEN);
+    let tokens: Vec<(Slot, SealedToken)> =
+        tokens.filter_map(|(slot, token)| Some((slot, SealedToken::from_token(token)?))).collect();
     if tokens.is_empty() {
         return Err(EncryptionError::NoToken);
     }
@@ -233,9 +234,15 @@ pub(super) async fn unseal<T: TpmHost>(
         return Err(EncryptionError::NoTpm);
     }
     let policy = policy.ok_or(EncryptionError::NoPolicy)?;
-    let token = tokens.into_iter().find(|token| token.key == policy.key).ok_or(EncryptionError::OtherPolicy)?;
-    let secret = tpm.unseal(token.sealed, policy.clone()).await.map_err(EncryptionError::Tpm)?;
-    Ok(header.open(front, &*secret)?)
+    // After sealing anew there may be two of one policy: the one of the TPM of before does not open.
+    let mut failure = EncryptionError::OtherPolicy;
+    for (slot, token) in tokens.into_iter().filter(|(_, token)| token.key == policy.key) {
+        match tpm.unseal(token.sealed, policy.clone()).await {
+            Ok(secret) => return Ok((header.open(front, &*secret)?, slot)),
+            Err(error) => failure = EncryptionError::Tpm(error),
+        }
+    }
+    Err(failure)
 }
 
 /// Whether a recovery key was made for the volume.

@@ -8,6 +8,7 @@ mod fake;
 mod fake_peers;
 mod layout;
 mod peers;
+mod reseal;
 mod share_book;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ mod volume_spec;
 
 pub use encryption::{Encryption, EncryptionError, Kept, Opener, VolumeInbox, VolumeReply, VolumeRequest};
 pub use peers::{PeerError, PeerHost, Reached, ShareToKeep};
+pub use reseal::Health;
 pub use share_book::{ShareBookController, ShareBookError, ShareInbox, ShareRefusal, ShareRequest};
 pub use volume_error::VolumeError;
 pub use volume_spec::VolumeController;

@@ -1,5 +1,6 @@
 //! Volumes on disks and a TPM in memory: what is formatted how, what opens it, and what a power cut leaves.
 
+mod sealing_anew;
 mod with_peers;
 
 use super::fake::{FakeDisks, Partition};
@@ -15,6 +16,7 @@ use machined_luks::{PolicySignature, RecoveryKey, key_pem, signatures_json};
 use machined_reconcile::{Supervisor, story};
 use machined_runtime::{Controller, Ports, Store, Writer, start};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const BOTH: [&str; 2] = ["CAIRN-STATE", "CAIRN-EPHEMERAL"];
@@ -32,6 +34,7 @@ fn policy(number: u8) -> SignedPolicy {
 struct Machine {
     disks: Arc<FakeDisks>,
     tpm: Arc<FakeTpm>,
+    healthy: Arc<AtomicBool>,
     store: Store,
     seeds: Writer<Seed>,
     keys: Writer<MachineKey>,
@@ -49,13 +52,16 @@ impl Machine {
         let store = Store::new();
         let mut ports = Ports::new(&store, "volume");
         let (disks, tpm) = (Arc::clone(disks), Arc::clone(tpm));
+        let healthy = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&healthy);
+        let health = Box::new(move || asked.load(Ordering::Relaxed));
         let (controller, inbox) =
-            VolumeController::new(&mut ports, Arc::clone(&disks), Arc::clone(&tpm), Arc::clone(peers));
+            VolumeController::new(&mut ports, Arc::clone(&disks), (Arc::clone(&tpm), Arc::clone(peers)), health);
         let seeds: Writer<Seed> = store.writer().expect("because nobody else writes it");
         seeds.put(Seed::ID, seed);
         let keys = store.writer().expect("because nobody else writes it");
         let desired = store.writer().expect("because nobody else writes it");
-        Machine { disks, tpm, store, seeds, keys, desired, controller, inbox }
+        Machine { disks, tpm, healthy, store, seeds, keys, desired, controller, inbox }
     }
     /// A machine whose image has a policy, with an empty disk.
     fn new() -> Self {
@@ -277,7 +283,7 @@ async fn empty_partitions_are_formatted_and_old_ones_checked() {
     let mut ports = Ports::new(&store, "volume");
     let seeds: Writer<Seed> = store.writer().expect("because nobody else writes it");
     let (disks_, tpm, peers) = (Arc::clone(&disks), Arc::new(FakeTpm::new()), Arc::new(FakePeers::default()));
-    let (controller, _inbox) = VolumeController::new(&mut ports, disks_, tpm, peers);
+    let (controller, _inbox) = VolumeController::new(&mut ports, disks_, (tpm, peers), Box::new(|| true));
     seeds.put(Seed::ID, Seed::default());
     let supervisor = Supervisor::new();
     start(&supervisor, &ports, controller);

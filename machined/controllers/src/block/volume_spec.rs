@@ -19,6 +19,7 @@ use super::encryption::{self, Encryption, EncryptionError, Kept, Opener, VolumeI
 use super::enrolment::Wanted;
 use super::layout::{VOLUMES, VolumeSpec};
 use super::peers::{self, PeerHost, peers_of};
+use super::reseal::{Afterwards, Health};
 use super::volume_enrolment::at_first;
 use super::{BlockError, BlockHost, Contents, Volume, VolumeError};
 use crate::identity::MachineKey;
@@ -28,7 +29,7 @@ use crate::tpm::TpmHost;
 use init_boot::tpm::{Pcr, pcr_policy};
 use init_boot::volumes_opened;
 use machined_config::Insistence;
-use machined_luks::{Header, RecoveryKey, Secret, SignedPolicy, Token, VolumeKey};
+use machined_luks::{Header, RecoveryKey, Secret, SignedPolicy, TPM_TOKEN, Token, VolumeKey};
 use machined_reconcile::{Outcome, story};
 use machined_runtime::{Controller, Inbox, Ports, Reader, Writer};
 use std::collections::BTreeMap;
@@ -38,8 +39,8 @@ use std::time::Duration;
 
 /// How soon to look again for a disk that the kernel has not shown yet; the kernel finds disks within a second or two.
 const DISK_POLL: Duration = Duration::from_millis(200);
-/// How soon to ask again for peers that did not answer: they are other machines' to bring back, and nothing waits for it.
-const ENROL_PAUSE: Duration = Duration::from_secs(30);
+/// How soon to ask again for peers that did not answer, or whether the machine is healthy: nothing waits for it.
+const LATER: Duration = Duration::from_secs(30);
 
 /// An encrypted volume that is open: its partition and its key.
 pub(super) type OpenKey = (PathBuf, VolumeKey);
@@ -49,6 +50,7 @@ struct Opened {
     volume: Volume,
     encryption: Encryption,
     key: Option<OpenKey>,
+    afterwards: Option<Afterwards>,
 }
 
 /// What keeps an open key where it is, at first.
@@ -60,20 +62,18 @@ enum Way<'a> {
     Plain,
     Sealed(&'a SignedPolicy),
     OpenKey,
-    /// It does not; what is missing.
-    Not(&'static str),
 }
 
-/// Decides it.
-fn way(policy: Option<&SignedPolicy>, tpm: bool, insistence: Option<Insistence>) -> Way<'_> {
+/// Decides it; the error says what is missing.
+fn way(policy: Option<&SignedPolicy>, tpm: bool, insistence: Option<Insistence>) -> Result<Way<'_>, &'static str> {
     match (policy, tpm, insistence) {
-        (Some(policy), true, _) => Way::Sealed(policy),
-        (_, _, None) => Way::Plain,
-        (_, false, Some(Insistence::Tpm)) => Way::Not("this machine has no TPM; switch it on in the firmware's setup"),
-        (None, true, Some(Insistence::Tpm | Insistence::Required)) => Way::Not(
+        (Some(policy), true, _) => Ok(Way::Sealed(policy)),
+        (_, _, None) => Ok(Way::Plain),
+        (_, false, Some(Insistence::Tpm)) => Err("this machine has no TPM; switch it on in the firmware's setup"),
+        (None, true, Some(Insistence::Tpm | Insistence::Required)) => Err(
             "the image was built without a policy key, which a TPM needs; start one that was built with: cairn-image build --policy-key",
         ),
-        (_, false, Some(Insistence::Required)) => Way::OpenKey,
+        (_, false, Some(Insistence::Required)) => Ok(Way::OpenKey),
     }
 }
 
@@ -95,6 +95,9 @@ pub struct VolumeController<H, T, P> {
     inbox: VolumeInbox,
     /// By mount point.
     pub(super) keys: BTreeMap<&'static str, OpenKey>,
+    /// What becomes of key slots once the machine is healthy, by mount point.
+    pub(super) afterwards: BTreeMap<&'static str, Afterwards>,
+    pub(super) healthy: Health,
     /// PCR 11 says that the volumes are open.
     sealed: bool,
     /// For which machines all that was due was done.
@@ -103,7 +106,12 @@ pub struct VolumeController<H, T, P> {
 
 impl<H: BlockHost, T: TpmHost, P: PeerHost> VolumeController<H, T, P> {
     /// Declares inputs and outputs at `ports`; gives the inbox too.
-    pub fn new(ports: &mut Ports, host: Arc<H>, tpm: Arc<T>, peers: Arc<P>) -> (Self, VolumeInbox) {
+    pub fn new(
+        ports: &mut Ports,
+        host: Arc<H>,
+        (tpm, peers): (Arc<T>, Arc<P>),
+        healthy: Health,
+    ) -> (Self, VolumeInbox) {
         let inbox: VolumeInbox = Inbox::new(ports.trigger());
         let inputs = Inputs { keys: ports.input(), seeds: ports.input(), desired: ports.input() };
         let (volumes, encryption) = (ports.output(), ports.output());
@@ -116,6 +124,8 @@ impl<H: BlockHost, T: TpmHost, P: PeerHost> VolumeController<H, T, P> {
             encryption,
             inbox: inbox.clone(),
             keys: BTreeMap::new(),
+            afterwards: BTreeMap::new(),
+            healthy,
             sealed: false,
             enrolled: None,
         };
@@ -165,7 +175,12 @@ impl<H: BlockHost, T: TpmHost, P: PeerHost> VolumeController<H, T, P> {
             }
             None => Encryption::Plain,
         };
-        Ok(Opened { volume: Volume { device: PathBuf::new(), formatted: false }, encryption, key: None })
+        Ok(Opened {
+            volume: Volume { device: PathBuf::new(), formatted: false },
+            encryption,
+            key: None,
+            afterwards: None,
+        })
     }
 
     async fn mount(
@@ -181,11 +196,12 @@ impl<H: BlockHost, T: TpmHost, P: PeerHost> VolumeController<H, T, P> {
             Contents::Empty => {
                 // What a seed insists on counts before anything is made.
                 let Some(seed) = self.inputs.seeds.get(Seed::ID) else { return Ok(None) };
-                self.format(spec, device, way(policy, self.tpm.is_present(), seed.encryption)).await?
+                let way = way(policy, self.tpm.is_present(), seed.encryption);
+                self.format(spec, device, way.map_err(|why| VolumeError::Insisted { label, why })?).await?
             }
             Contents::Ext4 => {
                 let volume = Volume { device, formatted: false };
-                Opened { volume, encryption: Encryption::Plain, key: None }
+                Opened { volume, encryption: Encryption::Plain, key: None, afterwards: None }
             }
             Contents::Luks => self.open(spec, device, policy, recovery).await?,
             Contents::Unknown => return Err(VolumeError::Unknown { label, device }),
@@ -202,15 +218,12 @@ impl<H: BlockHost, T: TpmHost, P: PeerHost> VolumeController<H, T, P> {
         let label = spec.label;
         let refused = |source| VolumeError::Host { label, source };
         let unable = |source| VolumeError::Encrypt { label, source };
-        if let Way::Not(why) = way {
-            return Err(VolumeError::Insisted { label, why });
-        }
         let bytes = self.host.note(&device, true).await.map_err(refused)?;
         let opened = match way {
             Way::Plain => {
                 self.host.format(&device, label, bytes).await.map_err(refused)?;
                 let volume = Volume { device: device.clone(), formatted: true };
-                Opened { volume, encryption: Encryption::Plain, key: None }
+                Opened { volume, encryption: Encryption::Plain, key: None, afterwards: None }
             }
             Way::Sealed(policy) => {
                 let slot = encryption::seal(&*self.host, &*self.tpm, policy).await.map_err(unable)?;
@@ -221,7 +234,6 @@ impl<H: BlockHost, T: TpmHost, P: PeerHost> VolumeController<H, T, P> {
                 let kept = Kept::InTheClear { why: NO_CLUSTER.to_owned() };
                 self.format_encrypted(spec, &device, bytes, slot, (Opener::OpenKey, kept)).await?
             }
-            Way::Not(why) => return Err(VolumeError::Insisted { label, why }),
         };
         self.host.note(&device, false).await.map_err(refused)?;
         Ok(opened)
@@ -244,7 +256,7 @@ impl<H: BlockHost, T: TpmHost, P: PeerHost> VolumeController<H, T, P> {
         self.host.format(&mapped, label, bytes).await.map_err(refused)?;
         let volume = Volume { device: mapped, formatted: true };
         let encryption = Encryption::Open { by, recovery: Some(false), kept };
-        Ok(Opened { volume, encryption, key: Some((device.to_owned(), key)) })
+        Ok(Opened { volume, encryption, key: Some((device.to_owned(), key)), afterwards: None })
     }
 
     async fn open(
@@ -261,14 +273,15 @@ impl<H: BlockHost, T: TpmHost, P: PeerHost> VolumeController<H, T, P> {
         let header = Header::parse(&front).map_err(|error| locked(false, error.into()))?;
         let has_recovery = encryption::has_recovery(&header);
         let typed = recovery.and_then(|key| header.open(&front, key.reveal().as_bytes()).ok());
-        let (key, by) = match typed {
-            Some(key) => (key, Opener::RecoveryKey),
+        let (key, by, afterwards) = match typed {
+            Some(key) => (key, Opener::RecoveryKey, self.seal_anew(policy, &header).await),
             None => self.unlock(policy, &header, &front).await.map_err(|source| locked(has_recovery, source))?,
         };
         let mapped = self.host.map(&label.to_lowercase(), &device, &header, &key).await.map_err(refused)?;
         let kept = at_first(&header);
         let encryption = Encryption::Open { by, recovery: Some(has_recovery), kept };
-        Ok(Opened { volume: Volume { device: mapped, formatted: false }, encryption, key: Some((device, key)) })
+        let volume = Volume { device: mapped, formatted: false };
+        Ok(Opened { volume, encryption, key: Some((device, key)), afterwards })
     }
 
     /// The volume's key without a person.
@@ -277,15 +290,31 @@ impl<H: BlockHost, T: TpmHost, P: PeerHost> VolumeController<H, T, P> {
         policy: Option<&SignedPolicy>,
         header: &Header,
         front: &[u8],
-    ) -> Result<(VolumeKey, Opener), EncryptionError> {
+    ) -> Result<(VolumeKey, Opener, Option<Afterwards>), EncryptionError> {
         if let Some(key) = encryption::open_key(header, front) {
-            return Ok((key, Opener::OpenKey));
+            return Ok((key, Opener::OpenKey, None));
         }
         if peers_of(header).is_empty() {
-            return Ok((encryption::unseal(&*self.tpm, policy, header, front).await?, Opener::Tpm));
+            let (key, opened) = encryption::unseal(&*self.tpm, policy, header, front).await?;
+            let mut others = header.slots_of(TPM_TOKEN);
+            others.retain(|slot| *slot != opened);
+            return Ok((key, Opener::Tpm, (!others.is_empty()).then_some(Afterwards::Forget(others))));
         }
         let own = self.inputs.keys.get(MachineKey::ID);
-        Ok((peers::release(&*self.peers, own.as_ref(), header, front).await?, Opener::Peer))
+        Ok((peers::release(&*self.peers, own.as_ref(), header, front).await?, Opener::Peer, None))
+    }
+
+    /// A secret for this TPM and this image's policy, where the one in the header did not open. It is tried now, before PCR 11 moves on, and
+    /// written once the machine is healthy.
+    async fn seal_anew(&self, policy: Option<&SignedPolicy>, header: &Header) -> Option<Afterwards> {
+        let policy = policy.filter(|_| self.tpm.is_present() && !header.slots_of(TPM_TOKEN).is_empty())?;
+        match encryption::seal(&*self.host, &*self.tpm, policy).await {
+            Ok((secret, token)) => Some(Afterwards::Add(secret, token)),
+            Err(error) => {
+                tracing::warn!(error = story(&error), "the volume's key cannot be sealed anew by this TPM and image");
+                None
+            }
+        }
     }
 
     /// Brings up both at the same time; gives how many came up, and the first failure.
@@ -303,6 +332,7 @@ impl<H: BlockHost, T: TpmHost, P: PeerHost> VolumeController<H, T, P> {
                 Ok(Some(opened)) => {
                     count += 1;
                     self.keys.extend(opened.key.map(|key| (spec.target, key)));
+                    self.afterwards.extend(opened.afterwards.map(|after| (spec.target, after)));
                     self.encryption.put(spec.target, opened.encryption);
                     self.volumes.put(spec.target, opened.volume);
                 }
@@ -389,6 +419,7 @@ impl<H: BlockHost, T: TpmHost, P: PeerHost> Controller for VolumeController<H, T
             return Ok(Outcome::Again(DISK_POLL));
         }
         self.seal(policy.as_ref()).await?;
-        Ok(if self.enrol().await { Outcome::Done } else { Outcome::Again(ENROL_PAUSE) })
+        let (enrolled, resealed) = (self.enrol().await, self.reseal().await);
+        Ok(if enrolled && resealed { Outcome::Done } else { Outcome::Again(LATER) })
     }
 }

@@ -162,6 +162,22 @@ fn copies_that_differ_are_made_the_same_with_a_whole_one_at_every_moment() {
     }
 }
 
+#[test]
+fn a_removed_slot_opens_no_more_and_the_last_one_stays() {
+    let mut random = random();
+    let Disk { mut front, mut header, key } = disk(&mut random);
+    let change = header.add(&key, b"second", token("two"), &[], &mut random).expect("because there is room");
+    change.iter().for_each(|part| write(&mut front, part, part.bytes.len()));
+    let slots: Vec<Slot> = header.slot_tokens("one").map(|(slot, _)| slot).collect();
+    assert_eq!(slots, header.slots_of("one"));
+    let change = header.remove(&slots, &mut random).expect("because one is left");
+    change.iter().for_each(|part| write(&mut front, part, part.bytes.len()));
+    assert_eq!((opens(&front, b"first"), opens(&front, b"second")), (None, Some(key)));
+    let last = header.slots_of("two");
+    assert!(header.remove(&last, &mut random).is_err(), "nothing opens the volume any more");
+    assert!(header.has_room());
+}
+
 /// The JSON of both copies with something replaced; check sums are right.
 fn tampered(front: &[u8], from: &str, to: &str) -> Vec<u8> {
     let (binary, json) = Binary::parse(front, Copy::First).expect("because it is whole");
