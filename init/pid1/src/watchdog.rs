@@ -58,7 +58,10 @@ impl Watchdog {
         match self {
             Self::Sought { until } => match kernel.arm_watchdog(TIMEOUT) {
                 Ok(timeout) => {
-                    log::line(kernel, &format!("the watchdog restarts this machine when it hangs for {} s", timeout.as_secs()));
+                    log::line(
+                        kernel,
+                        &format!("the watchdog restarts this machine when it hangs for {} s", timeout.as_secs()),
+                    );
                     let period = timeout / PETS;
                     *self = Self::Armed { period, next: now + period };
                     Some(period)

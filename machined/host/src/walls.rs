@@ -1,6 +1,6 @@
 //! The process that holds the walls around containers: found, or started. Who is launched behind the walls comes through here.
 //!
-//! It is found by its cgroup, in which nobody else ever is, so that a restarted machined lets containerd in where pods are. It is no
+//! It is found by its cgroup, in which nobody else ever is, so that a restarted machined lets containerd in where containers are. It is no
 //! service: it ends with the machine, and when it ends before, the kernel ends everything behind the walls with it.
 
 use init_boot::{PID1_PROGRAM, WORKLOAD, WORKLOAD_CGROUP, WORKLOAD_READY};
