@@ -1,13 +1,19 @@
 //! Artefact files: written at the end of a build, checked whole, signed and verified.
 //!
-//! Called by `pipeline`, `cairn-image inspect`, `sign` and `verify`. The header's format is `init_boot`'s; here are the file and
-//! who signed it. Must never call an artefact good whose content was not hashed.
+//! Extensions are files of the same form with one image in them.
+//!
+//! Called by `pipeline`, `extension`, `cairn-image inspect`, `sign` and `verify`. The header's format is `init_boot`'s; here are the file
+//! and who signed it. Must never call an artefact good whose content was not hashed.
 
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use init_boot::artefact::{ARTEFACT_ALIGN_BYTES, ArtefactError, ArtefactHeader, IMAGE_NAMESPACE, Part};
+use init_boot::artefact::Manifest as Carried;
+use init_boot::artefact::{
+    ARTEFACT_ALIGN_BYTES, ArtefactError, ArtefactHeader, ArtefactManifest, ExtensionHeader, ExtensionManifest, Header,
+    Part,
+};
 use machined_access::{SignatureError, is_weak_key, ssh_fingerprint, verify_signature};
 use machined_ids::Fingerprint;
 use sha2::{Digest as _, Sha256};
@@ -88,22 +94,41 @@ pub fn write(path: &Path, header: &ArtefactHeader, uki: &[u8], root: &[u8]) -> R
     })
 }
 
-fn encode(path: &Path, header: &ArtefactHeader) -> Result<Vec<u8>, ArtefactFileError> {
+/// Writes an extension; the image must be what the header's manifest names.
+///
+/// # Errors
+/// When the header is beyond its limits, or the file cannot be written.
+pub fn write_extension(path: &Path, header: &ExtensionHeader, image: &[u8]) -> Result<(), ArtefactFileError> {
+    let encoded = encode(path, header)?;
+    files::replace_with(path, |partial| {
+        let because = || FileError::because("write", partial);
+        let mut file = File::create(partial).map_err(because())?;
+        file.write_all(&encoded).map_err(because())?;
+        file.write_all(image).map_err(because())?;
+        Ok(())
+    })
+}
+
+fn encode<M: Carried>(path: &Path, header: &Header<M>) -> Result<Vec<u8>, ArtefactFileError> {
     header.encode().map_err(|source| ArtefactFileError::Header { path: path.to_path_buf(), source })
 }
 
-/// Reads the header of an artefact and leaves the file behind it.
-fn open(path: &Path) -> Result<(File, ArtefactHeader), ArtefactFileError> {
+/// Reads the header of a file and leaves the file behind it; the file is as long as its manifest says.
+fn open<M: Carried>(path: &Path) -> Result<(File, Header<M>), ArtefactFileError> {
     let wrong = |source| ArtefactFileError::Header { path: path.to_path_buf(), source };
     let because = || FileError::because("read", path);
     let mut file = File::open(path).map_err(FileError::because("open", path))?;
     let mut bytes = Vec::with_capacity(ARTEFACT_ALIGN_BYTES);
     Read::by_ref(&mut file).take(ARTEFACT_ALIGN_BYTES as u64).read_to_end(&mut bytes).map_err(because())?;
-    let length = ArtefactHeader::length(&bytes).map_err(wrong)?;
+    let length = Header::<M>::length(&bytes).map_err(wrong)?;
     let rest = length.saturating_sub(bytes.len()) as u64;
     Read::by_ref(&mut file).take(rest).read_to_end(&mut bytes).map_err(because())?;
-    let header = ArtefactHeader::parse(&bytes).map_err(wrong)?;
-    Ok((file, header))
+    let header = Header::<M>::parse(&bytes).map_err(wrong)?;
+    let found = file.metadata().map_err(FileError::because("look at", path))?.len();
+    match header.file_bytes() {
+        wanted if wanted == found => Ok((file, header)),
+        wanted => Err(ArtefactFileError::Length { path: path.to_path_buf(), found, wanted }),
+    }
 }
 
 /// The UKI of an artefact whose header was read.
@@ -125,12 +150,8 @@ pub fn read_uki(path: &Path, header: &ArtefactHeader) -> Result<Vec<u8>, Artefac
 /// # Errors
 /// See [`ArtefactFileError`].
 pub fn read(path: &Path) -> Result<ArtefactHeader, ArtefactFileError> {
-    let (mut file, header) = open(path)?;
+    let (mut file, header) = open::<ArtefactManifest>(path)?;
     let layout = header.layout();
-    let found = file.metadata().map_err(FileError::because("look at", path))?.len();
-    if found != layout.file_bytes {
-        return Err(ArtefactFileError::Length { path: path.to_path_buf(), found, wanted: layout.file_bytes });
-    }
     let content = |part| ArtefactFileError::Content { path: path.to_path_buf(), part };
     let because = || FileError::because("read", path);
     let uki = hash(&mut file, header.manifest.uki.bytes).map_err(because())?;
@@ -145,6 +166,17 @@ pub fn read(path: &Path) -> Result<ArtefactHeader, ArtefactFileError> {
     }
     let root = hash(&mut file, header.manifest.root.bytes).map_err(because())?;
     if root == header.manifest.root { Ok(header) } else { Err(content("root image")) }
+}
+
+/// Reads a whole extension: header well formed, length right, image as the manifest names it. Says nothing about who made it.
+///
+/// # Errors
+/// See [`ArtefactFileError`].
+pub fn read_extension(path: &Path) -> Result<ExtensionHeader, ArtefactFileError> {
+    let (mut file, header) = open::<ExtensionManifest>(path)?;
+    let image = hash(&mut file, header.manifest.image.bytes).map_err(FileError::because("read", path))?;
+    let content = ArtefactFileError::Content { path: path.to_path_buf(), part: "image" };
+    if image == header.manifest.image { Ok(header) } else { Err(content) }
 }
 
 fn hash(file: &mut File, length: u64) -> io::Result<Part> {
@@ -163,24 +195,25 @@ fn hash(file: &mut File, length: u64) -> io::Result<Part> {
     Ok(Part { bytes: length - left, sha256: hash.finalize().into() })
 }
 
-/// Adds a signature that `make` makes over the manifest text; the artefact is read whole before and replaced in one go.
+/// Adds a signature that `make` makes over the manifest text; the file is read whole by `read` before and replaced in one go.
 ///
 /// # Errors
 /// The maker's own, or when the artefact is damaged or cannot take one more.
-pub fn sign<E: From<ArtefactFileError>>(
+pub fn sign<M: Carried + Clone, E: From<ArtefactFileError>>(
     path: &Path,
+    read: impl FnOnce(&Path) -> Result<Header<M>, ArtefactFileError>,
     make: impl FnOnce(&str) -> Result<String, E>,
-) -> Result<ArtefactHeader, E> {
+) -> Result<Header<M>, E> {
     let before = read(path)?;
     let mut header = before.clone();
-    let armour = make(&header.manifest.render())?;
+    let armour = make(&header.manifest.text())?;
     let wrong = |source| ArtefactFileError::Header { path: path.to_path_buf(), source };
     header.add_signature(&armour).map_err(wrong)?;
     let encoded = encode(path, &header)?;
     let replaced: Result<(), ArtefactFileError> = files::replace_with(path, |partial| {
         let copy = || -> io::Result<()> {
             let mut from = File::open(path)?;
-            from.seek(SeekFrom::Start(before.layout().uki_offset))?;
+            from.seek(SeekFrom::Start(before.bytes()))?;
             let mut to = File::create(partial)?;
             to.write_all(&encoded)?;
             io::copy(&mut from, &mut to)?;
@@ -206,9 +239,9 @@ pub enum Judged {
 }
 
 /// Judges each signature of an artefact by the allowed keys, in order.
-pub fn judge(header: &ArtefactHeader, allowed: &[Fingerprint]) -> Vec<Judged> {
-    let manifest = header.manifest.render();
-    let judge = |armour: &String| match verify_signature(IMAGE_NAMESPACE, manifest.as_bytes(), armour) {
+pub fn judge<M: Carried>(header: &Header<M>, allowed: &[Fingerprint]) -> Vec<Judged> {
+    let manifest = header.manifest.text();
+    let judge = |armour: &String| match verify_signature(M::NAMESPACE, manifest.as_bytes(), armour) {
         Err(error) => Judged::Worthless(error),
         Ok(signed) if !allowed.contains(&signed.key) => Judged::Stranger(signed.key),
         Ok(signed) if signed.touched == Some(false) => Judged::Untouched(signed.key),

@@ -11,6 +11,7 @@ pub mod digest;
 pub mod disk;
 pub mod elf;
 pub mod esp;
+pub mod extension;
 pub mod files;
 pub mod initramfs;
 pub mod iso;

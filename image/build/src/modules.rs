@@ -152,20 +152,40 @@ impl Selection<'_> {
     }
 }
 
+/// Modules in an order in which they can be loaded; what they need and is not among them is somebody else's. A module that says nothing of
+/// itself needs nothing.
+pub fn in_order<'a>(all: impl Iterator<Item = &'a Module>) -> Vec<&'a Module> {
+    let all: BTreeMap<&str, &Module> = all.map(|module| (module.name.as_str(), module)).collect();
+    let (mut seen, mut ordered) = (BTreeSet::new(), Vec::new());
+    // A stack and no recursion: how long a chain is, is the user's to say. `true`: all that it needs is in front of it.
+    let mut open: Vec<(&Module, bool)> = all.values().rev().map(|module| (*module, false)).collect();
+    while let Some((module, ready)) = open.pop() {
+        if ready {
+            ordered.push(module);
+        } else if seen.insert(module.name.as_str()) {
+            open.push((module, true));
+            let info = info(&module.bytes).unwrap_or_default();
+            let needed = info.depends.iter().chain(&info.before).filter_map(|name| all.get(name.as_str()));
+            open.extend(needed.map(|module| (*module, false)));
+        }
+    }
+    ordered
+}
+
 /// The kernel knows modules by names with underscores, whatever their files are called.
 fn underscored(name: &str) -> String {
     name.replace('-', "_")
 }
 
 /// `virtio_net` for `.../virtio-net.ko.xz`; none for other files.
-fn module_name(path: &Path) -> Option<String> {
+pub(crate) fn module_name(path: &Path) -> Option<String> {
     let file = path.file_name()?.to_str()?;
     let stem = file.strip_suffix(".ko.xz").or_else(|| file.strip_suffix(".ko"))?;
     Some(underscored(stem))
 }
 
 /// The bytes of a module file, without its compression.
-fn decompressed(path: &Path) -> Result<Vec<u8>, ModulesError> {
+pub(crate) fn decompressed(path: &Path) -> Result<Vec<u8>, ModulesError> {
     let file = fs::File::open(path).map_err(FileError::because("open", path))?;
     let mut bytes = Vec::new();
     let mut read = |mut from: Box<dyn std::io::Read>| from.read_to_end(&mut bytes);

@@ -186,6 +186,32 @@ pub fn build(request: &Request, progress: &dyn Progress) -> Result<Built, BuildE
     Ok(Built { manifest, timings: watch.timings, moved: packages.moved })
 }
 
+/// Packs a tree as a root file system is packed, by the tools and with the compression of a profile as its lock file pins them.
+///
+/// # Errors
+/// See [`BuildError`].
+pub fn pack(
+    tree: &Tree,
+    (profiles, profile): (&Path, &str),
+    cache: &Path,
+    progress: &dyn Progress,
+) -> Result<Vec<u8>, BuildError> {
+    let _alone = files::lock(cache, || progress.step("Waiting for another build to end"))?;
+    let mut profile = Profile::load(profiles, profile)?;
+    // Only its tools work here.
+    profile.packages.clear();
+    let path = profiles.join(format!("{}.lock", profile.name));
+    let lock = Lock::parse(&path.display().to_string(), &files::read_text(&path)?)?;
+    let request = packages::Request { profile: &profile, lock, mode: LockMode::Follow, mirror: None, cache };
+    let packages = packages::provide(request, progress)?;
+    for line in &packages.moved {
+        progress
+            .warn(&format!("{} names what the mirror no longer has; the bytes may be others: {line}", path.display()));
+    }
+    progress.step("Compressing the file system");
+    root_file_system(tree, &profile, &packages, cache)
+}
+
 /// The bills of materials and the provenance.
 fn write_bill(
     request: &Request,

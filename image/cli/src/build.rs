@@ -21,7 +21,7 @@ pub(crate) const DEFAULT_IMAGE: &str = ".cairn/image";
 /// Where release builds of our programs lie.
 const DEFAULT_BINARIES: &str = "target/x86_64-unknown-linux-gnu/release";
 /// Where downloads and intermediate results lie.
-const DEFAULT_CACHE: &str = ".cairn/build";
+pub(crate) const DEFAULT_CACHE: &str = ".cairn/build";
 
 /// Build an image: disk.raw, disk.qcow2, cairn.efi, root.img, cairn-VERSION-PROFILE.artefact and manifest.json.
 ///
@@ -187,7 +187,7 @@ impl Arguments {
 }
 
 /// Looks for image/profiles here and in the folders above.
-fn find_profiles() -> anyhow::Result<PathBuf> {
+pub(crate) fn find_profiles() -> anyhow::Result<PathBuf> {
     let here = std::env::current_dir().context("cannot tell the current folder")?;
     let found = here.ancestors().map(|folder| folder.join("image/profiles")).find(|folder| folder.is_dir());
     match found {

@@ -66,10 +66,10 @@ struct Generate {
 pub(crate) struct SignArguments {
     /// The artefact.
     #[arg(value_name = "FILE")]
-    artefact: PathBuf,
+    pub(crate) artefact: PathBuf,
     /// Private key, or a public key when an agent holds the rest.
     #[arg(short, long, value_name = "FILE")]
-    key: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 /// Check an artefact whole, and that an allowed key signed it.
@@ -80,10 +80,10 @@ pub(crate) struct SignArguments {
 pub(crate) struct VerifyArguments {
     /// The artefact.
     #[arg(value_name = "FILE")]
-    artefact: PathBuf,
+    pub(crate) artefact: PathBuf,
     /// File with allowed public keys, one a line as in a .pub file.
     #[arg(short, long, value_name = "FILE")]
-    allowed: PathBuf,
+    pub(crate) allowed: PathBuf,
 }
 
 /// Makes keys.
@@ -129,16 +129,19 @@ impl Generate {
 
 /// Signs.
 pub(crate) fn sign(arguments: &SignArguments) -> anyhow::Result<()> {
-    let header = artefact::sign(&arguments.artefact, |manifest| ssh_sign(&arguments.key, manifest))?;
+    let header = artefact::sign(&arguments.artefact, artefact::read, |manifest| {
+        ssh_sign(&arguments.key, IMAGE_NAMESPACE, manifest)
+    })?;
     println!("{}", arguments.artefact.display());
     println!("  image digest  {}", header.manifest.digest());
     println!("  signatures    {}", header.signatures().len());
     Ok(())
 }
 
-fn ssh_sign(key: &Path, manifest: &str) -> anyhow::Result<String> {
+/// Signs a manifest for one purpose.
+pub(crate) fn ssh_sign(key: &Path, namespace: &str, manifest: &str) -> anyhow::Result<String> {
     let mut command = Command::new(SSH_KEYGEN);
-    command.args(["-Y", "sign", "-q", "-n", IMAGE_NAMESPACE, "-f"]).arg(key);
+    command.args(["-Y", "sign", "-q", "-n", namespace, "-f"]).arg(key);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context(INSTALL)?;
     let mut input = child.stdin.take().expect("because it was piped");
     let fed = input.write_all(manifest.as_bytes());
@@ -170,7 +173,7 @@ pub(crate) fn verify(arguments: &VerifyArguments) -> anyhow::Result<()> {
 }
 
 /// What is said about the signatures of an artefact, one line each.
-fn lines(judged: &[Judged]) -> Vec<String> {
+pub(crate) fn lines(judged: &[Judged]) -> Vec<String> {
     let line = |judged: &Judged| match judged {
         Judged::Allowed(key) => format!("by {key}: allowed"),
         Judged::Stranger(key) => format!("by {key}: not among the allowed keys"),

@@ -10,6 +10,7 @@
 
 mod build;
 mod check;
+mod extension;
 mod inspect;
 mod keys;
 mod oci;
@@ -51,6 +52,7 @@ enum Command {
     Sign(keys::SignArguments),
     Verify(keys::VerifyArguments),
     Oci(oci::Arguments),
+    Extension(extension::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -63,5 +65,6 @@ fn main() -> anyhow::Result<()> {
         Command::Sign(arguments) => keys::sign(&arguments),
         Command::Verify(arguments) => keys::verify(&arguments),
         Command::Oci(arguments) => oci::execute(&arguments),
+        Command::Extension(arguments) => extension::execute(&arguments),
     }
 }

@@ -1,8 +1,10 @@
-//! What machined extended into PCR 15: which commit it applied, in order, so that a register's value can be explained.
+//! What machined extended into PCR 15: which commits it applied and which extensions it merged, in order, so that a register's value can
+//! be explained.
 //!
 //! machined keeps the log for as long as the registers live, until the machine restarts; `cairnctl attest` replays it. The log
 //! itself proves nothing: only what leads to the value that the TPM signed counts.
 
+use crate::artefact::ExtensionDigest;
 use crate::tpm::PcrValue;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
@@ -13,8 +15,12 @@ pub const APPLIED_ENTRIES_MAX: usize = 1024;
 /// The longest log, in bytes.
 pub const APPLIED_LOG_BYTES_MAX: usize = 512 * 1024;
 
-/// Begins what is hashed for each entry, so that it means nothing else.
+/// Begins what is hashed for each activation, so that it means nothing else.
 const PREFIX: &str = "cairn.applied.v1\n";
+/// Begins what is hashed for each extension.
+const EXTENSION_PREFIX: &str = "cairn.merged.v1\n";
+/// Begins the line of an extension.
+const EXTENSION_WORD: &str = "extension ";
 /// The longest commit id or step, in bytes: SHA-256 in hex.
 const ID_BYTES_MAX: usize = 64;
 
@@ -43,6 +49,37 @@ impl fmt::Display for AppliedEntry {
     }
 }
 
+/// What is extended at one time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogEntry {
+    /// A commit was applied.
+    Applied(AppliedEntry),
+    /// An extension is about to be merged; all of a start, in the order of their names.
+    Extension(ExtensionDigest),
+}
+
+impl LogEntry {
+    /// What is extended.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        match self {
+            LogEntry::Applied(entry) => entry.digest(),
+            LogEntry::Extension(digest) => {
+                Sha256::new().chain_update(EXTENSION_PREFIX).chain_update(digest.to_string()).finalize().into()
+            }
+        }
+    }
+}
+
+impl fmt::Display for LogEntry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogEntry::Applied(entry) => entry.fmt(formatter),
+            LogEntry::Extension(digest) => write!(formatter, "{EXTENSION_WORD}{digest}"),
+        }
+    }
+}
+
 /// Why a text is no log.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("line {line} is not one of a log of applied commits")]
@@ -54,7 +91,7 @@ pub struct AppliedLogError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppliedLog {
     base: PcrValue,
-    entries: Vec<AppliedEntry>,
+    entries: Vec<LogEntry>,
 }
 
 impl Default for AppliedLog {
@@ -71,7 +108,7 @@ impl AppliedLog {
     }
 
     /// Adds an entry; the oldest one is summed up when there are too many.
-    pub fn push(&mut self, entry: AppliedEntry) {
+    pub fn push(&mut self, entry: LogEntry) {
         if self.entries.len() >= APPLIED_ENTRIES_MAX {
             let oldest = self.entries.remove(0);
             self.base = self.base.extended(&oldest.digest());
@@ -92,10 +129,27 @@ impl AppliedLog {
         self.entries[..before].iter().fold(self.base, |value, entry| value.extended(&entry.digest()))
     }
 
-    /// What was applied last.
+    /// What was extended last.
     #[must_use]
-    pub fn last(&self) -> Option<&AppliedEntry> {
+    pub fn last(&self) -> Option<&LogEntry> {
         self.entries.last()
+    }
+
+    /// The commit that was applied last.
+    #[must_use]
+    pub fn applied(&self) -> Option<&AppliedEntry> {
+        self.entries.iter().rev().find_map(|entry| match entry {
+            LogEntry::Applied(entry) => Some(entry),
+            LogEntry::Extension(_) => None,
+        })
+    }
+
+    /// The extensions that were merged, in order.
+    pub fn extensions(&self) -> impl Iterator<Item = ExtensionDigest> {
+        self.entries.iter().filter_map(|entry| match entry {
+            LogEntry::Applied(_) => None,
+            LogEntry::Extension(digest) => Some(*digest),
+        })
     }
 
     /// Whether everything since the machine's start is in it.
@@ -106,11 +160,11 @@ impl AppliedLog {
 
     /// The entries, oldest first.
     #[must_use]
-    pub fn entries(&self) -> &[AppliedEntry] {
+    pub fn entries(&self) -> &[LogEntry] {
         &self.entries
     }
 
-    /// The text: `base <hex>`, then `<generation> <step> <commit>` a line.
+    /// The text: `base <hex>`, then `<generation> <step> <commit>` or `extension <digest>` a line.
     #[must_use]
     pub fn render(&self) -> String {
         let lines = self.entries.iter().map(|entry| format!("{entry}\n"));
@@ -140,20 +194,42 @@ impl AppliedLog {
     }
 }
 
-fn entry(line: &str) -> Option<AppliedEntry> {
+fn entry(line: &str) -> Option<LogEntry> {
+    if let Some(digest) = line.strip_prefix(EXTENSION_WORD) {
+        return digest.parse().ok().map(LogEntry::Extension);
+    }
     let mut words = line.split(' ');
     let (generation, step, commit) = (words.next()?.parse().ok()?, words.next()?, words.next()?);
     let id = |text: &str| (1..=ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let sound = words.next().is_none() && id(step) && id(commit);
-    sound.then(|| AppliedEntry { generation, step: step.to_owned(), commit: commit.to_owned() })
+    sound.then(|| LogEntry::Applied(AppliedEntry { generation, step: step.to_owned(), commit: commit.to_owned() }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entry_of(generation: u64) -> AppliedEntry {
-        AppliedEntry { generation, step: "ab".repeat(32), commit: "cd".repeat(20) }
+    fn entry_of(generation: u64) -> LogEntry {
+        LogEntry::Applied(AppliedEntry { generation, step: "ab".repeat(32), commit: "cd".repeat(20) })
+    }
+
+    #[test]
+    fn extensions_count_and_are_told_from_commits() {
+        let name = format!("sha256:{}", "0a".repeat(32));
+        let digest: ExtensionDigest = name.parse().expect("because it is a digest");
+        let mut log = AppliedLog::default();
+        log.push(entry_of(1));
+        let before = log.value();
+        log.push(LogEntry::Extension(digest));
+        let text = format!("cairn.merged.v1\n{name}");
+        assert_eq!(log.value(), before.extended(&Sha256::digest(text).into()));
+        assert_eq!(
+            log.applied(),
+            Some(&AppliedEntry { generation: 1, step: "ab".repeat(32), commit: "cd".repeat(20) })
+        );
+        assert_eq!(log.extensions().collect::<Vec<_>>(), [digest]);
+        assert_eq!(AppliedLog::parse(&log.render()), Ok(log.clone()));
+        assert!(AppliedLog::parse(&log.render().replace("extension ", "extension  ")).is_err());
     }
 
     #[test]

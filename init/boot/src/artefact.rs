@@ -10,15 +10,22 @@
 //! UKI | zeros up to a multiple of 4096 | root image                                      (integers little-endian)
 //! ```
 //!
+//! An extension ([`ExtensionManifest`]) has the same header with a magic of its own, and one image behind it.
+//!
 //! Signatures are over the manifest text alone, so one can be added without changing what the others signed.
 
 mod error;
+mod extension;
 mod manifest;
 mod version;
 
 use sha2::{Digest as _, Sha256};
 
 pub use error::ArtefactError;
+pub use extension::{
+    EXTENSION_BYTES_MAX, EXTENSION_MODULE_LIST, EXTENSION_NAMESPACE, EXTENSIONS_MAX, ExtensionDigest,
+    ExtensionDigestError, ExtensionFolder, ExtensionManifest, ExtensionName, ExtensionNameError,
+};
 pub use manifest::{ArtefactManifest, ImageDigest, ImageNumber, Part};
 pub use version::{ImageVersion, ImageVersionError};
 
@@ -38,7 +45,6 @@ pub const CLUSTER_LEVEL: u32 = 2;
 /// The namespace of the SSH signatures over the manifest text.
 pub const IMAGE_NAMESPACE: &str = "cairn.image.v1";
 
-const MAGIC: [u8; 8] = *b"CAIRNART";
 const FORMAT: u32 = 1;
 /// Where the digest stands; it covers all other bytes of the header.
 const DIGEST: std::ops::Range<usize> = 24..56;
@@ -49,17 +55,74 @@ const ARMOUR_END: &str = "-----END SSH SIGNATURE-----\n";
 /// The longest line of base64 inside of an armour.
 const ARMOUR_LINE_BYTES_MAX: usize = 76;
 
-/// What an artefact begins with: the manifest and the signatures over it.
+/// A manifest that a header may carry.
+pub trait Manifest: Sized {
+    /// What the file begins with.
+    const MAGIC: &'static str;
+    /// The namespace of the signatures over it.
+    const NAMESPACE: &'static str;
+    /// The text: what is hashed and signed.
+    fn text(&self) -> String;
+    /// Reads a text.
+    ///
+    /// # Errors
+    /// When it is anything but the one way to write a manifest.
+    fn read(text: &str) -> Result<Self, ArtefactError>;
+    /// How many bytes follow a header of this length.
+    fn content_bytes(&self, header_bytes: u64) -> u64;
+}
+
+impl Manifest for ArtefactManifest {
+    const MAGIC: &'static str = "CAIRNART";
+    const NAMESPACE: &'static str = IMAGE_NAMESPACE;
+
+    fn text(&self) -> String {
+        self.render()
+    }
+
+    fn read(text: &str) -> Result<Self, ArtefactError> {
+        Self::parse(text)
+    }
+
+    fn content_bytes(&self, header_bytes: u64) -> u64 {
+        // Both sizes are limited to a few gigabytes by the manifest's parser.
+        (header_bytes + self.uki.bytes).next_multiple_of(ARTEFACT_ALIGN_BYTES as u64) - header_bytes + self.root.bytes
+    }
+}
+
+impl Manifest for ExtensionManifest {
+    const MAGIC: &'static str = "CAIRNEXT";
+    const NAMESPACE: &'static str = EXTENSION_NAMESPACE;
+
+    fn text(&self) -> String {
+        self.render()
+    }
+
+    fn read(text: &str) -> Result<Self, ArtefactError> {
+        Self::parse(text)
+    }
+
+    fn content_bytes(&self, _header_bytes: u64) -> u64 {
+        self.image.bytes
+    }
+}
+
+/// What a file begins with: the manifest and the signatures over it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ArtefactHeader {
-    /// What the artefact carries.
-    pub manifest: ArtefactManifest,
+pub struct Header<M> {
+    /// What the file carries.
+    pub manifest: M,
     signatures: Vec<String>,
 }
 
-impl ArtefactHeader {
+/// The header of an image artefact.
+pub type ArtefactHeader = Header<ArtefactManifest>;
+/// The header of an extension; its image begins where the header ends.
+pub type ExtensionHeader = Header<ExtensionManifest>;
+
+impl<M: Manifest> Header<M> {
     /// A header without signatures.
-    pub const fn new(manifest: ArtefactManifest) -> Self {
+    pub const fn new(manifest: M) -> Self {
         Self { manifest, signatures: Vec::new() }
     }
 
@@ -87,12 +150,12 @@ impl ArtefactHeader {
     /// # Errors
     /// When a value of the manifest is beyond its limits.
     pub fn encode(&self) -> Result<Vec<u8>, ArtefactError> {
-        let manifest = self.manifest.render();
+        let manifest = self.manifest.text();
         // What cannot be read must never be written.
-        ArtefactManifest::parse(&manifest)?;
+        M::read(&manifest)?;
         let signatures = self.signatures.concat();
         let mut bytes = Vec::with_capacity(ARTEFACT_ALIGN_BYTES);
-        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(M::MAGIC.as_bytes());
         bytes.extend_from_slice(&FORMAT.to_le_bytes());
         for text in [&manifest, &signatures] {
             let length = u32::try_from(text.len()).expect("because both texts are limited to some kilobytes");
@@ -112,7 +175,7 @@ impl ArtefactHeader {
     /// # Errors
     /// When it is no artefact of this format, or its lengths are beyond the limits.
     pub fn length(first_page: &[u8]) -> Result<usize, ArtefactError> {
-        Lengths::parse(first_page).map(Lengths::header_bytes)
+        Lengths::parse(first_page, M::MAGIC).map(Lengths::header_bytes)
     }
 
     /// Parses a header; bytes behind it are not looked at.
@@ -120,7 +183,7 @@ impl ArtefactHeader {
     /// # Errors
     /// When it is cut off, damaged, or anything but the one way to write this header.
     pub fn parse(bytes: &[u8]) -> Result<Self, ArtefactError> {
-        let lengths = Lengths::parse(bytes)?;
+        let lengths = Lengths::parse(bytes, M::MAGIC)?;
         let wanted = lengths.header_bytes();
         let header = bytes.get(..wanted).ok_or(ArtefactError::CutOff { bytes: bytes.len(), wanted })?;
         if header[DIGEST] != header_digest(header) {
@@ -132,7 +195,7 @@ impl ArtefactHeader {
             return Err(ArtefactError::Padding);
         }
         let text = |bytes| std::str::from_utf8(bytes).map_err(|_| ArtefactError::NotText);
-        let manifest = ArtefactManifest::parse(text(manifest)?)?;
+        let manifest = M::read(text(manifest)?)?;
         let signatures = split_armours(text(signatures)?)?;
         if signatures.len() > ARTEFACT_SIGNATURES_MAX {
             return Err(ArtefactError::TooManySignatures);
@@ -144,14 +207,23 @@ impl ArtefactHeader {
         }
     }
 
+    /// The header's length.
+    pub fn bytes(&self) -> u64 {
+        let texts = self.manifest.text().len() + self.signatures.iter().map(String::len).sum::<usize>();
+        ((FIXED_BYTES + texts) as u64).next_multiple_of(ARTEFACT_ALIGN_BYTES as u64)
+    }
+
+    /// The length of the whole file that begins with this header.
+    pub fn file_bytes(&self) -> u64 {
+        self.bytes() + self.manifest.content_bytes(self.bytes())
+    }
+}
+
+impl ArtefactHeader {
     /// Where things lie in the file that begins with this header.
     pub fn layout(&self) -> ArtefactLayout {
-        let texts = self.manifest.render().len() + self.signatures.iter().map(String::len).sum::<usize>();
-        let align = ARTEFACT_ALIGN_BYTES as u64;
-        let uki_offset = ((FIXED_BYTES + texts) as u64).next_multiple_of(align);
-        // Both sizes are limited to a few gigabytes by the manifest's parser.
-        let root_offset = (uki_offset + self.manifest.uki.bytes).next_multiple_of(align);
-        ArtefactLayout { uki_offset, root_offset, file_bytes: root_offset + self.manifest.root.bytes }
+        let (uki_offset, file_bytes) = (self.bytes(), self.file_bytes());
+        ArtefactLayout { uki_offset, root_offset: file_bytes - self.manifest.root.bytes, file_bytes }
     }
 }
 
@@ -174,11 +246,11 @@ struct Lengths {
 }
 
 impl Lengths {
-    fn parse(bytes: &[u8]) -> Result<Self, ArtefactError> {
+    fn parse(bytes: &[u8], magic: &'static str) -> Result<Self, ArtefactError> {
         let fixed = bytes.get(..FIXED_BYTES);
         let fixed = fixed.ok_or(ArtefactError::CutOff { bytes: bytes.len(), wanted: FIXED_BYTES })?;
-        if fixed[..8] != MAGIC {
-            return Err(ArtefactError::Magic);
+        if fixed[..8] != *magic.as_bytes() {
+            return Err(ArtefactError::Magic { wanted: magic });
         }
         let format = u32_at(fixed, 8);
         if format != FORMAT {

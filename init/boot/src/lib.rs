@@ -25,7 +25,9 @@ mod uki;
 mod verity;
 mod workload;
 
-pub use applied_log::{APPLIED_ENTRIES_MAX, APPLIED_LOG_BYTES_MAX, AppliedEntry, AppliedLog, AppliedLogError};
+pub use applied_log::{
+    APPLIED_ENTRIES_MAX, APPLIED_LOG_BYTES_MAX, AppliedEntry, AppliedLog, AppliedLogError, LogEntry,
+};
 pub use boot_record::{Attempt, BootRecord, BootRecordError, DEADLINE_SECONDS, REASON_BYTES_MAX, STARTS_MAX};
 pub use command_line::{COMMAND_LINE_BYTES_MAX, CommandLine, CommandLineError, Parameter};
 pub use gpt::{
@@ -39,7 +41,9 @@ pub use medium::{
     MEDIUM_IN_INITRAMFS, Medium, MediumError, loader_partition,
 };
 pub use meta::{META_BYTES, META_RECORD_BYTES_MAX, MetaError, MetaKind, MetaRecord};
-pub use modules::{ENCRYPTION_MODULES, ModuleList, ModuleListError, ROOT_MODULES, STAGE_ONE_MODULES};
+pub use modules::{
+    ENCRYPTION_MODULES, EXTENSION_MODULES, ModuleList, ModuleListError, ROOT_MODULES, STAGE_ONE_MODULES,
+};
 pub use policy_files::{POLICY_KEY, POLICY_PART_BYTES_MAX, POLICY_PARTS, POLICY_SIGNATURES};
 pub use protocol::{ExitStatus, INIT_FD, INIT_FD_VARIABLE, MESSAGE_BYTES_MAX, ParseMessageError, ToInit, ToMachined};
 pub use root_hash::{RootHash, RootHashError};

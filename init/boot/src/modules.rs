@@ -11,6 +11,8 @@ pub const STAGE_ONE_MODULES: &str = "/modules.load";
 pub const ROOT_MODULES: &str = "/usr/lib/cairn/modules.load";
 /// Where machined finds the list of what encrypted volumes need, in the root; loaded only where there are some.
 pub const ENCRYPTION_MODULES: &str = "/usr/lib/cairn/encryption.load";
+/// Where machined finds the list of what extensions need, in the root; loaded only where there are some.
+pub const EXTENSION_MODULES: &str = "/usr/lib/cairn/extension.load";
 /// More modules than any Debian kernel has; a longer list is a mistake.
 const MODULES_MAX: usize = 8192;
 

@@ -233,7 +233,7 @@ fn compare(attested: &Attested, expected: &Expected) -> Vec<AttestRefusal> {
     } else if !attested.log.is_whole() && attested.log.entries().len() < init_boot::APPLIED_ENTRIES_MAX {
         refusals.push(AttestRefusal::LogBase);
     }
-    let last = attested.log.last().map(|entry| entry.commit.clone()).unwrap_or_default();
+    let last = attested.log.applied().map(|entry| entry.commit.clone()).unwrap_or_default();
     if let Some(wanted) = expected.commit.clone().filter(|wanted| wanted.to_string() != last) {
         let found = if last.is_empty() { "nothing".to_owned() } else { last };
         refusals.push(AttestRefusal::Commit { found, wanted });

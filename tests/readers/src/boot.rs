@@ -2,11 +2,13 @@
 //!
 //! Checksums would stop any mutation at the door, so the readers behind one are also fed what the checksum vouches for.
 
-use init_boot::artefact::{ArtefactHeader, ArtefactManifest, ImageNumber, Part};
+use init_boot::artefact::{
+    ArtefactHeader, ArtefactManifest, ExtensionFolder, ExtensionHeader, ExtensionManifest, ImageNumber, Part,
+};
 use init_boot::{
     ALIGN_SECTORS, AppliedEntry, AppliedLog, Attempt, BACKUP_SECTORS, BootRecord, CommandLine, CommandLineError, Guid,
-    MetaKind, MetaRecord, ModuleList, PRIMARY_SECTORS, RootHash, SECTOR_BYTES, SUPERBLOCK_BYTES, Slot, Superblock,
-    Table, ToInit, ToMachined, expected_uki_pcr, label, root_slots, type_guid,
+    LogEntry, MetaKind, MetaRecord, ModuleList, PRIMARY_SECTORS, RootHash, SECTOR_BYTES, SUPERBLOCK_BYTES, Slot,
+    Superblock, Table, ToInit, ToMachined, expected_uki_pcr, label, root_slots, type_guid,
 };
 use jiff::Timestamp;
 use std::time::Duration;
@@ -151,6 +153,44 @@ pub(crate) fn artefacts(bytes: &[u8]) {
     }
 }
 
+fn extension() -> ExtensionManifest {
+    ExtensionManifest {
+        name: "network-card".parse().expect("because it is a name"),
+        version: "1.2.3+deb13".to_owned(),
+        architecture: "amd64".to_owned(),
+        kernel: Some("6.12.117+deb13-cloud-amd64".to_owned()),
+        folders: vec![ExtensionFolder::Firmware, ExtensionFolder::Modules],
+        image: Part { bytes: 8192, sha256: [9; 32] },
+        data_blocks: 1,
+        root_hash: ROOT,
+    }
+}
+
+pub(crate) fn extension_seeds() -> Vec<Vec<u8>> {
+    let mut header = ExtensionHeader::new(extension());
+    let armour = format!("-----BEGIN SSH SIGNATURE-----\n{}\n-----END SSH SIGNATURE-----\n", "A".repeat(70));
+    header.add_signature(&armour).expect("because it is an armour");
+    vec![header.encode().expect("because it is within its limits"), extension().render().into_bytes()]
+}
+
+/// A header, and the manifest by itself: names and folders become paths on a machine.
+pub(crate) fn extensions(bytes: &[u8]) {
+    if let Ok(header) = ExtensionHeader::parse(bytes) {
+        let encoded = header.encode().expect("because what was read can be written");
+        assert_eq!(ExtensionHeader::parse(&encoded), Ok(header));
+        assert!(ArtefactHeader::parse(bytes).is_err(), "one file is an image and an extension");
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(manifest) = ExtensionManifest::parse(text) else { return };
+    assert_eq!(manifest.render(), text, "a manifest has one text, because its digest is its name");
+    let words = [Some(manifest.name.as_str()), Some(manifest.version.as_str()), manifest.kernel.as_deref()];
+    for word in words.into_iter().flatten() {
+        assert!(!word.is_empty() && !word.starts_with('.') && !word.contains(['/', '\0']), "{word:?} is part of paths");
+    }
+    assert!(manifest.folders.is_sorted_by(|one, other| one.as_str() < other.as_str()), "a folder is merged once");
+    assert_eq!(manifest.kernel.is_some(), manifest.folders.contains(&ExtensionFolder::Modules));
+}
+
 fn boot_record() -> BootRecord {
     let deadline = Duration::from_secs(300);
     let ended = Some("machined failed 8 times in a row".to_owned());
@@ -242,8 +282,9 @@ pub(crate) fn unified_images(bytes: &[u8]) {
 pub(crate) fn applied_log_seeds() -> Vec<Vec<u8>> {
     let mut log = AppliedLog::default();
     for generation in [1, 2] {
-        log.push(AppliedEntry { generation, step: "ab".repeat(32), commit: "cd".repeat(20) });
+        log.push(LogEntry::Applied(AppliedEntry { generation, step: "ab".repeat(32), commit: "cd".repeat(20) }));
     }
+    log.push(LogEntry::Extension(extension().digest()));
     vec![log.render().into_bytes()]
 }
 

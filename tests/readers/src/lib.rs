@@ -8,7 +8,7 @@
 //!       -> packs, bundles                                              the fetch child's whole run, then what gitsync makes of its answer
 //!       -> answers                                                     what gitsync reads from a child that has been taken over
 //!       -> command-lines, tables, superblocks, records, messages,      what PID 1 and machined read from firmware, disks and each other
-//!          module-lists, unified-images, artefacts
+//!          module-lists, unified-images, artefacts, extensions
 //!       -> applied-logs, tpm-answers                                   what attestation rests on
 //! ```
 
@@ -39,7 +39,7 @@ impl fmt::Debug for Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 20] = [
     Target { name: "commits", seeds: history::commit_seeds, feed: history::commits },
     Target { name: "trees", seeds: history::tree_seeds, feed: history::trees },
     Target { name: "policies", seeds: documents::policy_seeds, feed: documents::policies },
@@ -57,6 +57,7 @@ pub const TARGETS: [Target; 19] = [
     Target { name: "module-lists", seeds: boot::module_list_seeds, feed: boot::module_lists },
     Target { name: "unified-images", seeds: boot::unified_image_seeds, feed: boot::unified_images },
     Target { name: "artefacts", seeds: boot::artefact_seeds, feed: boot::artefacts },
+    Target { name: "extensions", seeds: boot::extension_seeds, feed: boot::extensions },
     Target { name: "applied-logs", seeds: boot::applied_log_seeds, feed: boot::applied_logs },
     Target { name: "tpm-answers", seeds: tpm::answer_seeds, feed: tpm::answers },
 ];

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use init_boot::RootHash;
-use init_boot::artefact::{ArtefactManifest, CLUSTER_LEVEL, ImageNumber};
+use init_boot::artefact::{ArtefactManifest, CLUSTER_LEVEL, IMAGE_NAMESPACE, ImageNumber};
 use tempfile::TempDir;
 
 use super::*;
@@ -81,7 +81,8 @@ fn a_signature_by_ssh_keygen_is_judged_by_its_key() {
     let (artefact, key) = (bench.artefact(), bench.key("ada"));
     bench.key("eve");
     let unsigned = read(&artefact).expect("because it was just written");
-    let signed = sign(&artefact, |manifest| ssh_sign(&key, IMAGE_NAMESPACE, manifest)).expect("because it is whole");
+    let signed =
+        sign(&artefact, read, |manifest| ssh_sign(&key, IMAGE_NAMESPACE, manifest)).expect("because it is whole");
     assert_eq!(read(&artefact).expect("because it was just signed"), signed);
     assert_eq!(signed.manifest.digest(), unsigned.manifest.digest());
 
@@ -97,8 +98,8 @@ fn a_signature_for_another_purpose_or_manifest_is_worth_nothing() {
     let bench = Bench::new();
     let (artefact, key) = (bench.artefact(), bench.key("ada"));
     let ada = bench.allowed(&bench.public("ada")).expect("because it is a key");
-    sign(&artefact, |manifest| ssh_sign(&key, "git", manifest)).expect("because it is an armour");
-    let signed = sign(&artefact, |manifest| ssh_sign(&key, IMAGE_NAMESPACE, &format!("{manifest}\n")));
+    sign(&artefact, read, |manifest| ssh_sign(&key, "git", manifest)).expect("because it is an armour");
+    let signed = sign(&artefact, read, |manifest| ssh_sign(&key, IMAGE_NAMESPACE, &format!("{manifest}\n")));
     let judged = judge(&signed.expect("because it is an armour"), &ada);
     let [Judged::Worthless(purpose), Judged::Worthless(other)] = judged.as_slice() else {
         panic!("judged as {judged:?}");
@@ -111,7 +112,8 @@ fn a_signature_for_another_purpose_or_manifest_is_worth_nothing() {
 fn ssh_keygen_verifies_what_an_artefact_carries() {
     let bench = Bench::new();
     let (artefact, key) = (bench.artefact(), bench.key("ada"));
-    let signed = sign(&artefact, |manifest| ssh_sign(&key, IMAGE_NAMESPACE, manifest)).expect("because it is whole");
+    let signed =
+        sign(&artefact, read, |manifest| ssh_sign(&key, IMAGE_NAMESPACE, manifest)).expect("because it is whole");
     let (signers, signature) = (bench.path("signers"), bench.path("signature"));
     let line = format!("ada namespaces=\"{IMAGE_NAMESPACE}\" {}", bench.public("ada"));
     files::write(&signers, line.as_bytes()).expect("because the folder is ours");
@@ -135,7 +137,7 @@ fn so_many_signatures_that_the_header_grows_leave_the_content_as_it_was() {
     let artefact = bench.artefact();
     for index in 0..ARTEFACT_SIGNATURES {
         let key = bench.key(&format!("key{index}"));
-        sign(&artefact, |manifest| ssh_sign(&key, IMAGE_NAMESPACE, manifest)).expect("because there is room");
+        sign(&artefact, read, |manifest| ssh_sign(&key, IMAGE_NAMESPACE, manifest)).expect("because there is room");
     }
     let header = read(&artefact).expect("because only signatures were added");
     assert_eq!(header.signatures().len(), ARTEFACT_SIGNATURES);
@@ -162,7 +164,7 @@ fn each_damaged_place_of_the_content_is_named() {
         files::write(&artefact, &damaged).expect("because the folder is ours");
         let error = read(&artefact).expect_err("because a byte is another");
         assert!(error.to_string().contains(expected), "byte {at}: {error}");
-        assert!(sign(&artefact, |_| Err::<String, _>(never())).is_err());
+        assert!(sign(&artefact, read, |_| Err::<String, _>(never())).is_err());
     }
 }
 

@@ -16,8 +16,13 @@ pub enum ArtefactError {
         wanted: usize,
     },
     /// Something else than an artefact.
-    #[error("this is no Cairn image artefact: it does not begin with CAIRNART")]
-    Magic,
+    #[error(
+        "this is no such file of Cairn: it does not begin with {wanted}; images begin with CAIRNART, extensions with CAIRNEXT"
+    )]
+    Magic {
+        /// What it should begin with.
+        wanted: &'static str,
+    },
     /// A newer one.
     #[error("the artefact has format {format}, this release reads format {FORMAT} only; use a newer one")]
     Format {

@@ -162,7 +162,7 @@ impl ArtefactManifest {
         let size = |max: u64| move |value: &str| canonical_number(value).filter(|bytes| (1..=max).contains(bytes));
         let block = u64::from(VERITY_BLOCK_BYTES);
         let whole_blocks = |value: &str| size(ROOT_BYTES_MAX)(value).filter(|bytes| bytes.is_multiple_of(block));
-        let mut lines = Lines { rest: text, line: 0 };
+        let mut lines = Lines::of(text);
         let manifest = Self {
             version: lines.read("version", "a version such as 1.2.3", |value| value.parse().ok())?,
             number: ImageNumber(lines.read("number", "a number", canonical_number)?),
@@ -180,18 +180,28 @@ impl ArtefactManifest {
             },
             root_hash: lines.read("root-hash", "64 hex digits in lower case", lower_hex).map(RootHash::from_bytes)?,
         };
-        if lines.rest.is_empty() { Ok(manifest) } else { Err(ArtefactError::Trailing) }
+        lines.end()?;
+        Ok(manifest)
     }
 }
 
 /// What is left of a text.
-struct Lines<'a> {
+pub(super) struct Lines<'a> {
     rest: &'a str,
     line: usize,
 }
 
 impl<'a> Lines<'a> {
-    fn read<T>(
+    pub(super) const fn of(text: &'a str) -> Self {
+        Lines { rest: text, line: 0 }
+    }
+
+    /// Refuses what follows the last line.
+    pub(super) const fn end(&self) -> Result<(), ArtefactError> {
+        if self.rest.is_empty() { Ok(()) } else { Err(ArtefactError::Trailing) }
+    }
+
+    pub(super) fn read<T>(
         &mut self,
         key: &'static str,
         expected: &'static str,
@@ -207,7 +217,7 @@ impl<'a> Lines<'a> {
     }
 }
 
-fn name(value: &str) -> Option<String> {
+pub(super) fn name(value: &str) -> Option<String> {
     let letters = value.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     let sound = (1..=NAME_BYTES_MAX).contains(&value.len()) && letters && !value.starts_with('-');
     sound.then(|| value.to_owned())
@@ -218,7 +228,7 @@ fn whole_seconds(value: &str) -> Option<Timestamp> {
     (at.subsec_nanosecond() == 0 && at.to_string() == value).then_some(at)
 }
 
-fn lower_hex(digits: &str) -> Option<[u8; 32]> {
+pub(super) fn lower_hex(digits: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
     let lower = !digits.bytes().any(|byte| byte.is_ascii_uppercase());
     (lower && decode_hex(digits.as_bytes(), &mut bytes).is_some()).then_some(bytes)

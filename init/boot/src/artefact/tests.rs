@@ -36,7 +36,7 @@ fn encoded(signatures: usize) -> Vec<u8> {
 
 /// Writes what encode() would refuse to: any two texts, with a right digest.
 fn forged(manifest: &str, signatures: &str, padding: u8) -> Vec<u8> {
-    let mut bytes = MAGIC.to_vec();
+    let mut bytes = ArtefactManifest::MAGIC.as_bytes().to_vec();
     for number in [FORMAT, manifest.len() as u32, signatures.len() as u32, 0] {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
@@ -194,7 +194,7 @@ fn padding_and_lengths_are_looked_at() {
     let mut newer = encoded(0);
     newer[8] = 2;
     assert_eq!(ArtefactHeader::length(&newer), Err(ArtefactError::Format { format: 2 }));
-    assert_eq!(ArtefactHeader::length(&[0; 4096]), Err(ArtefactError::Magic));
+    assert_eq!(ArtefactHeader::length(&[0; 4096]), Err(ArtefactError::Magic { wanted: "CAIRNART" }));
 }
 
 #[test]

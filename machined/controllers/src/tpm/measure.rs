@@ -7,7 +7,7 @@ use super::{TpmAccessError, TpmHost};
 use crate::files::{FileError, FilesHost, Lasting};
 use crate::ledger::DesiredMachine;
 use init_boot::tpm::{Pcr, PcrValue};
-use init_boot::{APPLIED_LOG_BYTES_MAX, AppliedEntry, AppliedLog};
+use init_boot::{APPLIED_LOG_BYTES_MAX, AppliedEntry, AppliedLog, LogEntry};
 use machined_reconcile::Outcome;
 use machined_runtime::{Controller, Ports, Reader, Resource, Writer};
 use std::path::Path;
@@ -106,7 +106,7 @@ impl<H: FilesHost, T: TpmHost> Controller for MeasureController<H, T> {
             return Ok(Outcome::Done);
         };
         let (step, commit) = (raw.step.to_string(), raw.commit.to_string());
-        let entry = AppliedEntry { generation: raw.generation.0, step, commit };
+        let entry = LogEntry::Applied(AppliedEntry { generation: raw.generation.0, step, commit });
         if log.last() != Some(&entry) {
             log.push(entry.clone());
             self.host.replace(Path::new(LOG), log.render().as_bytes(), Lasting::Boot).await?;

@@ -1,7 +1,7 @@
 //! Attestation from end to end: a TPM made of software signs, the asker checks, and somebody in between tries everything.
 
 use super::*;
-use init_boot::{AppliedEntry, AppliedLog};
+use init_boot::{AppliedEntry, AppliedLog, LogEntry};
 use machined_access::{ATTESTED, AttestRefusal, Attested, Evidence, Expected, IdentityKey, binding, check_attestation};
 use sha2::{Digest as _, Sha256};
 use tests_support::tpm::SoftwareTpm;
@@ -24,8 +24,8 @@ fn image(name: &str) -> PcrValue {
     PcrValue::ZERO.extended(&uki_part(name))
 }
 
-fn entry(generation: u64, commit: &str) -> AppliedEntry {
-    AppliedEntry { generation, step: "ab".repeat(32), commit: commit.to_owned() }
+fn entry(generation: u64, commit: &str) -> LogEntry {
+    LogEntry::Applied(AppliedEntry { generation, step: "ab".repeat(32), commit: commit.to_owned() })
 }
 
 async fn machine() -> Machine {
