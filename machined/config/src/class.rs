@@ -6,7 +6,8 @@
 use crate::cluster::RolloutDeadline;
 use crate::machine::{MachineConfig, MachineDocument};
 use crate::read::{self, Block, Node, Place, Problem, Problems};
-use crate::settings::Settings;
+use crate::settings::{Settings, too_many_extensions};
+use init_boot::artefact::EXTENSIONS_MAX;
 use machined_ids::{ClassName, Fingerprint, MachineName};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -173,6 +174,9 @@ impl Machines {
                 },
             };
             let config = document.with(settings);
+            if let Some((_, place)) = class.as_ref().filter(|_| config.extensions.len() > EXTENSIONS_MAX) {
+                problems.push(at_place(path, *place, too_many_extensions(config.extensions.len())));
+            }
             let text = if class.is_some() { config.render() } else { text.to_owned() };
             machines.insert(name, Member { config, class: class.map(|(class, _)| class), text });
         }

@@ -97,11 +97,34 @@ fn what_a_machine_says_itself_wins() {
     );
 }
 
+fn extension(name: &str, letter: char) -> String {
+    format!("extension \"{name}\" digest=\"sha256:{}\" url=\"https://e.example/{name}\"", letter.to_string().repeat(64))
+}
+
+#[test]
+fn extensions_go_by_name_and_a_machine_may_leave_one_out() {
+    let class = format!("{}; {}; {}", extension("cni", 'a'), extension("gpu", 'b'), extension("nic", 'c'));
+    let own = format!("{}; extension \"nic\" #false; {}", extension("gpu", 'd'), extension("disk", 'e'));
+    let found = one(&class, &own).extensions;
+    let shown: Vec<String> =
+        found.iter().map(|one| format!("{} {}", one.name, &one.digest.to_string()[7..9])).collect();
+    assert_eq!(shown, ["cni aa", "disk ee", "gpu dd"]);
+    assert_eq!(one(&class, "").extensions.len(), 3);
+    let many: Vec<String> = (0..6).map(|number| extension(&format!("x{number}"), '0')).collect();
+    let (class, text) =
+        (format!("class \"c\" {{ {class} }}"), machine("w1", &format!("class \"c\"\n{}", many.join("\n"))));
+    let found =
+        read(&[("machines/classes.kdl", &class), ("machines/w1.kdl", &text)]).expect_err("because nine are too many");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("machines/w1.kdl:4:5: 9 extensions are named"), "{found:?}");
+}
+
 #[test]
 fn a_machine_of_a_class_is_handed_one_whole_document_and_any_other_its_own_text() {
     let class = format!(
-        "class \"workers\" {{ {} attempt=2; time {{ server \"a \\\"b\\\"\"; }}; registry \"docker.io\" {{ mirror \"http://m:5000\"; }}; canary; }}",
-        image('a')
+        "class \"workers\" {{ {} attempt=2; {}; time {{ server \"a \\\"b\\\"\"; }}; registry \"docker.io\" {{ mirror \"http://m:5000\"; }}; canary; }}",
+        image('a'),
+        extension("cni", 'a')
     );
     let member = machine(
         "w1",
@@ -117,7 +140,7 @@ fn a_machine_of_a_class_is_handed_one_whole_document_and_any_other_its_own_text(
     let of = |name: &str| &read.machines[&name.parse().expect("because it is a name")];
     let handed = MachineConfig::parse("machines/w1.kdl", &of("w1").text).expect("because it names no class");
     assert_eq!(handed, of("w1").config);
-    assert_eq!(handed.network.links.len(), 1);
+    assert_eq!((handed.network.links.len(), handed.extensions.len()), (1, 1));
     assert_eq!(of("w2").text, plain);
     assert_eq!(of("w2").class, None);
 }

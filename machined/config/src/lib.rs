@@ -58,6 +58,7 @@ pub use class::{Canary, Machines, Member, RolloutConfig, Share, UNAVAILABLE_MAX,
 pub use cluster::{CLUSTER_LEVEL, ClusterConfig, ClusterNetwork, RolloutDeadline};
 pub use insistence::{Insistence, InsistenceError};
 pub use machine::{
-    Addressing, ImageConfig, LinkConfig, MachineConfig, MachineDocument, MachineNetwork, RegistryConfig, Role,
+    Addressing, ExtensionConfig, ImageConfig, LinkConfig, MachineConfig, MachineDocument, MachineNetwork,
+    RegistryConfig, Role,
 };
 pub use read::{Problem, Problems};

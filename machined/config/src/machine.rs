@@ -6,7 +6,7 @@ use crate::address::Cidr;
 use crate::class::Canary;
 use crate::read::{self, Block, Node, Place, Problems};
 use crate::settings::{Settings, network};
-use init_boot::artefact::ImageDigest;
+use init_boot::artefact::{ExtensionDigest, ExtensionName, ImageDigest};
 use machined_ids::{ClassName, Fingerprint, MachineName};
 use std::fmt;
 use std::net::IpAddr;
@@ -29,6 +29,8 @@ pub struct MachineConfig {
     pub registries: Vec<RegistryConfig>,
     /// The operating system image that it should run; `None` leaves it with what it has.
     pub image: Option<ImageConfig>,
+    /// What is merged over the root when the machine starts, by name.
+    pub extensions: Vec<ExtensionConfig>,
     /// It tries new images before all others.
     pub canary: Option<Canary>,
 }
@@ -56,6 +58,17 @@ pub struct ImageConfig {
     pub url: String,
     /// Counts wishes to try the same image: one that failed is tried again when this changes. 1 unless it is said.
     pub attempt: u32,
+}
+
+/// A host extension, and where it is found: `extension "cni" digest="sha256:..." url="https://..."`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtensionConfig {
+    /// Its name; its manifest has the same.
+    pub name: ExtensionName,
+    /// SHA-256 of its manifest: whatever the URL serves, only this extension is taken.
+    pub digest: ExtensionDigest,
+    /// Where its file is fetched, by HTTP or HTTPS.
+    pub url: String,
 }
 
 /// A machine's part in the cluster.
@@ -186,7 +199,7 @@ impl MachineDocument {
     /// The machine with what its class says where its own document says nothing.
     pub(crate) fn with(self, class: Option<&Settings>) -> MachineConfig {
         let MachineDocument { name, identity, role, class: _, own } = self;
-        let Settings { network, time_servers, registries, image, canary } = match class {
+        let Settings { network, time_servers, registries, image, extensions, canary } = match class {
             Some(class) => own.over(class),
             None => own,
         };
@@ -198,6 +211,7 @@ impl MachineDocument {
             time_servers: time_servers.unwrap_or_default(),
             registries,
             image,
+            extensions: extensions.into_values().flatten().collect(),
             canary: canary.flatten(),
         }
     }

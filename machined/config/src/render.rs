@@ -2,7 +2,7 @@
 //!
 //! One machine has one text, so that a change of a class that changes nothing for a machine is no new activation of its documents.
 
-use crate::machine::{Addressing, ImageConfig, LinkConfig, MachineConfig, RegistryConfig};
+use crate::machine::{Addressing, ExtensionConfig, ImageConfig, LinkConfig, MachineConfig, RegistryConfig};
 use kdl::KdlValue;
 use std::fmt::{self, Write};
 
@@ -38,6 +38,10 @@ impl MachineConfig {
         if let Some(ImageConfig { digest, url, attempt }) = &self.image {
             let attempt = if *attempt == 1 { String::new() } else { format!(" attempt={attempt}") };
             writeln!(out, "    image digest={} url={}{attempt}", quoted(&digest.to_string()), quoted(url))?;
+        }
+        for ExtensionConfig { name, digest, url } in &self.extensions {
+            let (name, digest) = (quoted(name.as_str()), quoted(&digest.to_string()));
+            writeln!(out, "    extension {name} digest={digest} url={}", quoted(url))?;
         }
         if let Some(canary) = self.canary {
             let pause = canary.pause.as_secs();

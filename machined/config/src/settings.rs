@@ -2,8 +2,10 @@
 
 use crate::address::Cidr;
 use crate::class::{Canary, canary};
-use crate::machine::{Addressing, ImageConfig, LinkConfig, MachineNetwork, RegistryConfig};
+use crate::machine::{Addressing, ExtensionConfig, ImageConfig, LinkConfig, MachineNetwork, RegistryConfig};
 use crate::read::{self, Block, Node};
+use init_boot::artefact::{EXTENSIONS_MAX, ExtensionName};
+use std::collections::BTreeMap;
 
 /// Settings that a machine's document and a class may hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +15,8 @@ pub(crate) struct Settings {
     pub(crate) time_servers: Option<Vec<String>>,
     pub(crate) registries: Vec<RegistryConfig>,
     pub(crate) image: Option<ImageConfig>,
+    /// `None`: `extension "name" #false`.
+    pub(crate) extensions: BTreeMap<ExtensionName, Option<ExtensionConfig>>,
     /// `None`: nothing is said; `Some(None)`: `canary #false`.
     pub(crate) canary: Option<Option<Canary>>,
 }
@@ -29,6 +33,13 @@ impl Settings {
         let names = nodes.iter().zip(&registries).filter_map(|(node, read)| Some((node, &read.as_ref()?.name)));
         read::report_repeats(names, "registry");
         let image = block.optional("image").map(|node| image(&node));
+        let nodes = block.many("extension");
+        if nodes.len() > EXTENSIONS_MAX {
+            block.problem(too_many_extensions(nodes.len()));
+        }
+        let extensions: Vec<_> = nodes.iter().map(extension).collect();
+        let names = nodes.iter().zip(&extensions).filter_map(|(node, read)| Some((node, &read.as_ref()?.0)));
+        read::report_repeats(names, "extension");
         let canary = block.optional("canary").map(|node| canary(&node));
         Some(Settings {
             network: network?,
@@ -38,11 +49,12 @@ impl Settings {
                 Some(image) => Some(image?),
                 None => None,
             },
+            extensions: extensions.into_iter().collect::<Option<_>>()?,
             canary,
         })
     }
 
-    /// A machine's own settings over those of its class. Links and registries go by name and are replaced whole; time servers, name
+    /// A machine's own settings over those of its class. Links, registries and extensions go by name and are replaced whole; time servers, name
     /// servers, image and canary are replaced as soon as the machine says something of its own.
     pub(crate) fn over(self, class: &Settings) -> Settings {
         let names = |own: &[LinkConfig], name: &str| own.iter().any(|link| link.name == name);
@@ -55,11 +67,14 @@ impl Settings {
             true => class.network.nameservers.clone(),
             false => self.network.nameservers,
         };
+        let mut extensions = class.extensions.clone();
+        extensions.extend(self.extensions);
         Settings {
             network: MachineNetwork { links, nameservers },
             time_servers: self.time_servers.or_else(|| class.time_servers.clone()),
             registries,
             image: self.image.or_else(|| class.image.clone()),
+            extensions,
             canary: self.canary.or(class.canary),
         }
     }
@@ -114,8 +129,15 @@ fn registry(node: &Node<'_>) -> Option<RegistryConfig> {
     Some(RegistryConfig { name: name?, mirrors })
 }
 
-/// Longest URL of an image; servers and proxies take no longer ones either.
-const IMAGE_URL_BYTES_MAX: usize = 2048;
+/// Longest URL of an image or an extension; servers and proxies take no longer ones either.
+const URL_BYTES_MAX: usize = 2048;
+
+/// Whether a machine could fetch from a URL.
+fn is_fetched(url: &str) -> bool {
+    (url.starts_with("http://") || url.starts_with("https://"))
+        && url.len() <= URL_BYTES_MAX
+        && url.bytes().all(|byte| byte.is_ascii_graphic())
+}
 
 fn image(node: &Node<'_>) -> Option<ImageConfig> {
     let digest = node.property("digest");
@@ -125,14 +147,38 @@ fn image(node: &Node<'_>) -> Option<ImageConfig> {
     if digest.is_none() {
         node.problem("an image needs digest=\"sha256:...\"; `cairn-image inspect` shows it");
     }
-    let fetched = |url: &str| {
-        (url.starts_with("http://") || url.starts_with("https://"))
-            && url.len() <= IMAGE_URL_BYTES_MAX
-            && url.bytes().all(|byte| byte.is_ascii_graphic())
-    };
-    if !url.as_deref().is_some_and(fetched) {
+    if !url.as_deref().is_some_and(is_fetched) {
         node.problem("an image needs url=\"...\", an http:// or https:// URL of its artefact");
         return None;
     }
     Some(ImageConfig { digest: digest?, url: url?, attempt: attempt.unwrap_or(1) })
+}
+
+pub(crate) fn too_many_extensions(count: usize) -> String {
+    format!("{count} extensions are named; a machine has at most {EXTENSIONS_MAX}, pack some of them together")
+}
+
+/// Reads `extension "cni" digest="sha256:..." url="https://..."` or `extension "cni" #false`.
+fn extension(node: &Node<'_>) -> Option<(ExtensionName, Option<ExtensionConfig>)> {
+    let name: Option<ExtensionName> = node.argument(0);
+    let (digest, url): (_, Option<String>) = (node.property("digest"), node.property("url"));
+    let switches: Vec<bool> = node.arguments(1);
+    node.finish();
+    match (switches.as_slice(), &digest, &url) {
+        ([false], None, None) => return Some((name?, None)),
+        ([], _, _) => {}
+        _ => {
+            node.problem("an extension has digest and url, or `#false` to leave out one that the class names");
+            return None;
+        }
+    }
+    if digest.is_none() {
+        node.problem("an extension needs digest=\"sha256:...\"; `cairn-image extension inspect` shows it");
+    }
+    if !url.as_deref().is_some_and(is_fetched) {
+        node.problem("an extension needs url=\"...\", an http:// or https:// URL of its file");
+        return None;
+    }
+    let config = ExtensionConfig { name: name?, digest: digest?, url: url? };
+    Some((config.name.clone(), Some(config)))
 }

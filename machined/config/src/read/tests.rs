@@ -143,3 +143,38 @@ fn a_machine_document_names_an_image_by_digest_and_url() {
         assert!(!problems(read(&wrong)).is_empty(), "{wrong} was taken");
     }
 }
+
+#[test]
+fn a_machine_document_names_extensions_by_digest_and_url() {
+    let (identity, digest) =
+        ("SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU", format!("sha256:{}", "a".repeat(64)));
+    let read = |lines: &str| {
+        let text = format!("machine \"cp1\" {{\n identity \"{identity}\"\n role \"worker\"\n {lines}\n}}");
+        MachineConfig::parse("machines/cp1.kdl", &text).map_err(|problems| problems.to_string())
+    };
+    let good =
+        |name: &str| format!("extension \"{name}\" digest=\"{digest}\" url=\"https://e.example/{name}.extension\"");
+    let config = read(&format!("{}\n{}", good("zfs"), good("cni"))).expect("because both lines are good");
+    let names: Vec<&str> = config.extensions.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["cni", "zfs"], "they are merged in the order of names");
+    assert_eq!(config.extensions[0].digest.to_string(), digest);
+    assert_eq!(read("extension \"cni\" #false").expect("because there is nothing to leave out").extensions, []);
+    let many: Vec<String> = (0..9).map(|number| good(&format!("x{number}"))).collect();
+    for (wrong, expected) in [
+        (format!("extension \"cni\" url=\"https://e.example/a\""), "digest=\"sha256:...\""),
+        (format!("extension \"cni\" digest=\"{digest}\""), "needs url"),
+        (format!("extension digest=\"{digest}\" url=\"https://e.example/a\""), "lacks its value"),
+        (good("CNI"), "lower-case letters"),
+        (good("../etc"), "lower-case letters"),
+        (good("cni").replace("https", "file"), "http:// or https://"),
+        (good("cni").replace("sha256:a", "sha256:A"), "64 hex digits in lower case"),
+        (format!("{} #false", good("cni")), "or `#false`"),
+        ("extension \"cni\" #true".to_owned(), "or `#false`"),
+        (format!("{}\n{}", good("cni"), good("cni")), "extension cni stands here a second time"),
+        (format!("{} attempt=2", good("cni")), "`attempt` is not known"),
+        (many.join("\n"), "9 extensions are named"),
+    ] {
+        let said = read(&wrong).expect_err("because the line is wrong");
+        assert!(said.contains(expected), "{wrong}: {said}");
+    }
+}
