@@ -70,6 +70,8 @@ pub struct ModuleLists {
     pub boot: Vec<String>,
     /// In the root file system, loaded where volumes are encrypted.
     pub encryption: Vec<String>,
+    /// In the root file system, loaded where the machine's document names extensions.
+    pub extension: Vec<String>,
 }
 
 /// How mksquashfs compresses the root file system.

@@ -5,7 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use init_boot::{ENCRYPTION_MODULES, ROOT_MODULES};
+use init_boot::artefact::ExtensionFolder;
+use init_boot::{ENCRYPTION_MODULES, EXTENSION_MODULES, ROOT_MODULES};
 
 use crate::elf::{self, ElfError};
 use crate::files::{self, FileError};
@@ -140,6 +141,10 @@ pub fn assemble(request: &Request<'_>, progress: &dyn Progress) -> Result<Tree, 
     for path in &profile.directories {
         tree.insert(path, Node::Folder)?;
     }
+    // Where extensions are merged: a mount needs its folder.
+    for folder in ExtensionFolder::ALL {
+        tree.insert(folder.path(), Node::Folder)?;
+    }
     own_binaries(&mut tree, request, progress)?;
     overlay(&mut tree, request)?;
     tree.insert("/etc/os-release", text(request.os_release.as_bytes().to_vec()))?;
@@ -234,9 +239,12 @@ fn kernel_modules(tree: &mut Tree, request: &Request<'_>) -> Result<(), RootErro
     let at_boot = late(at_boot, &[]);
     let names: Vec<String> = at_boot.iter().map(|module| module.name.clone()).collect();
     let for_encryption = late(catalogue.select(&lists.encryption)?, &names);
+    let for_extensions = late(catalogue.select(&lists.extension)?, &names);
     tree.insert(ROOT_MODULES, text(modules::load_list(at_boot.iter(), path).render().into_bytes()))?;
     tree.insert(ENCRYPTION_MODULES, text(modules::load_list(for_encryption.iter(), path).render().into_bytes()))?;
-    for module in at_boot.into_iter().chain(for_encryption) {
+    let list = modules::load_list(for_extensions.iter(), path);
+    tree.insert(EXTENSION_MODULES, text(list.render().into_bytes()))?;
+    for module in at_boot.into_iter().chain(for_encryption).chain(for_extensions) {
         tree.insert(&path(&module), text(module.bytes))?;
     }
     Ok(())

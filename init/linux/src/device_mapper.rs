@@ -92,8 +92,11 @@ pub fn unmap(name: &str) -> Result<(), SystemError> {
     call(&control()?, Command::Remove, name, request(name, None, false)).map(|_| ())
 }
 
-/// Maps the table under a name and gives the node that devtmpfs makes.
-pub(crate) fn map_verity(name: &str, table: &VerityTable) -> Result<PathBuf, SystemError> {
+/// Maps a dm-verity table under a name and gives the node that devtmpfs makes.
+///
+/// # Errors
+/// When one of the ioctls fails: something of that name is mapped, or the device cannot be opened.
+pub fn map_verity(name: &str, table: &VerityTable) -> Result<PathBuf, SystemError> {
     let parameters = &table.parameters;
     map(name, &Target { kind: "verity", sectors: table.sectors, parameters, read_only: true })
 }

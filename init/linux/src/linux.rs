@@ -1,6 +1,7 @@
 //! The real kernel: [`Kernel`] by system calls, each in the module of its subject.
 
 use std::fs::File;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -156,7 +157,12 @@ impl Kernel for Linux {
     }
 
     fn attach_file(&self, file: &Path) -> Result<PathBuf> {
-        loop_device::attach(file)
+        let opened = File::open(file).map_err(|source| SystemError::path("open", file, source))?;
+        let device = loop_device::attach_read_only(opened.as_fd(), 0, 0)?;
+        let node = device.path().to_owned();
+        // Held open until this process becomes another program; who mapped it by then keeps it.
+        std::mem::forget(device);
+        Ok(node)
     }
 
     fn wait_for_device(&self, timeout: Duration) -> Result<bool> {

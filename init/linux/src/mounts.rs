@@ -9,14 +9,22 @@ use nix::unistd::{chdir, pivot_root};
 use crate::error::SystemError;
 use crate::kernel::{Mount, MountFlag, Propagation};
 
-pub(crate) fn mount(mount: &Mount) -> Result<(), SystemError> {
+/// Mounts.
+///
+/// # Errors
+/// When mount(2) fails.
+pub fn mount(mount: &Mount) -> Result<(), SystemError> {
     let flags = mount.flags.iter().fold(MsFlags::empty(), |flags, flag| flags | bits(*flag));
     let options = Some(mount.options.as_str()).filter(|options| !options.is_empty());
     mount_call(Some(&mount.source), &mount.target, Some(mount.kind), flags, options)
         .map_err(|source| SystemError::path("mount", &mount.target, source))
 }
 
-pub(crate) fn unmount(target: &Path) -> Result<(), SystemError> {
+/// Unmounts, never lazily: what is still used fails.
+///
+/// # Errors
+/// When umount(2) fails.
+pub fn unmount(target: &Path) -> Result<(), SystemError> {
     // UMOUNT_NOFOLLOW: a link that somebody left at a mount point must not lead elsewhere.
     umount2(target, MntFlags::UMOUNT_NOFOLLOW).map_err(|source| SystemError::path("umount", target, source))
 }

@@ -5,6 +5,7 @@
 //! kernel --> network/status --> LinkStatus --> network/config --> LinkSpec --> network/lease --> Lease --> network/spec --> kernel
 //!                          seed, DesiredMachine --^      \--> NamesSpec --> files --> /run/cairn/etc
 //! block --> Volume --> ledger (DesiredMachine), introduction (Introduction), trust (TrustRecord, Presence)
+//! DesiredMachine, Volume --> extensions (ExtensionStatus, Merged) --> services
 //! identity --> MachineKey      DesiredMachine --> services (ServiceStatus), time (TimeStatus), settings
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! knows what runs on top of the machine.
 
 pub mod block;
+pub mod extensions;
 pub mod files;
 pub mod identity;
 pub mod install;

@@ -9,6 +9,7 @@ use crate::reports::Reports;
 use crate::wellbeing;
 use machined_config::{Addressing, MachineNetwork};
 use machined_controllers::block::{Health, ShareBookController, VolumeController, VolumeInbox};
+use machined_controllers::extensions::ExtensionController;
 use machined_controllers::files::SettingsController;
 use machined_controllers::identity::IdentityController;
 use machined_controllers::introduction::{IntroductionController, Seed, SeedController};
@@ -23,8 +24,8 @@ use machined_controllers::tpm::MeasureController;
 use machined_controllers::trust::{PresenceController, TrustController};
 use machined_controllers::upgrade::{AloneOr, UpgradeController, UpgradeInbox};
 use machined_host::{
-    InitSocket, LinuxBlock, LinuxClock, LinuxDhcp, LinuxFiles, LinuxLinks, LinuxMeta, LinuxServices, LinuxTpm,
-    LinuxUpgrade, Staging,
+    InitSocket, LinuxBlock, LinuxClock, LinuxDhcp, LinuxExtensions, LinuxFiles, LinuxLinks, LinuxMeta, LinuxServices,
+    LinuxTpm, LinuxUpgrade, Staging,
 };
 use machined_reconcile::{Supervisor, Trigger};
 use machined_runtime::{Ports, Reader, Store, start};
@@ -147,9 +148,15 @@ pub(crate) struct UpgradeParts {
     pub(crate) reports: Reports,
 }
 
-fn start_tpm(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>, tpm: &Arc<LinuxTpm>) {
+/// What is measured, and what is merged once it is.
+fn start_measured(store: &Store, supervisor: &Supervisor, files: &Arc<LinuxFiles>, tpm: &Arc<LinuxTpm>) {
     let mut ports = Ports::new(store, "measure");
     let controller = MeasureController::new(&mut ports, Arc::clone(files), Arc::clone(tpm));
+    start(supervisor, &ports, controller);
+
+    let mut ports = Ports::new(store, "extensions");
+    let host = Arc::new(LinuxExtensions::default());
+    let controller = ExtensionController::new(&mut ports, host, Arc::clone(files), Arc::clone(tpm));
     start(supervisor, &ports, controller);
 }
 
@@ -188,7 +195,7 @@ pub(crate) fn start_all(
     let probe = wellbeing::probe(store, parts.reports.clone());
     let healthy = Box::new(move || probe().is_ok());
     let volumes = start_state(store, supervisor, &files, &tpm, healthy);
-    start_tpm(store, supervisor, &files, &tpm);
+    start_measured(store, supervisor, &files, &tpm);
 
     let mut ports = Ports::new(store, "introduction");
     let (controller, introduce) = IntroductionController::new(&mut ports, Arc::clone(&files));

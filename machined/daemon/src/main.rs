@@ -15,6 +15,7 @@ mod controllers;
 mod deliveries;
 mod disks;
 mod event_book;
+mod extensions;
 mod facts;
 mod gate;
 mod installer;
@@ -112,6 +113,7 @@ async fn run(init: Option<init_linux::InitSocket>, books: Books) -> anyhow::Resu
         desired: store.reader(),
         trust: store.reader(),
         upgrade: store.reader(),
+        extensions: store.reader(),
     };
     supervisor.spawn("observer", Restart::Always, move |_| {
         let (observed, events) = (observed.clone(), books.events.clone());

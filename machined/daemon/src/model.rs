@@ -4,6 +4,7 @@ use crate::audit_log::AuditLog;
 use crate::deliveries::Deliveries;
 use crate::disks;
 use crate::event_book::EventBook;
+use crate::extensions;
 use crate::facts::Facts;
 use crate::leaving::Leaving;
 use crate::log_book::LogBook;
@@ -13,6 +14,7 @@ use crate::reports::Reports;
 use crate::wire;
 use machined_api::{Condition, StatusReply};
 use machined_controllers::block::{Encryption, ShareInbox, VolumeInbox};
+use machined_controllers::extensions::{ExtensionStatus, Merged};
 use machined_controllers::identity::MachineKey;
 use machined_controllers::introduction::{IntroduceInbox, Introduced};
 use machined_controllers::ledger::{ApplyInbox, DesiredMachine, LedgerRead};
@@ -46,6 +48,8 @@ pub(crate) struct Model {
     pub(crate) rollback: Reader<Rollback>,
     pub(crate) presence: Reader<Presence>,
     pub(crate) measured: Reader<Measured>,
+    merged: Reader<Merged>,
+    extensions: Reader<ExtensionStatus>,
     pub(crate) tpm: Arc<LinuxTpm>,
     failures: watch::Receiver<BTreeMap<&'static str, String>>,
     pub(crate) introduce: IntroduceInbox,
@@ -120,6 +124,7 @@ impl Model {
             rollback: store.reader(),
             presence: store.reader(),
             measured: store.reader(),
+            merged: store.reader(),
             tpm,
             failures: store.failures().watch(),
             introduce,
@@ -131,6 +136,7 @@ impl Model {
             volumes,
             shares,
             encryption: store.reader(),
+            extensions: store.reader(),
             upgrade: store.reader(),
             staging,
             power,
@@ -200,6 +206,7 @@ impl Model {
         });
         conditions.push(override_of(self.trust.get(TrustRecord::ID).and_then(|record| record.order).as_ref()));
         conditions.push(disks::condition(&self.encryption.all()));
+        conditions.push(extensions::condition(self.merged.get(Merged::ID).is_some(), &self.extensions.all()));
         conditions.push(upgrade_of(self.upgrade.get(UpgradeStatus::ID).as_ref()));
         let failing = |(controller, story): (&&str, &String)| Condition {
             r#type: "ControllerFailing".to_owned(),
@@ -239,6 +246,7 @@ impl Model {
             accepted: trust.accepted.as_ref().map(wire::position),
             order: trust.order.as_ref().map(wire::order),
             identity_place: self.identity_place(),
+            extensions: extensions::shown(&self.extensions.all()),
         }
     }
 
@@ -269,7 +277,9 @@ impl Model {
             _ = self.presence.changed() => {}
             () = self.recoveries.changed() => {}
             _ = self.upgrade.changed() => {}
+            _ = self.merged.changed() => {}
             _ = self.encryption.changed() => {}
+            _ = self.extensions.changed() => {}
             () = self.deliveries.changed() => {}
             Ok(()) = self.failures.changed() => {}
         }

@@ -1,6 +1,7 @@
 //! Turns changes of resources into events. It looks at two states of a set and says what happened between them.
 
 use crate::event_book::EventBook;
+use machined_controllers::extensions::{ExtensionState, ExtensionStatus};
 use machined_controllers::introduction::Introduced;
 use machined_controllers::ledger::DesiredMachine;
 use machined_controllers::network::LinkStatus;
@@ -113,6 +114,20 @@ fn upgrades(old: &Set<UpgradeStatus>, new: &Set<UpgradeStatus>) -> Vec<News> {
     news
 }
 
+fn extensions(old: &Set<ExtensionStatus>, new: &Set<ExtensionStatus>) -> Vec<News> {
+    let mut news = Vec::new();
+    for (name, status) in new.iter().filter(|(name, status)| old.get(*name) != Some(status)) {
+        let kind = match status.state {
+            ExtensionState::Fetching | ExtensionState::OtherKernel | ExtensionState::Leaving => continue,
+            ExtensionState::Waiting => "ExtensionWaiting",
+            ExtensionState::Merged => "ExtensionMerged",
+            ExtensionState::Failed => "ExtensionFailed",
+        };
+        news.push((kind, format!("extension/{name}"), format!("{} {}", status.digest, status.message)));
+    }
+    news
+}
+
 async fn watch<T: Resource>(mut reader: Reader<T>, events: EventBook, compare: fn(&Set<T>, &Set<T>) -> Vec<News>) {
     let mut old = Arc::new(Set::new());
     loop {
@@ -134,6 +149,7 @@ pub(crate) struct Observed {
     pub(crate) desired: Reader<DesiredMachine>,
     pub(crate) trust: Reader<TrustRecord>,
     pub(crate) upgrade: Reader<UpgradeStatus>,
+    pub(crate) extensions: Reader<ExtensionStatus>,
 }
 
 /// Observes until dropped.
@@ -144,7 +160,8 @@ pub(crate) async fn observe(observed: Observed, events: EventBook) {
         watch(observed.introduced, events.clone(), introductions),
         watch(observed.desired, events.clone(), activations),
         watch(observed.trust, events.clone(), orders),
-        watch(observed.upgrade, events, upgrades),
+        watch(observed.upgrade, events.clone(), upgrades),
+        watch(observed.extensions, events, extensions),
     );
 }
 

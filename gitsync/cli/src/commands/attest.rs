@@ -77,7 +77,8 @@ fn image_pcr(path: &Path) -> Result<PcrValue> {
 }
 
 fn show(around: &Surroundings, machine: &str, attested: &Attested, expected: &Expected) -> Result<()> {
-    let applied = attested.log.last();
+    let applied = attested.log.applied();
+    let extensions: Vec<String> = attested.log.extensions().map(|digest| digest.to_string()).collect();
     if around.form == Form::Json {
         let registers = attested.values.iter().map(|(pcr, value)| (pcr.number().to_string(), json!(value.to_string())));
         return output::json(&json!({
@@ -85,6 +86,7 @@ fn show(around: &Surroundings, machine: &str, attested: &Attested, expected: &Ex
             "pcrs": registers.collect::<serde_json::Map<_, _>>(),
             "image": expected.image.map(|_| "as expected"),
             "applied": applied.map(|e| json!({ "generation": e.generation, "step": e.step, "commit": e.commit })),
+            "extensions": extensions,
         }));
     }
     let pinned = |pcr: Pcr| {
@@ -104,9 +106,16 @@ fn show(around: &Surroundings, machine: &str, attested: &Attested, expected: &Ex
             Pcr::SECURE_BOOT => format!("Secure Boot: {}", pinned(*pcr)),
             Pcr::UKI => format!("image: {image}"),
             Pcr::OVERRIDES => "nothing was added to the image".to_owned(),
-            _ => format!("applied {} in {} activations: {judged}", commit, attested.log.entries().len()),
+            _ => format!(
+                "applied {} in {} activations: {judged}",
+                commit,
+                attested.log.entries().len() - extensions.len()
+            ),
         };
         println!("  {pcr:<7} {value}  {what}");
+    }
+    for digest in &extensions {
+        println!("  extension {digest} was merged");
     }
     println!("not proven: that the key lies in a real TPM (its maker's certificate is not looked at)");
     Ok(())

@@ -75,6 +75,11 @@ pub(super) async fn status(around: &Surroundings) -> Result<()> {
         ("slot", status.slot),
         ("boot", format!("PID 1 after {} ms, API after {} ms", status.boot_kernel_ms, status.boot_api_ms)),
     ])?;
+    for extension in &status.extensions {
+        let api::Extension { name, digest, version, state, message } = extension;
+        let version = if version.is_empty() { String::new() } else { format!(" {version}") };
+        println!("extension {name}{version}: {state} ({digest}) {}", output::one_line(message));
+    }
     for condition in status.conditions {
         let state = if condition.status { "true" } else { "false" };
         println!("{}: {state} ({}) {}", condition.r#type, condition.reason, condition.message);
@@ -95,6 +100,7 @@ fn key_place(place: &str) -> &str {
 fn status_json(status: &api::StatusReply) -> Value {
     let condition =
         |c: &api::Condition| json!({ "type": c.r#type, "status": c.status, "reason": c.reason, "message": c.message });
+    let extension = |e: &api::Extension| json!({ "name": e.name, "digest": e.digest, "version": e.version, "state": e.state, "message": e.message });
     json!({
         "name": status.name, "phase": status.phase, "ready": status.ready, "addresses": status.addresses,
         "identity": status.identity, "identityPlace": status.identity_place,
@@ -105,6 +111,7 @@ fn status_json(status: &api::StatusReply) -> Value {
             json!({ "epoch": p.epoch, "seq": p.seq, "step": p.step, "commit": p.commit })
         }),
         "override": status.order.as_ref().map(super::order::order_json),
+        "extensions": status.extensions.iter().map(extension).collect::<Vec<_>>(),
         "conditions": status.conditions.iter().map(condition).collect::<Vec<_>>(),
     })
 }

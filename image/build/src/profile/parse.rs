@@ -135,6 +135,7 @@ impl Reader<'_> {
                 "stage-one" => lists.stage_one.extend(self.arguments(child)),
                 "boot" => lists.boot.extend(self.arguments(child)),
                 "encryption" => lists.encryption.extend(self.arguments(child)),
+                "extension" => lists.extension.extend(self.arguments(child)),
                 other => self.wrong(child, format!("unknown node {other} in modules")),
             }
         }
@@ -259,7 +260,7 @@ profile "small" {
 
     /// The kernel asks nobody for these, and an image without them cannot open what another one encrypted.
     #[test]
-    fn every_profile_of_ours_names_what_encrypted_volumes_need() {
+    fn every_profile_of_ours_names_what_encrypted_volumes_and_extensions_need() {
         let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../profiles"));
         let entries = std::fs::read_dir(folder)
             .expect("because profiles lie there")
@@ -276,6 +277,7 @@ profile "small" {
                     path.display()
                 );
             }
+            assert_eq!(profile.modules.extension, ["loop"], "{}", path.display());
         }
     }
 

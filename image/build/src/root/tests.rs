@@ -97,6 +97,7 @@ fn exactly_what_the_profile_names_is_in_the_image() {
             "/sbin",
             "/usr/bin/machined",
             "/usr/lib/cairn/encryption.load",
+            "/usr/lib/cairn/extension.load",
             "/usr/lib/cairn/modules.load",
             "/usr/sbin/runc",
             "/usr/share/cairn/images/hello.tar",

@@ -1,8 +1,9 @@
-//! Decides which services should run: the container runtime always, gitsync once introduced, the control plane once a
+//! Decides which services should run: the container runtime once extensions are merged, gitsync once introduced, the control plane once a
 //! step is applied, nothing while the machine stops.
 
 use super::{Health, Place, Reach, ServiceSpec};
 use crate::block::{EPHEMERAL, STATE, Volume};
+use crate::extensions::Merged;
 use crate::introduction::Introduced;
 use crate::ledger::DesiredMachine;
 use machined_reconcile::Outcome;
@@ -34,6 +35,7 @@ pub const CONTROLPLANE: &str = "controlplane";
 struct Facts {
     state: bool,
     ephemeral: bool,
+    merged: bool,
     introduced: bool,
     applied: bool,
     stopping: bool,
@@ -54,7 +56,7 @@ fn choose(facts: Facts) -> Set<ServiceSpec> {
     if facts.stopping {
         return services;
     }
-    if facts.ephemeral {
+    if facts.ephemeral && facts.merged {
         let socket = Health::Socket("/run/containerd/containerd.sock".to_owned());
         let command = "/usr/bin/containerd --config /etc/containerd/config.toml";
         // Its children are containers' shims: they must outlive it, so it is only ever signalled by pid.
@@ -75,6 +77,7 @@ fn choose(facts: Facts) -> Set<ServiceSpec> {
 /// Writes [`ServiceSpec`].
 pub struct ServiceConfigController {
     volumes: Reader<Volume>,
+    merged: Reader<Merged>,
     introduced: Reader<Introduced>,
     desired: Reader<DesiredMachine>,
     stopping: Reader<Stopping>,
@@ -86,6 +89,7 @@ impl ServiceConfigController {
     pub fn new(ports: &mut Ports) -> Self {
         ServiceConfigController {
             volumes: ports.input(),
+            merged: ports.input(),
             introduced: ports.input(),
             desired: ports.input(),
             stopping: ports.input(),
@@ -102,6 +106,7 @@ impl Controller for ServiceConfigController {
         self.specs.replace(choose(Facts {
             state: volumes.contains_key(STATE),
             ephemeral: volumes.contains_key(EPHEMERAL),
+            merged: self.merged.get(Merged::ID).is_some(),
             introduced: matches!(self.introduced.get(Introduced::ID), Some(Introduced::As(_))),
             applied: self.desired.get(DesiredMachine::ID).is_some(),
             stopping: self.stopping.get(Stopping::ID).is_some(),
@@ -123,6 +128,8 @@ mod tests {
         let mut facts = Facts::default();
         assert!(names(facts).is_empty());
         facts.ephemeral = true;
+        assert!(names(facts).is_empty(), "it would not see what is merged later");
+        facts.merged = true;
         assert_eq!(names(facts), [CONTAINERD]);
         (facts.state, facts.introduced) = (true, true);
         assert_eq!(names(facts), [CONTAINERD, GITSYNC]);
@@ -143,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_container_runtime_is_only_ever_signalled_by_pid() {
-        let services = choose(Facts { ephemeral: true, ..Facts::default() });
+        let services = choose(Facts { ephemeral: true, merged: true, ..Facts::default() });
         assert_eq!(services[CONTAINERD].reach, Reach::Main);
     }
 }

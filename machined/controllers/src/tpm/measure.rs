@@ -1,9 +1,10 @@
-//! Extends what is applied into PCR 15, and keeps the log that explains the register.
+//! Extends what is applied, and what is about to be merged, into PCR 15, and keeps the log that explains the register.
 //!
 //! The log is on /run, as short-lived as the register: a restart of the machine clears both, one of machined neither. It is written before
 //! the register is extended; machined killed between the two finds the register one entry behind, and goes on.
 
 use super::{TpmAccessError, TpmHost};
+use crate::extensions::ToMeasure;
 use crate::files::{FileError, FilesHost, Lasting};
 use crate::ledger::DesiredMachine;
 use init_boot::tpm::{Pcr, PcrValue};
@@ -51,13 +52,14 @@ pub struct MeasureController<H, T> {
     host: Arc<H>,
     tpm: Arc<T>,
     desired: Reader<DesiredMachine>,
+    extensions: Reader<ToMeasure>,
     measured: Writer<Measured>,
 }
 
 impl<H: FilesHost, T: TpmHost> MeasureController<H, T> {
     /// Declares its input and output at `ports`.
     pub fn new(ports: &mut Ports, host: Arc<H>, tpm: Arc<T>) -> Self {
-        MeasureController { host, tpm, desired: ports.input(), measured: ports.output() }
+        MeasureController { host, tpm, desired: ports.input(), extensions: ports.input(), measured: ports.output() }
     }
 
     /// The log as a machined before this one left it; what it does not explain is its base.
@@ -74,6 +76,18 @@ impl<H: FilesHost, T: TpmHost> MeasureController<H, T> {
         }
         tracing::warn!(register = %held, "something else than machined extended PCR 15; the log begins again behind it");
         Ok(AppliedLog::after(held))
+    }
+
+    /// What is not in the log yet: first the commit, then the extensions that it names.
+    fn missing(&self, log: &AppliedLog) -> Vec<LogEntry> {
+        let Some(raw) = self.desired.get(DesiredMachine::ID).map(|desired| desired.raw) else { return Vec::new() };
+        let (step, commit) = (raw.step.to_string(), raw.commit.to_string());
+        let applied = AppliedEntry { generation: raw.generation.0, step, commit };
+        let known: Vec<_> = log.extensions().collect();
+        let merging = self.extensions.get(ToMeasure::ID).unwrap_or_default().extensions.into_iter();
+        let merging = merging.filter(|digest| !known.contains(digest)).map(LogEntry::Extension);
+        let applied = Some(applied).filter(|applied| log.applied() != Some(applied)).map(LogEntry::Applied);
+        applied.into_iter().chain(merging).collect()
     }
 
     async fn held(&self) -> Result<PcrValue, MeasureError> {
@@ -102,12 +116,7 @@ impl<H: FilesHost, T: TpmHost> Controller for MeasureController<H, T> {
                 log
             }
         };
-        let Some(raw) = self.desired.get(DesiredMachine::ID).map(|desired| desired.raw) else {
-            return Ok(Outcome::Done);
-        };
-        let (step, commit) = (raw.step.to_string(), raw.commit.to_string());
-        let entry = LogEntry::Applied(AppliedEntry { generation: raw.generation.0, step, commit });
-        if log.last() != Some(&entry) {
+        for entry in self.missing(&log) {
             log.push(entry.clone());
             self.host.replace(Path::new(LOG), log.render().as_bytes(), Lasting::Boot).await?;
             if let Err(error) = self.tpm.extend(Pcr::APPLIED, entry.digest()).await {
@@ -115,7 +124,7 @@ impl<H: FilesHost, T: TpmHost> Controller for MeasureController<H, T> {
                 self.measured.remove(Measured::ID);
                 return Err(error.into());
             }
-            self.measured.put(Measured::ID, Measured { log });
+            self.measured.put(Measured::ID, Measured { log: log.clone() });
         }
         Ok(Outcome::Done)
     }
@@ -194,6 +203,23 @@ mod tests {
             let log = again.log().expect("because there is a TPM");
             assert_eq!((log.entries().len(), log.is_whole(), log.value()), (2, true, register(&tpm).await));
         }
+    }
+
+    #[tokio::test]
+    async fn extensions_are_extended_behind_the_commit_that_names_them_and_once() {
+        let (files, tpm) = (Arc::new(FakeFiles::default()), Arc::new(FakeTpm::new()));
+        let mut machine = machined(&files, &tpm);
+        let digest = |letter: &str| format!("sha256:{}", letter.repeat(64)).parse().expect("because it is a digest");
+        let merging: Writer<ToMeasure> = machine.store.writer().expect("because nobody else writes it");
+        merging.put(ToMeasure::ID, ToMeasure { extensions: vec![digest("a"), digest("b")] });
+        for generation in [1, 1, 2] {
+            machine.apply(generation).await.expect("because the TPM works");
+        }
+        let log = machine.log().expect("because there is a TPM");
+        let kinds: Vec<String> = log.entries().iter().map(|entry| entry.to_string()[..8].to_owned()).collect();
+        assert_eq!(kinds, ["1 070707", "extensio", "extensio", "2 070707"]);
+        assert_eq!(log.extensions().collect::<Vec<_>>(), [digest("a"), digest("b")]);
+        assert_eq!(log.value(), register(&tpm).await);
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! The place for obtained artefacts: one, whole, on EPHEMERAL. It comes by HTTP or over the machine API, and is only believed once its
 //! header, and later all of it, was checked.
 
+use crate::fetch;
 use init_boot::artefact::{ARTEFACT_HEADER_BYTES_MAX, ArtefactError, ArtefactHeader};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -8,19 +9,12 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// Largest artefact in bytes: sixteen times what ours have.
 pub const ARTEFACT_BYTES_MAX: u64 = 1 << 30;
 /// Where it lies: gone with the EPHEMERAL volume, obtained again then.
 const FOLDER: &str = "/var/lib/machined/upgrade";
-/// A server that does not take the connection in this time is not there.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A server that sends nothing for this long has stopped.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// The whole of 1 GiB at 300 kB a second.
-const TOTAL_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Bytes that are hashed at once.
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -121,13 +115,10 @@ impl Staging {
     /// # Errors
     /// When the server does not send it in time, or it is too large or not whole.
     pub async fn fetch(&self, url: &str) -> Result<(), StagingError> {
-        let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT);
-        let client = client.timeout(TOTAL_TIMEOUT).build().map_err(StagingError::Http)?;
-        let answer = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
-        let mut answer = answer.map_err(StagingError::Http)?;
+        let mut answer = fetch::get(url).await.map_err(StagingError::Http)?;
         let mut incoming = self.begin()?;
         while let Some(chunk) = answer.chunk().await.map_err(StagingError::Http)? {
-            incoming.take(&chunk)?;
+            incoming.take(chunk.as_ref())?;
         }
         let finished = tokio::task::spawn_blocking(move || incoming.finish()).await;
         finished.unwrap_or_else(|panic| Err(self.failed()(io::Error::other(panic))))
