@@ -161,7 +161,7 @@ fn a_machine_document_names_extensions_by_digest_and_url() {
     assert_eq!(read("extension \"cni\" #false").expect("because there is nothing to leave out").extensions, []);
     let many: Vec<String> = (0..9).map(|number| good(&format!("x{number}"))).collect();
     for (wrong, expected) in [
-        (format!("extension \"cni\" url=\"https://e.example/a\""), "digest=\"sha256:...\""),
+        ("extension \"cni\" url=\"https://e.example/a\"".to_owned(), "digest=\"sha256:...\""),
         (format!("extension \"cni\" digest=\"{digest}\""), "needs url"),
         (format!("extension digest=\"{digest}\" url=\"https://e.example/a\""), "lacks its value"),
         (good("CNI"), "lower-case letters"),
