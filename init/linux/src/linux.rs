@@ -1,7 +1,6 @@
 //! The real kernel: [`Kernel`] by system calls, each in the module of its subject.
 
 use std::fs::File;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;

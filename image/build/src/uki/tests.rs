@@ -139,7 +139,7 @@ fn the_image_for_the_network_has_the_same_parts_and_more_behind_the_initramfs() 
     let odd = odd.expect("because all is there");
     assert_eq!(
         section(&odd, ".initrd"),
-        Some(&b"\x09\x09\x09\x09\x09\0\0\0070701"[..]),
+        Some(&[&[9; 5][..], &[0; 3], b"070701"].concat()[..]),
         "an archive begins at a multiple of four"
     );
     assert!(with_more_initramfs(&stub(7), &stub(7), b"medium").is_err(), "a stub alone is no image");

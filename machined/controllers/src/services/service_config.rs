@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn nothing_but_the_container_runtime_is_behind_the_walls() {
-        let all = Facts { state: true, ephemeral: true, introduced: true, applied: true, stopping: false };
+        let all =
+            Facts { state: true, ephemeral: true, merged: true, introduced: true, applied: true, stopping: false };
         for (name, spec) in choose(all) {
             let expected = if name == CONTAINERD { Place::BehindWalls } else { Place::Machine };
             assert_eq!(spec.place, expected, "{name}");
