@@ -4,7 +4,8 @@
 //! Reboot, Shutdown, Reset --> Leaving (one wish) --every few seconds--> Permits --granted--> Power
 //! ```
 //!
-//! A reset is written down on META when it is permitted, and happens at the start that follows.
+//! A reset is written down on META when it is permitted, and happens at the start that follows. While an upgrade asks for its own
+//! restart, or an image is tried, a wish waits: two wishes of one machine would take each other's turn for ever.
 //!
 //! Task: `leaving`. Whoever asked may go away: the wish is kept until it is granted, replaced, or machined ends.
 
@@ -14,8 +15,9 @@ use hyper_util::rt::TokioIo;
 use machined_api::permits_client::PermitsClient;
 use machined_api::{AskReply, AskRequest, PERMITS_SOCKET};
 use machined_controllers::reset::ResetOrder;
-use machined_controllers::upgrade::{AloneOr, Disruption, PermitRefused, Permits};
+use machined_controllers::upgrade::{AloneOr, Disruption, PermitRefused, Permits, UpgradeStatus};
 use machined_reconcile::Stop;
+use machined_runtime::Reader;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -97,6 +99,7 @@ pub(crate) struct Leaving {
     power: Power,
     events: EventBook,
     resets: Resets,
+    upgrade: Reader<UpgradeStatus>,
     wish: Arc<watch::Sender<Option<Going>>>,
 }
 
@@ -110,8 +113,22 @@ fn disruption(going: &Going) -> Disruption {
 
 impl Leaving {
     /// Nobody wants to leave yet.
-    pub(crate) fn new(permits: AloneOr<ControlPlane>, power: Power, events: EventBook, resets: Resets) -> Self {
-        Leaving { permits, power, events, resets, wish: Arc::new(watch::Sender::new(None)) }
+    pub(crate) fn new(
+        permits: AloneOr<ControlPlane>,
+        power: Power,
+        events: EventBook,
+        resets: Resets,
+        upgrade: Reader<UpgradeStatus>,
+    ) -> Self {
+        Leaving { permits, power, events, resets, upgrade, wish: Arc::new(watch::Sender::new(None)) }
+    }
+
+    /// Asks whether the machine may go; the error says what it waits for.
+    async fn permit(&self, going: &Going) -> Result<(), String> {
+        if let Some(upgrade) = self.upgrade.get(UpgradeStatus::ID).filter(UpgradeStatus::goes_first) {
+            return Err(format!("an upgrade goes first (it is {}: {})", upgrade.phase, upgrade.message));
+        }
+        self.permits.permit(disruption(going)).await.map_err(|refused| refused.to_string())
     }
 
     /// Goes, at once when it may, else as soon as it may. Returns what it waits for; empty when it goes now.
@@ -119,12 +136,12 @@ impl Leaving {
     /// # Errors
     /// When it may and a reset cannot be written down; for people.
     pub(crate) async fn ask(&self, going: Going) -> Result<String, String> {
-        match self.permits.permit(disruption(&going)).await {
+        match self.permit(&going).await {
             Ok(()) => self.go(going).await.map(|()| String::new()),
             Err(refused) => {
-                self.events.add("WaitingForPermit", "machine", refused.to_string());
+                self.events.add("WaitingForPermit", "machine", refused.clone());
                 self.wish.send_replace(Some(going));
-                Ok(refused.to_string())
+                Ok(refused)
             }
         }
     }
@@ -154,7 +171,7 @@ impl Leaving {
                 () = stop.requested() => return Ok(()),
             };
             let Some(going) = wanted else { return Ok(()) };
-            match self.permits.permit(disruption(&going)).await {
+            match self.permit(&going).await {
                 Ok(()) => {
                     self.events.add("PermitGranted", "machine", "drained; the machine goes now");
                     self.wish.send_replace(None);
@@ -163,7 +180,6 @@ impl Leaving {
                     }
                 }
                 Err(refused) => {
-                    let refused = refused.to_string();
                     if refused != said {
                         self.events.add("WaitingForPermit", "machine", refused.clone());
                         said = refused;

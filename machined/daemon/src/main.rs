@@ -96,7 +96,8 @@ async fn run(init: Option<init_linux::InitSocket>, books: Books) -> anyhow::Resu
     let power = Power::new();
     let (staging, reports) = (books.staging.clone(), books.reports.clone());
     let permits = AloneOr::new(store.reader(), ControlPlane::default());
-    let leaving = Leaving::new(permits.clone(), power.clone(), books.events.clone(), Arc::new(write_reset));
+    let (events, upgrade) = (books.events.clone(), store.reader());
+    let leaving = Leaving::new(permits.clone(), power.clone(), events, Arc::new(write_reset), upgrade);
     let parts = UpgradeParts { staging, init: init.clone(), power: power.clone(), permits, reports };
     let started = controllers::start_all(&store, &supervisor, &facts, Arc::clone(&books.tpm), parts);
     let model = Model::new(&store, started.inboxes, (power.clone(), leaving.clone()), books.clone(), facts);

@@ -55,6 +55,13 @@ impl UpgradeStatus {
     /// The phase in which a request is taken.
     pub const IDLE: &'static str = "idle";
 
+    /// Whether the upgrade is about to restart the machine, or the restarted image proves itself: nobody else asks for a restart then, for
+    /// a machine has one wish at the disruption gate, and a try has few starts.
+    #[must_use]
+    pub fn goes_first(&self) -> bool {
+        [Stage::Written, Stage::Trying].iter().any(|stage| stage.as_str() == self.phase)
+    }
+
     /// Digest of the image that runs and proved itself, where it is known.
     #[must_use]
     pub fn good(&self) -> Option<&str> {

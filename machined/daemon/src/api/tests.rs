@@ -34,7 +34,7 @@ use machined_controllers::network::LinkStatus;
 use machined_controllers::reset::ResetOrder;
 use machined_controllers::services::{RestartRequests, ServiceState, ServiceStatus};
 use machined_controllers::trust::{PresenceController, TrustController};
-use machined_controllers::upgrade::{AloneOr, UpgradeStatus};
+use machined_controllers::upgrade::{AloneOr, ImageNote, UpgradeStatus};
 use machined_host::LinuxTpm;
 use machined_ids::{ClusterId, Fingerprint, Generation, Seq, StepId};
 use machined_reconcile::{Restart, Supervisor, Trigger};
@@ -138,8 +138,8 @@ async fn machine() -> Machine {
     let power = Power::new();
     let nobody = ControlPlane::at(&folder.path().join("permits.sock"));
     let resets = ResetsAsked::default();
-    let leaving =
-        Leaving::new(AloneOr::new(store.reader(), nobody), power.clone(), books.events.clone(), resets.taking());
+    let permits = AloneOr::new(store.reader(), nobody);
+    let leaving = Leaving::new(permits, power.clone(), books.events.clone(), resets.taking(), store.reader());
     let model = Model::new(&store, inboxes, (power, leaving), books, Default::default());
     let key = MachineKey::new(IdentityKey::generate().expect("because the system has randomness"));
     let identity = key.fingerprint.clone();
@@ -303,6 +303,14 @@ impl Machine {
     async fn end(self) {
         self.supervisor.stop(Duration::from_secs(1)).await;
     }
+}
+
+/// A machine whose upgrades are in this phase.
+fn phase(machine: &Machine, phase: &'static str) {
+    let running = ImageNote::default();
+    let status =
+        UpgradeStatus { phase, message: String::new(), target: None, running, slot: None, other: None, last: None };
+    machine.upgrade.put(UpgradeStatus::ID, status);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Restarts over the machine API: with a permit of the control plane, or by an admin who says why there is none.
 
-use super::{Ada, Machine, machine, with_login};
+use super::{Ada, Machine, machine, phase, with_login};
 use crate::power::End;
 use machined_access::{Access, AuditOutcome};
 use machined_api::permits_server::{Permits, PermitsServer};
@@ -83,6 +83,27 @@ async fn a_machine_among_others_goes_by_itself_once_it_is_permitted() {
     keep_asking(&machine);
     let asked = tokio::time::timeout(PATIENCE, machine.model.power.asked()).await;
     assert_eq!(asked.ok(), Some(End::Shutdown));
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn a_restart_waits_for_an_upgrade_that_asks_for_its_own() {
+    let (machine, ada) = (machine().await, Ada::new(1));
+    machine.accept_among(&ada, Access::Operator, &["cp1"]);
+    let mut client = machine.people(ada.leaf()).await;
+    let token = ada.own_login();
+    for stage in ["written", "trying"] {
+        phase(&machine, stage);
+        let reply = client.reboot(with_login(RebootRequest::default(), &token)).await;
+        let waiting = reply.expect("because operators may ask").into_inner().waiting;
+        assert!(waiting.contains("an upgrade goes first") && waiting.contains(stage), "{waiting}");
+        assert_eq!(machine.model.power.wanted(), None, "though the machine is alone");
+    }
+    // The wish is kept, and granted once nothing goes first.
+    keep_asking(&machine);
+    phase(&machine, "obtaining");
+    let asked = tokio::time::timeout(PATIENCE, machine.model.power.asked()).await;
+    assert_eq!(asked.ok(), Some(End::Reboot), "an image that is fetched restarts nothing yet");
     machine.end().await;
 }
 

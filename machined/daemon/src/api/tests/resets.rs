@@ -1,20 +1,12 @@
 //! Resets over the machine API: who may, what has to be said, and what is never erased.
 
-use super::{Ada, Machine, machine, with_login};
+use super::{Ada, machine, phase, with_login};
 use crate::power::End;
 use machined_access::Access;
 use machined_api::ResetRequest;
 use machined_controllers::reset::ResetOrder;
-use machined_controllers::upgrade::{ImageNote, UpgradeStatus};
+use machined_controllers::upgrade::UpgradeStatus;
 use tonic::Code;
-
-/// A machine whose upgrades are in this phase.
-fn phase(machine: &Machine, phase: &'static str) {
-    let running = ImageNote::default();
-    let status =
-        UpgradeStatus { phase, message: String::new(), target: None, running, slot: None, other: None, last: None };
-    machine.upgrade.put(UpgradeStatus::ID, status);
-}
 
 fn request(confirm: &str, overrides: &str) -> ResetRequest {
     ResetRequest { confirm: confirm.to_owned(), r#override: overrides.to_owned() }
