@@ -111,7 +111,7 @@ fn of_one(config: &ExtensionConfig, known: &Known<'_>) -> ExtensionStatus {
             (ExtensionState::OtherKernel, message)
         }
         Some(_) | None => {
-            let message = format!("restart the machine to have it: cairnctl reboot{before}{at_the_start}");
+            let message = format!("restart the machine to have it (`cairnctl reboot`){before}{at_the_start}");
             (ExtensionState::Waiting, message)
         }
     };
