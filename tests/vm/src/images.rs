@@ -104,7 +104,7 @@ impl Images {
 }
 
 /// Serves the files of a folder by HTTP until it is aborted: as much of it as machined's client asks for.
-async fn serve_files(listener: TcpListener, folder: PathBuf) {
+pub(crate) async fn serve_files(listener: TcpListener, folder: PathBuf) {
     while let Ok((mut stream, _)) = listener.accept().await {
         let folder = folder.clone();
         tokio::spawn(async move {

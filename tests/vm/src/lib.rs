@@ -10,6 +10,7 @@ pub mod console;
 pub mod dev;
 pub mod disks;
 pub mod downtime;
+pub mod extensions;
 pub mod faults;
 pub mod flips;
 mod images;

@@ -27,6 +27,9 @@ pub(crate) struct Test {
     /// Only walls, processes that end, and the watchdog, in a virtual machine.
     #[arg(long)]
     walls: bool,
+    /// Only host extensions, in a virtual machine.
+    #[arg(long)]
+    extensions: bool,
     /// Only a machine without a TPM whose disk key its cluster keeps, in virtual machines.
     #[arg(long)]
     peer_keys: bool,
@@ -78,7 +81,10 @@ pub(crate) async fn test(test: &Test) -> Result<()> {
         return tpm(&mut steps).await;
     }
     if test.walls {
-        return walls().await;
+        return alone(".cairn/test-walls", Part::Walls).await;
+    }
+    if test.extensions {
+        return alone(".cairn/test-extensions", Part::Extensions).await;
     }
     if test.peer_keys {
         let mut steps = Steps::default();
@@ -171,9 +177,16 @@ async fn main_job(places: &Places, machine: &VirtualMachine, steps: &mut Steps, 
     crate::vm::members(Extent { losses: test.losses, upgrades_and_leaving: false }).await
 }
 
-/// What ends and comes back, and what a privileged pod sees, on a machine of its own.
-async fn walls() -> Result<()> {
-    let home = ".cairn/test-walls";
+/// What can be run alone, on a machine of its own.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    /// What ends and comes back, and what a privileged pod sees.
+    Walls,
+    /// Host extensions, over a power cut.
+    Extensions,
+}
+
+async fn alone(home: &str, part: Part) -> Result<()> {
     let machine = VirtualMachine::new(&Places::new(home)?, "cp1", Ports::free()?);
     machine.cut_power().await?;
     std::fs::remove_dir_all(Places::new(home)?.home("")).context("removing what the last run left")?;
@@ -192,11 +205,14 @@ async fn walls() -> Result<()> {
         steps.take("the Service answers", cluster.answer(&machine, FOURTH)).await?;
         steps.take("a login", cluster.log_in()).await?;
         let kubectl = Kubectl::new(&cluster.write_kubeconfig().await?);
-        if let Some(reason) = kubectl.why_not()? {
-            println!("  walls and the watchdog: NOT RUN, {reason}");
-            return Ok(());
+        match (part, kubectl.why_not()?) {
+            (Part::Extensions, _) => extensions_and_a_power_cut(&stage, steps).await,
+            (Part::Walls, None) => killed(&stage, &kubectl, steps).await,
+            (Part::Walls, Some(reason)) => {
+                println!("  walls and the watchdog: NOT RUN, {reason}");
+                Ok(())
+            }
         }
-        killed(&stage, &kubectl, steps).await
     };
     let held = held.await;
     if held.is_err() {
@@ -306,8 +322,15 @@ async fn survive(stage: &Stage<'_>, kubectl: &Kubectl, steps: &mut Steps) -> Res
         Some(reason) => println!("  killed processes and containers: NOT RUN, {reason}"),
         None => killed(stage, kubectl, steps).await?,
     }
+    extensions_and_a_power_cut(stage, steps).await
+}
+
+/// The power cut is the restart that extensions wait for.
+async fn extensions_and_a_power_cut(stage: &Stage<'_>, steps: &mut Steps) -> Result<()> {
+    let named = stage.extensions_are_fetched_and_a_changed_one_is_refused();
+    let _served = steps.take("extensions are fetched, a changed one is refused", named).await?;
     steps.take("a power cut loses nothing", stage.a_power_cut_loses_nothing(FOURTH)).await?;
-    Ok(())
+    steps.take("extensions are merged after a restart", stage.extensions_are_merged_after_a_restart()).await
 }
 
 /// Ends the machine's processes and its containers, one after the other.
