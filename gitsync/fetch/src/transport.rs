@@ -93,9 +93,12 @@ pub(crate) fn open(folder: &Path, format: gix::hash::Kind) -> Result<gix::Reposi
         .map_err(|error| local(&error))
 }
 
-/// Whether every ref can be read: a power cut leaves empty files where refs were written just before, and no fetch gets past one.
+/// Whether every ref can be read, and what it names too: a power cut leaves empty files where refs were written just before, or refs whose
+/// pack did not get to the disk. No fetch gets past either.
 fn refs_are_whole(repository: &gix::Repository) -> bool {
-    repository.references().is_ok_and(|refs| refs.all().is_ok_and(|mut all| all.all(|one| one.is_ok())))
+    let Ok(refs) = repository.references() else { return false };
+    let Ok(mut all) = refs.all() else { return false };
+    all.all(|one| one.is_ok_and(|one| one.try_id().is_none_or(|id| repository.find_object(id).is_ok())))
 }
 
 /// Removes what is inside the folder, not the folder: its parent does not belong to the child.
@@ -298,17 +301,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ref_that_a_power_cut_left_empty_has_the_folder_begun_again() {
+    fn a_folder_whose_refs_a_power_cut_left_empty_or_without_what_they_name_is_begun_again() {
         let folder = tempfile::tempdir().expect("because /tmp can be written");
         let opened = || open(folder.path(), gix::hash::Kind::Sha1).map_err(|failure| failure.message);
-        opened().expect("because it is new");
         let tip = folder.path().join(TIP_REF);
-        std::fs::create_dir_all(tip.parent().expect("because a ref lies in a folder")).expect("because it is ours");
-        std::fs::write(&tip, format!("{}\n", "a".repeat(40))).expect("because it is ours");
-        opened().expect("because all its refs can be read");
+        let point = |to: &str| {
+            std::fs::create_dir_all(tip.parent().expect("because a ref lies in a folder")).expect("because it is ours");
+            std::fs::write(&tip, to).expect("because it is ours");
+        };
+        let repository = opened().expect("because it is new");
+        let there = repository.write_blob(b"kept").expect("because the folder is ours").detach();
+        point(&format!("{there}\n"));
+        opened().expect("because its refs and what they name can be read");
         assert!(tip.exists(), "what is whole is kept");
-        std::fs::write(&tip, "").expect("because it is ours");
-        opened().expect("because a damaged one is replaced");
-        assert!(!tip.exists());
+        for damaged in ["", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n"] {
+            point(damaged);
+            opened().expect("because a damaged one is replaced");
+            assert!(!tip.exists(), "{damaged:?}");
+        }
     }
 }
