@@ -238,11 +238,12 @@ async fn secure_boot(steps: &mut Steps) -> Result<()> {
     std::fs::remove_dir_all(Places::new(home)?.home("")).context("removing what the last run left")?;
     let places = Places::new(home)?;
     let machine = VirtualMachine::new(&places, "cp1", Ports::free()?).with_secure_boot();
-    let held = tests_vm::secure_boot::only_signed_code_runs_with_secure_boot(&places, machine.clone()).await;
+    let held = tests_vm::secure_boot::only_signed_code_runs_with_secure_boot(&places, machine.clone());
+    let held = steps.take("only signed code runs with Secure Boot", held).await;
     if held.is_err() {
         println!("the console ends:\n{}", machine.serial());
     }
-    steps.take("only signed code runs with Secure Boot", async { held }).await
+    held
 }
 
 /// A machine of its own with a TPM made of software.
